@@ -1,0 +1,42 @@
+// Why this file exists: the one place that takes integers out of image bytes. Every load is bounds checked and an
+// error names the place; nothing here can trap on what a stranger wrote.
+
+/// Reads big-endian integers out of bytes at fixed offsets, as the QCOW2 specification gives them.
+public struct BigEndianBytes: Sendable {
+    public let bytes: [UInt8]
+    /// Where `bytes` begins in the file, for error messages.
+    public let base: HostOffset
+
+    public init(_ bytes: [UInt8], base: HostOffset = HostOffset(0)) {
+        self.bytes = bytes
+        self.base = base
+    }
+
+    public var count: Int { bytes.count }
+
+    public func load<T: FixedWidthInteger & UnsignedInteger>(_: T.Type, at offset: Int) throws(ImageError) -> T {
+        let width = T.bitWidth / 8
+        guard offset >= 0, offset <= bytes.count, bytes.count - offset >= width else { throw cutOff(at: offset) }
+        var value: T = 0
+        for i in 0..<width { value = (value << 8) | T(truncatingIfNeeded: bytes[offset + i]) }
+        return value
+    }
+    public func u8(at offset: Int) throws(ImageError) -> UInt8 { try load(UInt8.self, at: offset) }
+    public func u16(at offset: Int) throws(ImageError) -> UInt16 { try load(UInt16.self, at: offset) }
+    public func u32(at offset: Int) throws(ImageError) -> UInt32 { try load(UInt32.self, at: offset) }
+    public func u64(at offset: Int) throws(ImageError) -> UInt64 { try load(UInt64.self, at: offset) }
+
+    public func slice(at offset: Int, count n: Int) throws(ImageError) -> ArraySlice<UInt8> {
+        guard offset >= 0, n >= 0, offset <= bytes.count, bytes.count - offset >= n else { throw cutOff(at: offset) }
+        return bytes[offset..<(offset + n)]
+    }
+    /// A name stored without terminator. Bytes that are not UTF-8 are replaced, never refused: names are for people.
+    public func text(at offset: Int, count n: Int) throws(ImageError) -> String {
+        String(decoding: try slice(at: offset, count: n), as: UTF8.self)
+    }
+
+    private func cutOff(at offset: Int) -> ImageError {
+        let (place, overflow) = base.bytes.addingReportingOverflow(UInt64(clamping: offset))
+        return .malformed("a structure is cut off", at: HostOffset(overflow ? base.bytes : place))
+    }
+}

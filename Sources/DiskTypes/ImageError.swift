@@ -1,0 +1,58 @@
+// Why this file exists: one shape for everything that can be wrong with an image, so that each reaches the user as
+// one line: what is wrong, where, what to do.
+
+/// An image that cannot be used as asked. `description` is the line the user sees, without the image's name.
+public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
+    public enum Kind: Sendable {
+        /// The bytes break the format.
+        case malformed
+        /// The format is right but asks for something this program cannot do (yet).
+        case unsupported
+        /// The image needs a file that policy forbids or that is not there.
+        case reference
+        /// The file is held by another process.
+        case locked
+        /// The system refused: open, read, write.
+        case system
+        /// The caller asked for something the image does not have (a snapshot, a range).
+        case notFound
+    }
+    public let kind: Kind
+    /// What is wrong.
+    public let what: String
+    /// Where in the file, if a place is known.
+    public let at: HostOffset?
+    /// What to do about it, if anything helps.
+    public let advice: String?
+    /// The image it was found in, filled in by whoever opened it.
+    public var path: String?
+
+    public init(_ kind: Kind, _ what: String, at: HostOffset? = nil, advice: String? = nil, path: String? = nil) {
+        self.kind = kind
+        self.what = what
+        self.at = at
+        self.advice = advice
+        self.path = path
+    }
+
+    public static func malformed(_ what: String, at: HostOffset? = nil, advice: String? = nil) -> ImageError {
+        ImageError(.malformed, what, at: at, advice: advice)
+    }
+    public static func unsupported(_ what: String, advice: String? = nil) -> ImageError {
+        ImageError(.unsupported, what, advice: advice)
+    }
+
+    /// The same error, said of the file at `path`, unless a deeper file is named already.
+    public func named(_ path: String) -> ImageError {
+        var copy = self
+        if copy.path == nil { copy.path = path }
+        return copy
+    }
+
+    public var description: String {
+        var line = what
+        if let at { line += " (\(at))" }
+        if let advice { line += ": \(advice)" }
+        return line
+    }
+}
