@@ -1,7 +1,7 @@
 // Why this file exists: one image of a chain: its file, what its header says, and its map.
 
 public import DiskTypes
-public import LinuxIO
+import LinuxIO
 public import QCOW2
 
 /// One layer of an opened chain. Layer 0 is the image that was asked for.
