@@ -8,5 +8,6 @@
 #include <liburing.h>
 #include <libdevmapper.h>
 #include <libdeflate.h>
+#include <zlib.h>
 #include <zstd.h>
 #endif
