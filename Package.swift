@@ -64,7 +64,7 @@ let package = Package(
             swiftSettings: hot),
         .target(
             name: "DeviceMapperMap",
-            dependencies: ["ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
+            dependencies: ["BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
             swiftSettings: house),
         .target(
             name: "ImageOperations",
@@ -79,6 +79,10 @@ let package = Package(
             ],
             swiftSettings: house),
         // tests
+        .testTarget(
+            name: "DeviceMapperMapTests",
+            dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
+            swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )

@@ -18,6 +18,8 @@ public struct DMObstacle: Error, Equatable, Sendable {
         case tableTooLarge(bytes: Int)
         /// The disk is larger than a device can be.
         case diskTooLarge
+        /// The extents do not reach the end of the disk.
+        case incomplete
         /// The disk has no bytes; a table needs one line at least.
         case emptyDisk
     }
@@ -50,6 +52,7 @@ public struct DMObstacle: Error, Equatable, Sendable {
         case .tableTooLarge(let bytes):
             "its table takes \(bytes) bytes, and libdevmapper passes \(DMLimits.maxIoctlBytes) at most"
         case .diskTooLarge: "its disk is larger than a block device can be"
+        case .incomplete: "its map does not cover its disk"
         case .emptyDisk: "its disk has no bytes"
         }
     }
@@ -59,7 +62,7 @@ public struct DMObstacle: Error, Equatable, Sendable {
         case .compressed, .misaligned, .partialSector: "map it another way (without --via dm)"
         case .tooManyTargets, .tableTooLarge:
             "map it another way (without --via dm), or defragment it with convert"
-        case .diskTooLarge, .emptyDisk: nil
+        case .diskTooLarge, .emptyDisk, .incomplete: nil
         }
     }
 }

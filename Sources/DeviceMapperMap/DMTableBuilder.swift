@@ -5,6 +5,8 @@ public import DiskTypes
 
 /// Collects the extents of a disk, in order and without gaps, into a table.
 public struct DMTableBuilder {
+    /// The disk's end in bytes, and its last sector's end in sectors.
+    private let size: UInt64
     private let end: UInt64
     private let fileLengths: [UInt64]
     private var lines: [DMLine] = []
@@ -14,6 +16,7 @@ public struct DMTableBuilder {
         guard size > 0 else { throw DMObstacle(.emptyDisk) }
         let (padded, overflow) = size.addingReportingOverflow(DMLimits.sectorSize - 1)
         guard !overflow, padded <= DMLimits.maxDeviceBytes else { throw DMObstacle(.diskTooLarge) }
+        self.size = size
         end = padded / DMLimits.sectorSize
         self.fileLengths = fileLengths
     }
@@ -39,7 +42,7 @@ public struct DMTableBuilder {
 
     /// The table, once the extents have covered the disk.
     public consuming func finish() throws(DMObstacle) -> DMTable {
-        guard sector == end else { throw DMObstacle(.misaligned(file: 0), at: next) }
+        guard sector == end else { throw DMObstacle(.incomplete, at: next) }
         return DMTable(lines: lines)
     }
 
@@ -73,16 +76,17 @@ public struct DMTableBuilder {
     private mutating func append(
         _ source: DMSource, offset: UInt64 = 0, at guest: GuestOffset, bytes: UInt64, blame file: UInt16
     ) throws(DMObstacle) {
-        let size = DMLimits.sectorSize
-        // The disk's own end may lie inside the last sector: that sector is whole on the device.
         let (rangeEnd, overflow) = guest.bytes.addingReportingOverflow(bytes)
-        guard !overflow, guest == next, bytes > 0 else { throw DMObstacle(.misaligned(file: file), at: guest) }
-        let padded = rangeEnd > (end - 1) * size ? end * size : rangeEnd
-        guard rangeEnd <= end * size, padded % size == 0 else {
-            throw DMObstacle(.misaligned(file: file), at: GuestOffset(rangeEnd - rangeEnd % size))
+        guard !overflow, rangeEnd <= size, guest == next, bytes > 0 else {
+            throw DMObstacle(.misaligned(file: file), at: guest)
         }
-        try append(
-            DMLine(start: guest.bytes / size, length: (padded - guest.bytes) / size, source: source, offset: offset))
+        // The disk's own end may lie inside the last sector: that sector is whole on the device.
+        let sectorEnd = rangeEnd == size ? end : rangeEnd / DMLimits.sectorSize
+        guard rangeEnd == size || rangeEnd % DMLimits.sectorSize == 0 else {
+            throw DMObstacle(.misaligned(file: file), at: GuestOffset(sectorEnd * DMLimits.sectorSize))
+        }
+        let start = guest.bytes / DMLimits.sectorSize
+        try append(DMLine(start: start, length: sectorEnd - start, source: source, offset: offset))
     }
 
     private mutating func append(_ line: DMLine) throws(DMObstacle) {
