@@ -87,6 +87,9 @@ let package = Package(
             name: "DeviceMapperMapTests",
             dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
             swiftSettings: house),
+        .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
+        .testTarget(
+            name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )
