@@ -79,7 +79,8 @@ let package = Package(
             ],
             swiftSettings: house),
         // tests
-        .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
+        .testTarget(
+            name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", system], swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )
