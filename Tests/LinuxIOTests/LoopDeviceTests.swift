@@ -119,17 +119,18 @@ func eventually(_ condition: () -> Bool) -> Bool {
     @Test func manyAttachesAtOnceAllGetADeviceOfTheirOwn() async throws {
         let scratch = try Scratch()
         let path = try scratch.file("a", pattern(1 << 16))
-        let numbers = try await withThrowingTaskGroup(of: Int32.self) { group in
+        // Auto-clearing, so that a test that dies leaves no devices behind.
+        let devices = try await withThrowingTaskGroup(of: LoopDevice.self) { group in
             for _ in 0..<8 {
                 group.addTask {
                     let file = try HostFile.open(path: path)
-                    return try LoopDevice.attach(fd: file.fd, readOnly: true, name: "x").number
+                    return try LoopDevice.attach(fd: file.fd, readOnly: true, autoClear: true, name: "x")
                 }
             }
             return try await group.reduce(into: []) { $0.append($1) }
         }
-        #expect(Set(numbers).count == 8)
-        for number in numbers { try LoopDevice.open(number).detach() }
+        #expect(Set(devices.map(\.number)).count == 8)
+        for device in devices { device.letGo() }
     }
 
     @Test func detachingTwiceIsNoError() throws {
