@@ -60,10 +60,3 @@ extension IncompatibleFeatures {
             advice: "read it with the program that made it")
     }
 }
-
-/// Names out of an image go to terminals and logs: control characters become `?`, and length is bounded.
-public func printable(_ name: String) -> String {
-    String(String.UnicodeScalarView(name.unicodeScalars.prefix(256).map {
-        $0.properties.generalCategory == .control ? "?" : $0
-    }))
-}

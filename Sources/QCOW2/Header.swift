@@ -55,7 +55,8 @@ public struct Header: Sendable {
     /// who can name them once the feature name table is read.
     public init(_ b: BigEndianBytes) throws(ImageError) {
         guard b.count >= 8, try b.u32(at: 0) == Self.magic else {
-            throw .malformed("not a qcow2 image: the magic number is missing", advice: "say -f raw if it is a raw image")
+            throw .malformed(
+                "not a qcow2 image: the magic number is missing", advice: "say -f raw if it is a raw image")
         }
         version = try b.u32(at: 4)
         guard version == 2 || version == 3 else {
@@ -104,14 +105,16 @@ public struct Header: Sendable {
 
     private func validate() throws(ImageError) {
         guard Limits.clusterBits.contains(clusterBits) else {
-            throw .malformed("cluster size 2^\(clusterBits) is out of range", at: HostOffset(20),
+            throw .malformed(
+                "cluster size 2^\(clusterBits) is out of range", at: HostOffset(20),
                 advice: "512 bytes to 2 MiB are possible")
         }
         if hasSubclusters, clusterBits < Limits.clusterBitsForSubclusters {
             throw .malformed("extended L2 entries need clusters of at least 16 KiB", at: HostOffset(20))
         }
         guard refcountOrder <= Limits.refcountOrder else {
-            throw .malformed("refcount width 2^\(refcountOrder) is out of range", at: HostOffset(96),
+            throw .malformed(
+                "refcount width 2^\(refcountOrder) is out of range", at: HostOffset(96),
                 advice: "1 to 64 bits are possible")
         }
         if version == 3 {
@@ -136,17 +139,22 @@ public struct Header: Sendable {
         guard refcountTableClusters > 0 else {
             throw .malformed("the image has no refcount table", at: HostOffset(56), advice: "repair it first")
         }
-        try checkTable("refcount table", refcountTableOffset, bytes: UInt64(refcountTableClusters) * clusterSize,
+        try checkTable(
+            "refcount table", refcountTableOffset, bytes: UInt64(refcountTableClusters) * clusterSize,
             limit: Limits.refcountTableBytes)
         guard snapshotCount <= Limits.snapshots else {
             throw .malformed("\(snapshotCount) snapshots are more than possible", at: HostOffset(60))
         }
         if snapshotCount > 0 {
-            try checkTable("snapshot table", snapshotsOffset, bytes: 40 * UInt64(snapshotCount),
+            try checkTable(
+                "snapshot table", snapshotsOffset, bytes: 40 * UInt64(snapshotCount),
                 limit: Limits.snapshotTableBytes)
         }
-        if l1Entries > 0, overlaps(l1Offset, UInt64(l1Entries) * 8, refcountTableOffset,
-            UInt64(refcountTableClusters) * clusterSize) {
+        if l1Entries > 0,
+            overlaps(
+                l1Offset, UInt64(l1Entries) * 8, refcountTableOffset,
+                UInt64(refcountTableClusters) * clusterSize)
+        {
             throw .malformed("the L1 table and the refcount table overlap", at: l1Offset)
         }
     }

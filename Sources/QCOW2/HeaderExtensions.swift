@@ -44,7 +44,8 @@ public struct HeaderExtensions: Sendable {
             let length = Int(try first.u32(at: at + 4))
             if type == Kind.end { break }
             guard length <= end - at - 8 else {
-                throw .malformed("header extension \(hex(UInt64(type))) is longer than its cluster", at: HostOffset(UInt64(at)))
+                throw .malformed(
+                    "header extension \(hex(UInt64(type))) is longer than its cluster", at: HostOffset(UInt64(at)))
             }
             try take(type, first, at + 8, length)
             at += 8 + (length + 7) & ~7
@@ -58,7 +59,8 @@ public struct HeaderExtensions: Sendable {
         guard header.backingNameOffset != 0 else { return cluster }
         let size = Int(header.backingNameSize)
         guard header.backingNameSize <= Limits.backingNameBytes else {
-            throw .malformed("the backing file name is longer than \(Limits.backingNameBytes) bytes", at: HostOffset(16))
+            throw .malformed(
+                "the backing file name is longer than \(Limits.backingNameBytes) bytes", at: HostOffset(16))
         }
         guard header.backingNameOffset <= header.clusterSize,
             header.backingNameOffset + UInt64(size) <= header.clusterSize
@@ -106,7 +108,9 @@ public struct HeaderExtensions: Sendable {
             let start = at + row * 48
             let name = try b.slice(at: start + 2, count: 46).prefix { $0 != 0 }
             featureNames.append(
-                FeatureName(kind: try b.u8(at: start), bit: try b.u8(at: start + 1), name: String(decoding: name, as: UTF8.self)))
+                FeatureName(
+                    kind: try b.u8(at: start), bit: try b.u8(at: start + 1), name: String(decoding: name, as: UTF8.self)
+                ))
         }
     }
 
@@ -116,7 +120,8 @@ public struct HeaderExtensions: Sendable {
             return
         }
         bitmaps = BitmapsPointer(
-            count: try b.u32(at: at), directoryBytes: try b.u64(at: at + 8), directory: HostOffset(try b.u64(at: at + 16)))
+            count: try b.u32(at: at), directoryBytes: try b.u64(at: at + 8),
+            directory: HostOffset(try b.u64(at: at + 16)))
         bitmapsProblem = nil
         if try b.u32(at: at + 4) != 0 {
             bitmapsProblem = .malformed("a reserved field of the bitmaps extension is set", at: HostOffset(UInt64(at)))

@@ -49,7 +49,8 @@ public struct QCOW2Image: Sendable {
         }
     }
 
-    private static func readExtensions(_ first: BigEndianBytes, _ header: Header) throws(ImageError) -> HeaderExtensions {
+    private static func readExtensions(_ first: BigEndianBytes, _ header: Header) throws(ImageError) -> HeaderExtensions
+    {
         do {
             let extensions = try HeaderExtensions(first, header: header)
             try header.incompatible.refuseUnknown(names: extensions.featureNames)
@@ -65,11 +66,13 @@ public struct QCOW2Image: Sendable {
     private static func requireTables(_ header: Header, _ source: some ByteSource) throws(ImageError) {
         let needed = header.l1EntriesNeeded(for: header.size) * 8
         guard needed == 0 || header.l1Offset.bytes + needed <= source.length else {
-            throw .malformed("the L1 table lies past the end of the file", at: header.l1Offset,
+            throw .malformed(
+                "the L1 table lies past the end of the file", at: header.l1Offset,
                 advice: "the image is truncated")
         }
         guard header.refcountTableOffset.bytes < source.length else {
-            throw .malformed("the refcount table lies past the end of the file", at: header.refcountTableOffset,
+            throw .malformed(
+                "the refcount table lies past the end of the file", at: header.refcountTableOffset,
                 advice: "the image is truncated")
         }
     }

@@ -28,7 +28,8 @@ extension QCOW2Map {
         }
         let slice = Int(truncatingIfNeeded: guest.bytes >> sliceCoverageBits)
         while let view = cache.view(slice) {
-            let answer = subclusterBits == clusterBits
+            let answer =
+                subclusterBits == clusterBits
                 ? scanStandard(view, guest, length, table: entry.offset)
                 : scanExtended(view, guest, length, table: entry.offset)
             if cache.holds(view) { return answer }
@@ -88,7 +89,9 @@ extension QCOW2Map {
         index += 1
         while covered < length, index < perSlice {
             let next = MappingWord(view[index])
-            guard !next.isCompressed, !next.isDamaged, standardKind(next) == kind, next.offset == expected else { break }
+            guard !next.isCompressed, !next.isDamaged, standardKind(next) == kind, next.offset == expected else {
+                break
+            }
             covered += clusterSize
             expected = expected &+ moves
             index += 1

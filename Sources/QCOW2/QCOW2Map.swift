@@ -61,8 +61,10 @@ public final class QCOW2Map: BlockMap {
             needed <= UInt64(snapshot.l1Entries)
         else { throw .malformed("the snapshot's L1 table does not fit its disk size", at: snapshot.l1Offset) }
         let at = snapshot.l1Offset.bytes
-        guard needed == 0 || (at & (header.clusterSize - 1) == 0 && at >= header.clusterSize && at < fileLength
-            && needed * 8 <= fileLength - at)
+        guard
+            needed == 0
+                || (at & (header.clusterSize - 1) == 0 && at >= header.clusterSize && at < fileLength
+                    && needed * 8 <= fileLength - at)
         else { throw .malformed("the snapshot's L1 table lies out of range", at: snapshot.l1Offset) }
         return needed
     }

@@ -43,7 +43,8 @@ public enum SnapshotTable {
     /// Finds a snapshot as qemu-img does: by id first, then by name.
     public static func find(_ wanted: String, in list: [Snapshot]) throws(ImageError) -> Snapshot {
         guard let hit = list.first(where: { $0.id == wanted }) ?? list.first(where: { $0.name == wanted }) else {
-            throw ImageError(.notFound, "there is no snapshot \"\(printable(wanted))\"",
+            throw ImageError(
+                .notFound, "there is no snapshot \"\(printable(wanted))\"",
                 advice: "`qblk info` lists what there is")
         }
         return hit
