@@ -67,9 +67,7 @@ let package = Package(
             swiftSettings: hot),
         .target(
             name: "DeviceMapperMap",
-            dependencies: [
-                "BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging,
-            ],
+            dependencies: ["BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
             swiftSettings: house),
         .target(
             name: "ImageOperations",
@@ -84,11 +82,11 @@ let package = Package(
             ],
             swiftSettings: house),
         // tests
+        .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
         .testTarget(
             name: "DeviceMapperMapTests",
             dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
             swiftSettings: house),
-        .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )
