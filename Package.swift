@@ -67,7 +67,7 @@ let package = Package(
             swiftSettings: hot),
         .target(
             name: "DeviceMapperMap",
-            dependencies: ["ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
+            dependencies: ["BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
             swiftSettings: house),
         .target(
             name: "ImageOperations",
@@ -88,6 +88,10 @@ let package = Package(
         .testTarget(
             name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
         .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
+        .testTarget(
+            name: "DeviceMapperMapTests",
+            dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
+            swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )
