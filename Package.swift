@@ -82,6 +82,11 @@ let package = Package(
             ],
             swiftSettings: house),
         // tests
+        .testTarget(
+            name: "BlockEngineTests", dependencies: ["BlockEngine", "ImageChain", "LinuxIO", "DiskTypes"],
+            swiftSettings: house),
+        .testTarget(
+            name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
         .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
         .testTarget(
             name: "DeviceMapperMapTests",
