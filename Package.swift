@@ -94,6 +94,9 @@ let package = Package(
             swiftSettings: house),
         .testTarget(
             name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", system], swiftSettings: house),
+        .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
+        .testTarget(
+            name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )
