@@ -6,32 +6,66 @@ public import LinuxIO
 
 /// An image and its backing chain, open for reading. Shared by all workers of the image.
 public final class ImageChain: BlockMap {
+    /// From the active image down to the base.
+    public let layers: [ImageLayer]
     /// Every file that an `Extent.file` or a `TableRead.file` can name.
     public let files: [HostFile]
     /// Bytes of the guest's disk: a multiple of 512.
     public let size: UInt64
 
-    init(files: [HostFile], size: UInt64) {
+    init(layers: [ImageLayer], files: [HostFile]) {
+        self.layers = layers
         self.files = files
-        self.size = size
+        size = layers[0].size
     }
 
-    /// Where `length` bytes at `guest` are. See `BlockMap.lookup`.
+    /// Where `length` bytes at `guest` are, in the first layer that has a say. `unallocated` means no layer has: the
+    /// bytes read as zeros. See `BlockMap.lookup`.
     public func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
-        .extent(Extent(guest: guest, length: length, kind: .zero))
+        var length = length
+        var depth = 0
+        while true {
+            let layer = layers[depth]
+            // A backing file shorter than its overlay reads as zeros past its end.
+            guard guest.bytes < layer.size else {
+                return .extent(Extent(guest: guest, length: length, kind: .zero, layer: UInt16(depth)))
+            }
+            length = min(length, layer.size - guest.bytes)
+            let answer = layer.map.lookup(guest, length: length)
+            guard case .extent(let extent) = answer, extent.kind.isUnallocated, depth + 1 < layers.count else {
+                return Self.placed(answer, layer, depth)
+            }
+            length = extent.length
+            depth += 1
+        }
+    }
+
+    /// The layer's answer with the chain's numbers for layer and file.
+    @inline(__always)
+    private static func placed(_ answer: MapAnswer, _ layer: ImageLayer, _ depth: Int) -> MapAnswer {
+        switch answer {
+        case .extent(var extent):
+            extent.layer = UInt16(truncatingIfNeeded: depth)
+            extent.file = layer.dataFile
+            return .extent(extent)
+        case .needs(var table):
+            table.layer = UInt16(truncatingIfNeeded: depth)
+            table.file = layer.metadataFile
+            return .needs(table)
+        case .damaged(var damage):
+            damage.layer = UInt16(truncatingIfNeeded: depth)
+            return .damaged(damage)
+        }
     }
 
     /// Hands in the table that `lookup` named. See `BlockMap.supply`.
-    public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {}
+    public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
+        layers[Int(table.layer)].map.supply(table, bytes)
+    }
 
     /// How compressed clusters of a layer are compressed.
-    public func compression(ofLayer layer: UInt16) -> CompressionMethod { .deflate }
+    public func compression(ofLayer layer: UInt16) -> CompressionMethod { layers[Int(layer)].compression }
 
     /// Bytes of one cluster of a layer; what a compressed extent inflates to.
-    public func clusterSize(ofLayer layer: UInt16) -> Int { 65536 }
-
-    /// Opens `path` and its backing chain.
-    public static func open(path: String, options: OpenOptions = OpenOptions()) throws(ImageError) -> ImageChain {
-        throw .unsupported("not opened yet")
-    }
+    public func clusterSize(ofLayer layer: UInt16) -> Int { Int(layers[Int(layer)].clusterSize) }
 }

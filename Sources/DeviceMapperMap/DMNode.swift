@@ -1,0 +1,42 @@
+// Why this file exists: `/dev/mapper/NAME` must be readable when `map` returns, on machines with and without udev,
+// and no node may stay behind that names somebody else's device later.
+
+import CQblk
+import DiskTypes
+import Glibc
+
+enum DMNode {
+    static func path(_ name: String) -> String { "/dev/mapper/\(name)" }
+
+    /// Sees to it that /dev/mapper/`name` is the device `number`.
+    static func ensure(name: String, number: DeviceNumber) throws(ImageError) {
+        if isDevice(path(name), number) { return }
+        _ = try? DeviceMapper.shared.attempt { () throws(DMFailure) in
+            dm_mknodes(name)
+            dm_task_update_nodes()
+        }
+        if isDevice(path(name), number) { return }
+        // The last resort: a link to the kernel's own node, as udev would make it.
+        _ = unlink(path(name))
+        _ = symlink("../dm-\(number.minor)", path(name))
+        guard isDevice(path(name), number) else {
+            throw ImageError(.system, "\(path(name)) cannot be made: \(String(cString: strerror(errno)))")
+        }
+    }
+
+    /// Removes /dev/mapper/`name` if the device `number`, which is gone or going, is what it names.
+    static func forget(name: String, number: DeviceNumber) {
+        if isDevice(path(name), number) || isDangling(path(name)) { _ = unlink(path(name)) }
+    }
+
+    private static func isDevice(_ path: String, _ number: DeviceNumber) -> Bool {
+        var status = stat()
+        guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK else { return false }
+        return qb_major(UInt64(status.st_rdev)) == number.major && qb_minor(UInt64(status.st_rdev)) == number.minor
+    }
+
+    private static func isDangling(_ path: String) -> Bool {
+        var status = stat()
+        return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFLNK && stat(path, &status) != 0
+    }
+}
