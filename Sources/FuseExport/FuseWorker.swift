@@ -1,6 +1,5 @@
 // Why this file exists: one thread that carries a FUSE file's requests: out of /dev/fuse, through the engine, back into
-// /dev/fuse, all on one io_uring. It changes between two gaits, because what makes many requests fast (speculative
-// batched reads on the ring) makes a single one slow.
+// /dev/fuse, all on one io_uring.
 import BlockEngine
 import CQblk
 import DiskTypes
@@ -11,8 +10,7 @@ import SystemPackage
 
 /// Confined to the thread that makes it.
 final class FuseWorker {
-    /// Our own clone of the FUSE connection: replies must go where the request came from, and O_NONBLOCK is a property
-    /// of the open file, so workers cannot share one.
+    /// Our own clone of the FUSE connection: replies must go where the request came from.
     let fuse: Int32
     let ring: Ring
     let engine: RequestEngine
@@ -25,25 +23,15 @@ final class FuseWorker {
 
     /// The kernel closed the connection: unmounted or aborted.
     var ended = false
-    /// READs of /dev/fuse on the ring.
-    var readsPosted = 0
-    /// How many of them to post at once: follows how many find a request.
-    var batch = 4
-    /// Requests that the current round of READs found.
-    var found = 0
-    /// The last round of READs came back empty-handed, so another makes no sense before `pollArmed` fires.
-    var drained = false
-    var pollArmed = false
+    /// The standing read of /dev/fuse is on the ring.
+    var standing = false
     /// Replies that are on the ring.
     var repliesInFlight = 0
     /// Replies that found no room on the ring: a stack of buffers.
     let unsent: UnsafeMutablePointer<UInt16>
     var unsentCount = 0
-    /// O_NONBLOCK is set on `fuse`.
-    var nonblocking: Bool
-    /// Requests in a row that were there before we asked, in the calm gait.
-    var hurried = 0
 
+    /// Requests read and not yet started, at most.
     static let batchLimit = 32
     /// Bytes of all reply buffers of all workers of a server.
     static let memoryBudget = 32 << 20
@@ -63,29 +51,16 @@ final class FuseWorker {
         replies = FuseReplies(file: file)
         diskSize = file.size
         unsent = .allocate(capacity: pool.count)
-        nonblocking = fcntl(fuse, F_GETFL) & O_NONBLOCK != 0
+        // So that a read which finds nothing says so, instead of holding up the ring.
+        _ = fcntl(fuse, F_SETFL, fcntl(fuse, F_GETFL) | O_NONBLOCK)
     }
 
     deinit { unsent.deallocate() }
 
     /// Serves until the connection ends.
     func run() {
-        while !ended {
-            if isIdle { calm() } else { busy() }
-        }
-    }
-
-    /// Nothing is under way, so nobody but /dev/fuse can have news.
-    @inline(__always) private var isIdle: Bool {
-        drained && engine.inFlight == 0 && repliesInFlight == 0 && readsPosted == 0 && requests.waiting == 0
-            && unsentCount == 0
-    }
-
-    @inline(__always) func setNonblocking(_ wanted: Bool) {
-        guard wanted != nonblocking else { return }
-        let flags = fcntl(fuse, F_GETFL)
-        _ = fcntl(fuse, F_SETFL, wanted ? flags | O_NONBLOCK : flags & ~O_NONBLOCK)
-        nonblocking = wanted
+        while !ended { round() }
+        settle()
     }
 
     // MARK: serving one request
