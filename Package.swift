@@ -15,9 +15,10 @@ let house: [SwiftSetting] = [
 let strict: [SwiftSetting] = house + [.strictMemorySafety()]
 /// Where requests run: classes confined to one thread hold hot state; the compiler's exclusivity checks at run time
 /// would cost 500 instructions a request and guard nothing there.
-let hot: [SwiftSetting] = house + [
-    .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release)),
-]
+let hot: [SwiftSetting] =
+    house + [
+        .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release))
+    ]
 
 let system: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
@@ -42,7 +43,7 @@ let package = Package(
             name: "CQblk",
             linkerSettings: [
                 .linkedLibrary("uring"), .linkedLibrary("devmapper"), .linkedLibrary("deflate"),
-                .linkedLibrary("zstd"),
+                .linkedLibrary("zstd"), .linkedLibrary("z"),
             ]),
         // 0 words
         .target(name: "DiskTypes", swiftSettings: strict),
@@ -60,11 +61,13 @@ let package = Package(
         // 4 doors
         .target(
             name: "FuseExport",
-            dependencies: ["BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
+            dependencies: [
+                "BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging,
+            ],
             swiftSettings: hot),
         .target(
             name: "DeviceMapperMap",
-            dependencies: ["ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
+            dependencies: ["BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
             swiftSettings: house),
         .target(
             name: "ImageOperations",
@@ -80,7 +83,19 @@ let package = Package(
             swiftSettings: house),
         // tests
         .testTarget(
+            name: "BlockEngineTests", dependencies: ["BlockEngine", "ImageChain", "LinuxIO", "DiskTypes"],
+            swiftSettings: house),
+        .testTarget(
+            name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
+        .testTarget(
+            name: "DeviceMapperMapTests",
+            dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
+            swiftSettings: house),
+        .testTarget(
             name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", system], swiftSettings: house),
+        .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
+        .testTarget(
+            name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )

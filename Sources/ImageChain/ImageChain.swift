@@ -1,1 +1,81 @@
-// The target ImageChain.
+// Why this file exists: an opened image with everything below it, as one map: ask where bytes are, get the answer of
+// the first layer that has one. Doors and the engine see no formats, only this.
+
+public import DiskTypes
+public import LinuxIO
+
+/// An image and its backing chain, open for reading. Shared by all workers of the image.
+public final class ImageChain: BlockMap {
+    /// From the active image down to the base.
+    public let layers: [ImageLayer]
+    /// Every file that an `Extent.file` or a `TableRead.file` can name.
+    public let files: [HostFile]
+    /// Bytes of the guest's disk: a multiple of 512.
+    public let size: UInt64
+    /// The layers again, as lookups want them; as many as `layers`.
+    private nonisolated(unsafe) let sides: UnsafeMutablePointer<LayerSide>
+    private let depth: Int
+
+    init(layers: [ImageLayer], files: [HostFile]) {
+        self.layers = layers
+        self.files = files
+        size = layers.first?.size ?? 0
+        depth = layers.count
+        sides = .allocate(capacity: max(layers.count, 1))
+        for (i, layer) in layers.enumerated() { (sides + i).initialize(to: LayerSide(layer)) }
+    }
+
+    deinit { sides.deallocate() }
+
+    /// Where `length` bytes at `guest` are, in the first layer that has a say. `unallocated` means no layer has: the
+    /// bytes read as zeros. See `BlockMap.lookup`.
+    public func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
+        var length = length
+        var layer = 0
+        while true {
+            let side = sides + layer
+            // A backing file shorter than its overlay reads as zeros past its end.
+            guard guest.bytes < side.pointee.size else {
+                return .extent(
+                    Extent(guest: guest, length: length, kind: .zero, layer: UInt16(truncatingIfNeeded: layer)))
+            }
+            length = min(length, side.pointee.size &- guest.bytes)
+            let answer = side.pointee.lookup(guest, length: length)
+            guard case .extent(let extent) = answer, extent.kind.isUnallocated, layer &+ 1 < depth else {
+                return Self.placed(answer, side, layer)
+            }
+            length = extent.length
+            layer &+= 1
+        }
+    }
+
+    /// The layer's answer with the chain's numbers for layer and file.
+    @inline(__always)
+    private static func placed(_ answer: MapAnswer, _ side: UnsafeMutablePointer<LayerSide>, _ layer: Int) -> MapAnswer
+    {
+        switch answer {
+        case .extent(var extent):
+            extent.layer = UInt16(truncatingIfNeeded: layer)
+            extent.file = side.pointee.dataFile
+            return .extent(extent)
+        case .needs(var table):
+            table.layer = UInt16(truncatingIfNeeded: layer)
+            table.file = side.pointee.metadataFile
+            return .needs(table)
+        case .damaged(var damage):
+            damage.layer = UInt16(truncatingIfNeeded: layer)
+            return .damaged(damage)
+        }
+    }
+
+    /// Hands in the table that `lookup` named. See `BlockMap.supply`.
+    public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
+        sides[Int(table.layer)].supply(table, bytes)
+    }
+
+    /// How compressed clusters of a layer are compressed.
+    public func compression(ofLayer layer: UInt16) -> CompressionMethod { layers[Int(layer)].compression }
+
+    /// Bytes of one cluster of a layer; what a compressed extent inflates to.
+    public func clusterSize(ofLayer layer: UInt16) -> Int { Int(layers[Int(layer)].clusterSize) }
+}

@@ -14,6 +14,7 @@
 
 #include <libdeflate.h>
 #include <libdevmapper.h>
+#include <zlib.h>
 #include <zstd.h>
 
 #include "qb_kernel.h"

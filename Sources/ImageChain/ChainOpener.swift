@@ -1,0 +1,182 @@
+// Why this file exists: from a path to an opened chain. Files and headers first, from the top down, each reference
+// judged by the policy before it is followed; maps last, when it is known how many share the memory for L2 tables.
+
+public import DiskTypes
+import LinuxIO
+import QCOW2
+
+extension ImageChain {
+    /// Opens `path` and its backing chain for reading, with QEMU-compatible locks. Nothing is written.
+    public static func open(path: String, options: OpenOptions = OpenOptions()) throws(ImageError) -> ImageChain {
+        var opener = ChainOpener(path: path, options: options)
+        return try opener.run()
+    }
+}
+
+/// A layer on its way: its file is open and its header read.
+private struct OpenedLayer {
+    let path: String
+    let format: ImageFormat
+    let image: QCOW2Image?
+    let snapshot: Snapshot?
+    let metadataFile: Int
+    let dataFile: Int
+}
+
+private struct ChainOpener {
+    let path: String
+    let options: OpenOptions
+    let policy: ReferencePolicy
+    var files: [HostFile] = []
+    var layers: [OpenedLayer] = []
+
+    init(path: String, options: OpenOptions) {
+        self.path = path
+        self.options = options
+        policy = ReferencePolicy(image: path, allowed: options.allowedFolders)
+    }
+
+    mutating func run() throws(ImageError) -> ImageChain {
+        var next: (path: String, format: ImageFormat?)? = (path, options.format)
+        while let layer = next {
+            guard layers.count < options.depthLimit else {
+                throw ImageError(
+                    .reference, "the backing chain is deeper than \(options.depthLimit) images",
+                    advice: "flatten it with qemu-img convert"
+                ).named(path)
+            }
+            do throws(ImageError) { next = try openLayer(layer.path, format: layer.format) } catch {
+                throw error.named(layer.path)
+            }
+        }
+        let built = try buildMaps()
+        return ImageChain(layers: built, files: files)
+    }
+
+    /// Opens one layer and says which comes below it.
+    private mutating func openLayer(
+        _ name: String, format wanted: ImageFormat?
+    ) throws(ImageError) -> (path: String, format: ImageFormat?)? {
+        let isTop = layers.isEmpty
+        let file = try open(name, role: isTop ? nil : "backing file")
+        let format = if let wanted { wanted } else { try ImageFormat.probe(file) }
+        try lock(file, isTop || format == .qcow2 ? .readOnlyImage : .rawBacking)
+        let metadataFile = files.count
+        files.append(file)
+        guard format == .qcow2 else {
+            guard options.snapshot == nil || !isTop else {
+                throw ImageError(.notFound, "a raw image has no snapshots")
+            }
+            layers.append(
+                OpenedLayer(
+                    path: name, format: .raw, image: nil, snapshot: nil, metadataFile: metadataFile,
+                    dataFile: metadataFile))
+            return nil
+        }
+        let image = try QCOW2Image(reading: file)
+        try image.requireReadable()
+        let snapshot: Snapshot? = if isTop, let wanted = options.snapshot { try image.snapshot(wanted) } else { nil }
+        let dataFile = try openDataFile(image, from: name) ?? metadataFile
+        layers.append(
+            OpenedLayer(
+                path: name, format: .qcow2, image: image, snapshot: snapshot, metadataFile: metadataFile,
+                dataFile: dataFile))
+        return try backing(of: image, from: name)
+    }
+
+    private func backing(
+        of image: QCOW2Image, from name: String
+    ) throws(ImageError) -> (path: String, format: ImageFormat?)? {
+        guard let reference = image.extensions.backingName else { return nil }
+        let format = try ImageFormat.named(image.extensions.backingFormat)
+        return (try policy.resolve(reference, from: name, role: "backing file"), format)
+    }
+
+    /// The index of the external data file, or nil where data is in the image itself.
+    private mutating func openDataFile(_ image: QCOW2Image, from name: String) throws(ImageError) -> Int? {
+        guard image.header.hasExternalData else { return nil }
+        guard let reference = image.extensions.externalDataFile else {
+            throw .malformed("the image needs an external data file but does not name it")
+        }
+        let file = try open(try policy.resolve(reference, from: name, role: "data file"), role: "data file")
+        try lock(file, .readOnlyImage)
+        files.append(file)
+        return files.count - 1
+    }
+
+    /// Opens a file for the chain; `role` is nil for the image the user named.
+    private func open(_ name: String, role: String?) throws(ImageError) -> HostFile {
+        let file: HostFile
+        do { file = try HostFile.open(path: name, direct: options.direct ? .ifPossible : .never) } catch {
+            guard let role else { throw error }
+            throw ImageError(.reference, "the \(role) \"\(printable(name))\" \(error.what)", advice: error.advice)
+        }
+        if let role {
+            try policy.confirm(descriptor: file.fd, role: role)
+            guard !files.contains(where: { $0.identity == file.identity }) else {
+                throw ImageError(
+                    .reference, "the \(role) \"\(printable(name))\" is in the chain already: a loop",
+                    advice: "rebase the image onto another file")
+            }
+        }
+        return file
+    }
+
+    private func lock(_ file: HostFile, _ mode: LockMode) throws(ImageError) {
+        guard options.lock else { return }
+        try ImageLock.take(mode, on: file)
+    }
+
+    /// Shares the memory for L2 tables among the layers by what each could use.
+    private func buildMaps() throws(ImageError) -> [ImageLayer] {
+        let needs = layers.map { $0.image.map { QCOW2Map.cacheNeed($0.header) } ?? 0 }
+        let total = needs.reduce(UInt64(0)) { $0.addingReportingOverflow($1).partialValue }
+        var built: [ImageLayer] = []
+        for (layer, need) in zip(layers, needs) {
+            let share = total <= options.l2CacheLimit ? need : Self.share(of: need, total, options.l2CacheLimit)
+            do throws(ImageError) { built.append(try build(layer, cacheLimit: share)) } catch {
+                throw error.named(layer.path)
+            }
+        }
+        return built
+    }
+
+    private static func share(of need: UInt64, _ total: UInt64, _ limit: UInt64) -> UInt64 {
+        UInt64(Double(limit) * (Double(need) / Double(total)))
+    }
+
+    private func build(_ layer: OpenedLayer, cacheLimit: UInt64) throws(ImageError) -> ImageLayer {
+        let map: LayerMap
+        let size: UInt64
+        if let image = layer.image {
+            let external = layer.dataFile == layer.metadataFile ? nil : files[layer.dataFile].length
+            let qcow2 = try QCOW2Map(
+                image, snapshot: layer.snapshot, source: files[layer.metadataFile], dataLength: external,
+                cacheLimit: cacheLimit)
+            (map, size) = (.qcow2(qcow2), qcow2.size)
+        } else {
+            let raw = RawMap(fileLength: files[layer.metadataFile].length)
+            (map, size) = (.raw(raw), raw.size)
+        }
+        return ImageLayer(
+            path: layer.path, format: layer.format, image: layer.image, size: size,
+            metadataFile: UInt16(layer.metadataFile), dataFile: UInt16(layer.dataFile), map: map)
+    }
+}
+
+extension ImageFormat {
+    /// What the first bytes say. Only for files opened read-only: a guest that owns a raw disk can write any header.
+    public static func probe(_ file: some ByteSource) throws(ImageError) -> ImageFormat {
+        QCOW2Image.probe(try file.read(at: HostOffset(0), count: 4)) ? .qcow2 : .raw
+    }
+
+    /// The format an image says its backing file has; nil where it says nothing.
+    static func named(_ name: String?) throws(ImageError) -> ImageFormat? {
+        guard let name else { return nil }
+        guard let format = ImageFormat(rawValue: name) else {
+            throw .unsupported(
+                "the backing file's format \"\(printable(name))\" is not known", advice: "qcow2 and raw are")
+        }
+        return format
+    }
+}

@@ -1,0 +1,67 @@
+// Why this file exists: one image of a chain: its file, what its header says, and its map.
+
+public import DiskTypes
+import LinuxIO
+public import QCOW2
+
+/// One layer of an opened chain. Layer 0 is the image that was asked for.
+public struct ImageLayer: Sendable {
+    /// The name it was opened by.
+    public let path: String
+    public let format: ImageFormat
+    /// The header, for QCOW2 layers.
+    public let image: QCOW2Image?
+    /// Bytes of this layer's disk (of the snapshot's, where one is read).
+    public let size: UInt64
+    /// Indices in the chain's files: where the tables are and where the data is.
+    public let metadataFile: UInt16
+    public let dataFile: UInt16
+    let map: LayerMap
+
+    public var clusterSize: UInt64 {
+        if case .qcow2(let map) = map { map.clusterSize } else { 65536 }
+    }
+    public var compression: CompressionMethod {
+        if case .qcow2(let map) = map { map.compression } else { .deflate }
+    }
+}
+
+/// The formats, behind one switch: cheaper than an existential on the path of every request.
+enum LayerMap: Sendable {
+    case raw(RawMap)
+    case qcow2(QCOW2Map)
+}
+
+/// What a lookup needs of a layer, as plain bytes: copying an `ImageLayer` would count references, and counting the
+/// references of objects that all workers share is what makes workers slow each other down.
+@safe struct LayerSide: BitwiseCopyable {
+    let size: UInt64
+    let metadataFile: UInt16
+    let dataFile: UInt16
+    private let raw: RawMap
+    /// Owned by the layer, which lives as long as the chain; nil for raw layers.
+    private let qcow2: Unmanaged<QCOW2Map>?
+
+    init(_ layer: ImageLayer) {
+        size = layer.size
+        metadataFile = layer.metadataFile
+        dataFile = layer.dataFile
+        switch layer.map {
+        case .raw(let map):
+            raw = map
+            qcow2 = nil
+        case .qcow2(let map):
+            raw = RawMap(fileLength: 0)
+            qcow2 = Unmanaged.passUnretained(map)
+        }
+    }
+
+    @inline(__always) func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
+        guard let qcow2 else { return raw.lookup(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.lookup(guest, length: length) }
+    }
+
+    func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
+        qcow2?._withUnsafeGuaranteedRef { $0.supply(table, bytes) }
+    }
+}

@@ -1,0 +1,27 @@
+// Why this file exists: everything the caller may decide about opening an image, with the safe answer as default.
+
+/// How the bytes of a file are laid out.
+public enum ImageFormat: String, Sendable, CaseIterable {
+    case qcow2
+    case raw
+}
+
+/// What to open and how far to trust it.
+public struct OpenOptions: Sendable {
+    /// Format of the active image; nil = probe (the caller decides whether probing is safe).
+    public var format: ImageFormat? = nil
+    /// Folders, besides the image's own, where backing and data files may lie.
+    public var allowedFolders: [String] = []
+    /// Read this internal snapshot (id, else name) instead of the active state.
+    public var snapshot: String? = nil
+    /// Bytes of L2 tables to keep in memory, over the whole chain.
+    public var l2CacheLimit: UInt64 = 64 << 20
+    /// Take QEMU-compatible locks. Off only for `-U`.
+    public var lock: Bool = true
+    /// Try O_DIRECT for data.
+    public var direct: Bool = true
+    /// Images in a chain at most. QEMU has no limit and hangs on loops.
+    public var depthLimit: Int = 256
+
+    public init() {}
+}

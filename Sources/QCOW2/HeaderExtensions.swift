@@ -1,0 +1,130 @@
+// Why this file exists: what follows the fixed header inside the first cluster: typed extensions and the backing
+// file's name. Unknown extensions are kept for a later rewrite; known ones may not lie about their length.
+
+public import DiskTypes
+
+/// The variable part of the header (specification: "Header extensions").
+public struct HeaderExtensions: Sendable {
+    enum Kind {
+        static let end: UInt32 = 0
+        static let backingFormat: UInt32 = 0xe279_2aca
+        static let featureNames: UInt32 = 0x6803_f857
+        static let bitmaps: UInt32 = 0x2385_2875
+        static let encryptionHeader: UInt32 = 0x0537_be77
+        static let externalDataFile: UInt32 = 0x4441_5441
+    }
+
+    /// Where the bitmap directory is, as the extension says; nothing of it is trusted yet.
+    public struct BitmapsPointer: Sendable, Equatable {
+        public let count: UInt32
+        public let directoryBytes: UInt64
+        public let directory: HostOffset
+    }
+    public struct Unknown: Sendable, Equatable {
+        public let type: UInt32
+        public let bytes: [UInt8]
+    }
+
+    public private(set) var backingFormat: String?
+    public private(set) var featureNames: [FeatureName] = []
+    public private(set) var bitmaps: BitmapsPointer?
+    /// Set when the bitmaps extension itself is malformed; that never blocks reading data.
+    public private(set) var bitmapsProblem: ImageError?
+    public private(set) var encryptionHeader: (offset: HostOffset, length: UInt64)?
+    public private(set) var externalDataFile: String?
+    public private(set) var unknown: [Unknown] = []
+    public private(set) var backingName: String?
+
+    /// `first` is the first cluster of the file (shorter where the file is).
+    public init(_ first: BigEndianBytes, header: Header) throws(ImageError) {
+        let end = try backingArea(first, header)
+        var at = Int(header.length)
+        while at + 8 <= end {
+            let type = try first.u32(at: at)
+            let length = Int(try first.u32(at: at + 4))
+            if type == Kind.end { break }
+            guard length <= end - at - 8 else {
+                throw .malformed(
+                    "header extension \(hex(UInt64(type))) is longer than its cluster", at: HostOffset(UInt64(at)))
+            }
+            try take(type, first, at + 8, length)
+            at += 8 + (length + 7) & ~7
+        }
+        if header.hasExternalData == false { externalDataFile = nil }
+    }
+
+    /// Reads the backing name and returns where the extensions must end: before the name, or with the cluster.
+    private mutating func backingArea(_ first: BigEndianBytes, _ header: Header) throws(ImageError) -> Int {
+        let cluster = min(Int(header.clusterSize), first.count)
+        guard header.backingNameOffset != 0 else { return cluster }
+        let size = Int(header.backingNameSize)
+        guard header.backingNameSize <= Limits.backingNameBytes else {
+            throw .malformed(
+                "the backing file name is longer than \(Limits.backingNameBytes) bytes", at: HostOffset(16))
+        }
+        guard header.backingNameOffset <= header.clusterSize,
+            header.backingNameOffset + UInt64(size) <= header.clusterSize
+        else { throw .malformed("the backing file name lies outside the first cluster", at: HostOffset(8)) }
+        guard header.backingNameOffset >= UInt64(header.length) else {
+            throw .malformed("the backing file name overlaps the header", at: HostOffset(8))
+        }
+        if size > 0 {
+            let name = try first.slice(at: Int(header.backingNameOffset), count: size)
+            guard !name.contains(0) else {
+                throw .malformed("the backing file name contains a NUL byte", at: HostOffset(header.backingNameOffset))
+            }
+            backingName = String(decoding: name, as: UTF8.self)
+        }
+        return min(cluster, Int(header.backingNameOffset))
+    }
+
+    private mutating func take(_ type: UInt32, _ b: BigEndianBytes, _ at: Int, _ length: Int) throws(ImageError) {
+        switch type {
+        case Kind.backingFormat:
+            guard length <= 15 else {
+                throw .malformed("the backing format name is too long", at: HostOffset(UInt64(at)))
+            }
+            backingFormat = try b.text(at: at, count: length)
+        case Kind.featureNames: try takeFeatureNames(b, at, length)
+        case Kind.bitmaps: try takeBitmaps(b, at, length)
+        case Kind.encryptionHeader:
+            guard length >= 16 else {
+                throw .malformed("the encryption header extension is too short", at: HostOffset(UInt64(at)))
+            }
+            encryptionHeader = (HostOffset(try b.u64(at: at)), try b.u64(at: at + 8))
+        case Kind.externalDataFile:
+            let name = try b.slice(at: at, count: length)
+            guard !name.contains(0) else {
+                throw .malformed("the data file name contains a NUL byte", at: HostOffset(UInt64(at)))
+            }
+            externalDataFile = String(decoding: name, as: UTF8.self)
+        default:
+            unknown.append(Unknown(type: type, bytes: Array(try b.slice(at: at, count: length))))
+        }
+    }
+
+    private mutating func takeFeatureNames(_ b: BigEndianBytes, _ at: Int, _ length: Int) throws(ImageError) {
+        for row in 0..<(length / 48) {
+            let start = at + row * 48
+            let name = try b.slice(at: start + 2, count: 46).prefix { $0 != 0 }
+            featureNames.append(
+                FeatureName(
+                    kind: try b.u8(at: start), bit: try b.u8(at: start + 1), name: String(decoding: name, as: UTF8.self)
+                ))
+        }
+    }
+
+    private mutating func takeBitmaps(_ b: BigEndianBytes, _ at: Int, _ length: Int) throws(ImageError) {
+        guard length == 24 else {
+            bitmapsProblem = .malformed("the bitmaps extension has a wrong length", at: HostOffset(UInt64(at)))
+            return
+        }
+        bitmaps = BitmapsPointer(
+            count: try b.u32(at: at), directoryBytes: try b.u64(at: at + 8),
+            directory: HostOffset(try b.u64(at: at + 16)))
+        bitmapsProblem = nil
+        if try b.u32(at: at + 4) != 0 {
+            bitmapsProblem = .malformed("a reserved field of the bitmaps extension is set", at: HostOffset(UInt64(at)))
+        }
+    }
+}

@@ -1,0 +1,30 @@
+// Why this file exists: every count, offset and size that an image may claim has a named maximum, in one place.
+// They are the specification's where it has one and QEMU's where it is silent, so that no image QEMU writes is refused.
+
+public enum Limits {
+    /// Cluster sizes 512 B to 2 MiB (spec: at least 9; QEMU: at most 21).
+    public static let clusterBits: ClosedRange<UInt32> = 9...21
+    /// Extended L2 entries need clusters of 16 KiB, so that a subcluster is at least 512 bytes.
+    public static let clusterBitsForSubclusters: UInt32 = 14
+    /// Bytes of an L1 table (QEMU: 32 MiB, 4,194,304 entries).
+    public static let l1Bytes: UInt64 = 32 << 20
+    /// Bytes of the refcount table (QEMU: 8 MiB).
+    public static let refcountTableBytes: UInt64 = 8 << 20
+    public static let refcountOrder: UInt32 = 6
+    public static let snapshots: UInt32 = 65536
+    /// Bytes of the snapshot table (QEMU: 64 MiB).
+    public static let snapshotTableBytes: UInt64 = 64 << 20
+    /// Bytes of a backing file's name (spec).
+    public static let backingNameBytes: UInt32 = 1023
+    /// Bitmaps in one image, and bytes of their directory (QEMU: 65535 and 64 MiB).
+    public static let bitmaps: UInt32 = 65535
+    public static let bitmapDirectoryBytes: UInt64 = 64 << 20
+    public static let bitmapNameBytes: UInt16 = 1023
+    public static let bitmapGranularityBits: ClosedRange<UInt8> = 9...31
+    /// Offsets that fit an L1 or L2 entry (bits 9 to 55).
+    public static let hostOffset: UInt64 = 1 << 56
+    /// Virtual size: what a signed 64-bit count of bytes can address (QEMU: INT64_MAX).
+    public static let virtualSize: UInt64 = UInt64(Int64.max)
+    /// Bytes of L2 table fetched and cached at once. A whole table where clusters are smaller than this.
+    public static let l2SliceBytes = 4096
+}

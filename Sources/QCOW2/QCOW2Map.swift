@@ -1,0 +1,117 @@
+// Why this file exists: where the bytes of one QCOW2 layer are, for any number of threads at once. L1 is in memory;
+// L2 tables come in slices, by the caller's I/O, when a lookup names them.
+
+public import DiskTypes
+
+/// The map of an image's active state, or of one of its snapshots. Read-only.
+public final class QCOW2Map: BlockMap {
+    public let size: UInt64
+    public let clusterSize: UInt64
+    public let compression: CompressionMethod
+    let rules: EntryRules
+    let clusterBits: UInt64
+    /// Guest bytes one L2 table covers: 2 to this power. Likewise one slice of it.
+    let coverageBits: UInt64
+    let sliceCoverageBits: UInt64
+    let sliceBytes: UInt64
+    let subclusterBits: UInt64
+    let l1: ContiguousArray<UInt64>
+    let cache: TableCache
+
+    /// `dataLength`: bytes of the external data file, nil where data is in the image itself.
+    /// `cacheLimit`: bytes of L2 table to keep; what the whole image needs is enough.
+    public init(
+        _ image: QCOW2Image, snapshot: Snapshot? = nil, source: some ByteSource, dataLength: UInt64? = nil,
+        cacheLimit: UInt64
+    ) throws(ImageError) {
+        let header = image.header
+        size = (snapshot?.diskSize ?? header.size) & ~511
+        clusterSize = header.clusterSize
+        clusterBits = UInt64(header.clusterBits)
+        compression = header.compression
+        coverageBits = header.l2CoverageBits
+        subclusterBits = header.hasSubclusters ? UInt64(header.clusterBits) - 5 : UInt64(header.clusterBits)
+        let l1Offset = snapshot?.l1Offset ?? header.l1Offset
+        let needed = try Self.checkL1(header, snapshot, size: size, fileLength: source.length)
+        rules = EntryRules(
+            clusterBits: UInt64(header.clusterBits), version: header.version, subclusters: header.hasSubclusters,
+            external: header.hasExternalData, fileLength: source.length, dataLength: dataLength ?? source.length,
+            areas: MetadataAreas(header, l1Offset: l1Offset, l1Bytes: needed * 8))
+        l1 = try Self.readL1(source, at: l1Offset, entries: needed, rules)
+        sliceBytes = Self.sliceSize(clusterSize: header.clusterSize, l2Tables: needed)
+        let entriesPerSlice = sliceBytes / header.l2EntryBytes
+        sliceCoverageBits = UInt64(entriesPerSlice.trailingZeroBitCount) + UInt64(header.clusterBits)
+        let slices = needed << (coverageBits - sliceCoverageBits)
+        guard let cache = TableCache(tables: Int(slices), wordsPerSlice: Int(sliceBytes / 8), byteLimit: cacheLimit)
+        else { throw ImageError(.system, "there is not enough memory for the L2 cache") }
+        self.cache = cache
+    }
+
+    /// Bytes of L2 table that map the whole image: what the cache could use at most.
+    public static func cacheNeed(_ header: Header) -> UInt64 {
+        header.l1EntriesNeeded(for: header.size) << UInt64(header.clusterBits)
+    }
+
+    private static func checkL1(
+        _ header: Header, _ snapshot: Snapshot?, size: UInt64, fileLength: UInt64
+    ) throws(ImageError) -> UInt64 {
+        let needed = header.l1EntriesNeeded(for: size)
+        guard let snapshot else { return needed }
+        guard size <= Limits.virtualSize, UInt64(snapshot.l1Entries) * 8 <= Limits.l1Bytes,
+            needed <= UInt64(snapshot.l1Entries)
+        else { throw .malformed("the snapshot's L1 table does not fit its disk size", at: snapshot.l1Offset) }
+        let at = snapshot.l1Offset.bytes
+        guard
+            needed == 0
+                || (at & (header.clusterSize - 1) == 0 && at >= header.clusterSize && at < fileLength
+                    && needed * 8 <= fileLength - at)
+        else { throw .malformed("the snapshot's L1 table lies out of range", at: snapshot.l1Offset) }
+        return needed
+    }
+
+    private static func readL1(
+        _ source: some ByteSource, at start: HostOffset, entries: UInt64, _ rules: EntryRules
+    ) throws(ImageError) -> ContiguousArray<UInt64> {
+        var table = ContiguousArray<UInt64>()
+        table.reserveCapacity(Int(entries))
+        while table.count < Int(entries) {
+            let count = min(131_072, Int(entries) - table.count)
+            let bytes = BigEndianBytes(
+                try source.readAll(at: start + UInt64(table.count * 8), count: count * 8, what: "the L1 table"))
+            for i in 0..<count { table.append(rules.judgeL1(try bytes.u64(at: i * 8))) }
+        }
+        return table
+    }
+
+    /// 4 KiB, or a table where clusters are smaller; larger where the directory of slices would get out of hand.
+    private static func sliceSize(clusterSize: UInt64, l2Tables: UInt64) -> UInt64 {
+        var bytes = min(clusterSize, UInt64(Limits.l2SliceBytes))
+        while bytes < clusterSize, l2Tables * (clusterSize / bytes) > 1 << 24 { bytes *= 2 }
+        return bytes
+    }
+
+    public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
+        let slice = Int(table.token)
+        let guestStart = UInt64(slice) << sliceCoverageBits
+        let l2Table = MappingWord(l1[Int(guestStart >> coverageBits)]).offset
+        let available = bytes.count / 8
+        let missing = MappingWord(damage: .tableUnreadable).raw
+        func word(_ i: Int) -> UInt64 {
+            UInt64(bigEndian: unsafe bytes.loadUnaligned(fromByteOffset: i * 8, as: UInt64.self))
+        }
+        guard rules.subclusters else {
+            cache.insert(slice) { i in
+                guard i < available else { return missing }
+                return rules.judgeL2(word(i), guest: guestStart + UInt64(i) << clusterBits, table: l2Table)
+            }
+            return
+        }
+        cache.insert(slice) { i in
+            let first = i & ~1
+            guard first + 1 < available else { return i == first ? missing : 0 }
+            let pair = rules.judgeExtended(
+                word(first), word(first + 1), guest: guestStart + UInt64(first / 2) << clusterBits, table: l2Table)
+            return i == first ? pair.0 : pair.1
+        }
+    }
+}

@@ -1,0 +1,108 @@
+// Why this file exists: internal snapshots, listed for `info` and opened read-only by id or name. A broken table
+// never blocks reading the active state, so it is decoded apart from the header.
+
+public import DiskTypes
+
+/// One entry of the snapshot table (specification: "Snapshots").
+public struct Snapshot: Sendable, Equatable {
+    public let id: String
+    public let name: String
+    public let l1Offset: HostOffset
+    public let l1Entries: UInt32
+    public let dateSeconds: UInt32
+    public let dateNanoseconds: UInt32
+    /// Nanoseconds the guest had run.
+    public let vmClock: UInt64
+    public let vmStateSize: UInt64
+    /// Bytes of the disk when it was taken; nil in old version 2 entries, which had the image's size.
+    public let diskSize: UInt64?
+    /// Instruction counter of record/replay; nil when absent (all ones on disk).
+    public let icount: UInt64?
+}
+
+public enum SnapshotTable {
+    /// Decodes `header.snapshotCount` entries.
+    public static func read(_ header: Header, from source: some ByteSource) throws(ImageError) -> [Snapshot] {
+        guard header.snapshotCount > 0 else { return [] }
+        let start = header.snapshotsOffset
+        guard start.bytes < source.length else {
+            throw .malformed("the snapshot table lies past the end of the file", at: start)
+        }
+        let room = min(Limits.snapshotTableBytes, source.length - start.bytes)
+        var window = Window(source: source, start: start, room: room)
+        var list: [Snapshot] = []
+        var at: UInt64 = 0
+        for _ in 0..<header.snapshotCount {
+            let (snapshot, bytes) = try entry(&window, at: at, version: header.version)
+            list.append(snapshot)
+            at += bytes
+        }
+        return list
+    }
+
+    /// Finds a snapshot as qemu-img does: by id first, then by name.
+    public static func find(_ wanted: String, in list: [Snapshot]) throws(ImageError) -> Snapshot {
+        guard let hit = list.first(where: { $0.id == wanted }) ?? list.first(where: { $0.name == wanted }) else {
+            throw ImageError(
+                .notFound, "there is no snapshot \"\(printable(wanted))\"",
+                advice: "`qblk info` lists what there is")
+        }
+        return hit
+    }
+
+    private static func entry<S: ByteSource>(
+        _ window: inout Window<S>, at: UInt64, version: UInt32
+    ) throws(ImageError) -> (Snapshot, UInt64) {
+        let fixed = try window.bytes(at: at, count: 40)
+        let idSize = UInt64(try fixed.u16(at: 12))
+        let nameSize = UInt64(try fixed.u16(at: 14))
+        let extraSize = UInt64(try fixed.u32(at: 36))
+        guard extraSize <= Limits.snapshotTableBytes else {
+            throw .malformed("a snapshot entry claims \(extraSize) bytes of extra data", at: window.start + at)
+        }
+        guard version == 2 || extraSize >= 16 else {
+            throw .malformed("a snapshot entry lacks the extra data of version 3", at: window.start + at)
+        }
+        let known = try window.bytes(at: at + 40, count: min(extraSize, 24))
+        let strings = try window.bytes(at: at + 40 + extraSize, count: idSize + nameSize)
+        let icount = known.count >= 24 ? try known.u64(at: 16) : UInt64.max
+        let snapshot = Snapshot(
+            id: try strings.text(at: 0, count: Int(idSize)),
+            name: try strings.text(at: Int(idSize), count: Int(nameSize)),
+            l1Offset: HostOffset(try fixed.u64(at: 0)), l1Entries: try fixed.u32(at: 8),
+            dateSeconds: try fixed.u32(at: 16), dateNanoseconds: try fixed.u32(at: 20),
+            vmClock: try fixed.u64(at: 24),
+            vmStateSize: known.count >= 8 ? try known.u64(at: 0) : UInt64(try fixed.u32(at: 32)),
+            diskSize: known.count >= 16 ? try known.u64(at: 8) : nil,
+            icount: icount == UInt64.max ? nil : icount)
+        return (snapshot, (40 + extraSize + idSize + nameSize + 7) & ~7)
+    }
+}
+
+/// Reads the table in pieces: its length is only known at its end.
+private struct Window<S: ByteSource> {
+    let source: S
+    let start: HostOffset
+    let room: UInt64
+    private var cached: [UInt8] = []
+    private var cachedAt: UInt64 = 0
+
+    init(source: S, start: HostOffset, room: UInt64) {
+        self.source = source
+        self.start = start
+        self.room = room
+    }
+
+    mutating func bytes(at offset: UInt64, count: UInt64) throws(ImageError) -> BigEndianBytes {
+        guard offset <= room, count <= room - offset else {
+            throw .malformed("the snapshot table is cut off", at: start)
+        }
+        if offset < cachedAt || offset + count > cachedAt + UInt64(cached.count) {
+            let want = Int(max(count, min(65536, room - offset)))
+            cached = try source.readAll(at: start + offset, count: want, what: "the snapshot table")
+            cachedAt = offset
+        }
+        let from = Int(offset - cachedAt)
+        return BigEndianBytes(Array(cached[from..<(from + Int(count))]), base: start + offset)
+    }
+}
