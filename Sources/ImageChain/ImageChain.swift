@@ -42,7 +42,7 @@ public final class ImageChain: BlockMap {
 
     /// The layer's answer with the chain's numbers for layer and file.
     @inline(__always)
-    private static func placed(_ answer: MapAnswer, _ layer: ImageLayer, _ depth: Int) -> MapAnswer {
+    static func placed(_ answer: MapAnswer, _ layer: ImageLayer, _ depth: Int) -> MapAnswer {
         switch answer {
         case .extent(var extent):
             extent.layer = UInt16(truncatingIfNeeded: depth)

@@ -7,10 +7,10 @@ import LinuxIO
 import QCOW2
 
 extension ImageInfo {
-    /// What was found, and what could not be read although the image itself could: it is shown and then reported.
+    /// What was found, and what could not be read but keeps nobody from reading the disk: shown as not there.
     public struct Report: Sendable {
         public var images: [ImageInfo] = []
-        public var problems: [ImageError] = []
+        public var warnings: [ImageError] = []
     }
 
     /// Reads the image's own file. With `chain` the backing files too, as far as policy lets them be opened.
@@ -18,16 +18,16 @@ extension ImageInfo {
         path: String, options: OpenOptions = OpenOptions(), chain: Bool = false
     ) throws(ImageError) -> Report {
         var reader = InfoReader(path: path, options: options)
-        var next: InfoReader.Place? = .init(shown: path, path: path, format: options.format)
+        var next: InfoReader.Place? = .init(path: path, format: options.format)
         while let place = next {
             guard reader.report.images.count < options.depthLimit else {
                 throw ImageError(.reference, "the backing chain is deeper than \(options.depthLimit) images", path: path)
             }
             do {
-                let below = try reader.take(place)
-                next = chain ? below : nil
+                let image = try reader.take(place)
+                next = chain ? try reader.below(image, place) : nil
             } catch {
-                throw error.named(place.shown)
+                throw error.named(place.path)
             }
         }
         return reader.report
@@ -35,9 +35,7 @@ extension ImageInfo {
 }
 
 private struct InfoReader {
-    /// Where the next image is: the name QEMU would show, and the one to open.
     struct Place {
-        let shown: String
         let path: String
         let format: ImageFormat?
     }
@@ -52,36 +50,43 @@ private struct InfoReader {
         policy = ReferencePolicy(image: path, allowed: options.allowedFolders)
     }
 
-    /// Reads one image and says where its backing file is.
-    mutating func take(_ place: Place) throws(ImageError) -> Place? {
+    /// Reads one image.
+    mutating func take(_ place: Place) throws(ImageError) -> ImageInfo {
         let file = try HostFile.open(path: place.path, direct: .never)
         let isTop = report.images.isEmpty
         if !isTop { try policy.confirm(descriptor: file.fd, role: "backing file") }
         guard seen.insert(file.identity).inserted else {
             throw ImageError(.reference, "the backing chain comes back to this file: a loop")
         }
-        let format = try place.format ?? ImageFormat.probe(file)
+        let format = if let known = place.format { known } else { try ImageFormat.probe(file) }
         if options.lock { try ImageLock.take(isTop || format == .qcow2 ? .readOnlyImage : .rawBacking, on: file) }
-        guard format == .qcow2 else {
-            report.images.append(try raw(file, place))
-            return nil
-        }
-        return try qcow2(file, place)
+        let info = try format == .qcow2 ? qcow2(file, place) : raw(file, place)
+        report.images.append(info)
+        return info
+    }
+
+    /// Where the backing file is. Judged only when it is to be followed: to name a forbidden file is no crime.
+    func below(_ image: ImageInfo, _ place: Place) throws(ImageError) -> Place? {
+        guard let reference = image.backingFilename else { return nil }
+        return Place(
+            path: try policy.resolve(reference, from: place.path, role: "backing file"),
+            format: try ImageFormat.named(image.backingFormat))
     }
 
     private func raw(_ file: HostFile, _ place: Place) throws(ImageError) -> ImageInfo {
-        let info = try FileInfo(file, shown: place.shown)
-        return ImageInfo(filename: place.shown, format: "raw", virtualSize: info.length, file: info)
+        let info = try FileInfo(file, path: place.path)
+        return ImageInfo(filename: place.path, format: "raw", virtualSize: info.length, file: info)
     }
 
-    private mutating func qcow2(_ file: HostFile, _ place: Place) throws(ImageError) -> Place? {
+    private mutating func qcow2(_ file: HostFile, _ place: Place) throws(ImageError) -> ImageInfo {
         let image = try QCOW2Image(reading: file)
         let header = image.header
         var info = ImageInfo(
-            filename: place.shown, format: "qcow2", virtualSize: header.diskSize, file: try FileInfo(file, shown: place.shown))
+            filename: place.path, format: "qcow2", virtualSize: header.diskSize,
+            file: try FileInfo(file, path: place.path))
         info.clusterSize = header.clusterSize
         info.isDirty = header.incompatible.contains(.dirty)
-        info.snapshots = keep(image.snapshots, of: place) ?? []
+        info.snapshots = try image.snapshots.get()
         info.specific = QCOW2Info(
             version: header.version, compression: header.compression.name, refcountBits: header.refcountBits,
             lazyRefcounts: header.compatible.contains(.lazyRefcounts),
@@ -89,15 +94,10 @@ private struct InfoReader {
             dataFile: image.extensions.externalDataFile,
             dataFileRaw: header.hasExternalData ? header.autoclear.contains(.rawExternalData) : nil,
             bitmaps: keep(image.bitmaps, of: place) ?? [], encryption: encryption(image, file, place))
-        defer { report.images.append(info) }
-        guard let reference = image.extensions.backingName else { return nil }
-        info.backingFilename = reference
-        info.fullBackingFilename = BackingName.full(reference, in: place.shown)
-        info.backingFormat = image.extensions.backingFormat
-        // Judged only where it will be followed: to name a forbidden file is no crime.
-        return Place(
-            shown: BackingName.full(reference, in: place.shown),
-            path: (try? policy.resolve(reference, from: place.path, role: "backing file")) ?? "", format: nil)
+        info.backingFilename = image.extensions.backingName
+        info.fullBackingFilename = info.backingFilename.map { BackingName.full($0, in: place.path) }
+        info.backingFormat = info.backingFilename == nil ? nil : image.extensions.backingFormat
+        return info
     }
 
     private mutating func encryption(_ image: QCOW2Image, _ file: HostFile, _ place: Place) -> EncryptionInfo? {
@@ -121,7 +121,7 @@ private struct InfoReader {
         switch result {
         case .success(let value): return value
         case .failure(let error):
-            report.problems.append(error.named(place.shown))
+            report.warnings.append(error.named(place.path))
             return nil
         }
     }

@@ -1,7 +1,7 @@
 // Why this file exists: `info` names cipher, hash and key slots of LUKS images. It reads the header and nothing else;
 // no key is asked for.
 
-public import DiskTypes
+import DiskTypes
 
 /// The LUKS version 1 header ("LUKS On-Disk Format Specification", version 1.2.3), all integers big-endian.
 public struct LUKSHeader: Sendable {
