@@ -87,7 +87,6 @@ let package = Package(
             swiftSettings: house),
         .testTarget(
             name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
-        .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
         .testTarget(
             name: "DeviceMapperMapTests",
             dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
