@@ -91,6 +91,74 @@ extension Kernel {
             try images.expectNothingLeft(now)
         }
 
+        @Test func externalDataFile() throws {
+            let images = try KernelFixture("external")
+            try must(
+                """
+                cd \(images.folder)
+                qemu-img create -q -f qcow2 -o data_file=d.raw,data_file_raw=on d.qcow2 16M
+                qemu-io -f qcow2 -c 'write -P 5 64k 64k' -c 'write -P 6 1M 3M' -c 'write -z 2M 64k' d.qcow2 >/dev/null
+                """)
+            let record = try images.map("d.qcow2")
+            #expect(try must("losetup -nl -O BACK-FILE") == images.path("d.raw") + "\n")
+            try images.expectSameBytes(record, "d.qcow2")
+            try DMMap.unmap(record)
+            try images.expectNothingLeft(record)
+        }
+
+        /// A mapping entry that points between clusters: an I/O error there, the right bytes everywhere else.
+        @Test func damagedEntry() throws {
+            let images = try KernelFixture("damaged")
+            try must(
+                """
+                cd \(images.folder)
+                qemu-img create -q -f qcow2 d.qcow2 8M
+                qemu-io -f qcow2 -c 'write -P 5 0 64k' -c 'write -P 6 64k 64k' -c 'write -P 7 128k 64k' d.qcow2 >/dev/null
+                qemu-img convert -O raw d.qcow2 before
+                l1=$((16#$(xxd -p -s 40 -l 8 d.qcow2)))
+                l2=$((16#$(xxd -p -s $l1 -l 8 d.qcow2) & 0xfffffffffffe00))
+                printf '\\x02\\x00' | dd of=d.qcow2 bs=1 seek=$((l2 + 8 + 6)) conv=notrunc status=none
+                """)
+            let record = try images.map("d.qcow2")
+            try must(
+                """
+                cd \(images.folder); dev=\(record.device)
+                cmp -n 65536 $dev before
+                cmp -i 131072 $dev before
+                ! dd if=$dev bs=64k skip=1 count=1 of=/dev/null
+                dmsetup table d.qcow2 | grep -qx '128 128 error '
+                """)
+            try DMMap.unmap(record)
+            try images.expectNothingLeft(record)
+        }
+
+        /// As many lines as a badly fragmented disk has: it loads, it reads right, and it is gone at once.
+        @Test(.timeLimit(.minutes(3))) func manyTargets() throws {
+            let images = try KernelFixture("many")
+            let count = 60_000
+            try must(
+                """
+                cd \(images.folder); head -c \(count * 512) /dev/urandom >r
+                qemu-img create -q -f qcow2 -o cluster_size=512 d.qcow2 \(count * 512)
+                """)
+            // Every other sector first, then the rest: no two neighbours lie together.
+            let order = stride(from: 0, to: count, by: 2).map { $0 } + stride(from: 1, to: count, by: 2).map { $0 }
+            let commands = order.map { "write -q -s r.\($0 % 2) \($0 * 512) 512" }
+            try Data((commands.joined(separator: "\n") + "\n").utf8).write(
+                to: URL(fileURLWithPath: images.path("commands")))
+            try must(
+                """
+                cd \(images.folder); head -c 512 r >r.0; tail -c 512 r >r.1
+                qemu-io -t unsafe -f qcow2 d.qcow2 <commands >/dev/null
+                """)
+            let record = try images.map("d.qcow2")
+            let device = try #require(try DeviceMapper.shared.info(name: record.name))
+            #expect(device.targets > count * 9 / 10)
+            try images.expectSameBytes(record, "d.qcow2")
+            try DMMap.unmap(record)
+            try images.expectNothingLeft(record)
+        }
+
         @Test func refusals() throws {
             let images = try KernelFixture("refusals")
             try must(
