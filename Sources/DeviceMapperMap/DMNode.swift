@@ -11,10 +11,7 @@ enum DMNode {
     /// Sees to it that /dev/mapper/`name` is the device `number`.
     static func ensure(name: String, number: DeviceNumber) throws(ImageError) {
         if isDevice(path(name), number) { return }
-        _ = try? DeviceMapper.shared.attempt { () throws(DMFailure) in
-            dm_mknodes(name)
-            dm_task_update_nodes()
-        }
+        refresh(name: name)
         if isDevice(path(name), number) { return }
         // The last resort: a link to the kernel's own node, as udev would make it.
         _ = unlink(path(name))
@@ -24,19 +21,17 @@ enum DMNode {
         }
     }
 
-    /// Removes /dev/mapper/`name` if the device `number`, which is gone or going, is what it names.
-    static func forget(name: String, number: DeviceNumber) {
-        if isDevice(path(name), number) || isDangling(path(name)) { _ = unlink(path(name)) }
+    /// Makes the node if the device is there and removes it if the device is not, as `dmsetup mknodes` does.
+    static func refresh(name: String) {
+        _ = try? DeviceMapper.shared.attempt { () throws(DMFailure) in
+            dm_mknodes(name)
+            dm_task_update_nodes()
+        }
     }
 
     private static func isDevice(_ path: String, _ number: DeviceNumber) -> Bool {
         var status = stat()
         guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK else { return false }
         return qb_major(UInt64(status.st_rdev)) == number.major && qb_minor(UInt64(status.st_rdev)) == number.minor
-    }
-
-    private static func isDangling(_ path: String) -> Bool {
-        var status = stat()
-        return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFLNK && stat(path, &status) != 0
     }
 }
