@@ -82,11 +82,20 @@ let package = Package(
             ],
             swiftSettings: house),
         // tests
-        .testTarget(name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
+        .testTarget(
+            name: "BlockEngineTests", dependencies: ["BlockEngine", "ImageChain", "LinuxIO", "DiskTypes"],
+            swiftSettings: house),
+        .testTarget(
+            name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
         .testTarget(
             name: "DeviceMapperMapTests",
             dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
             swiftSettings: house),
+        .testTarget(
+            name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", system], swiftSettings: house),
+        .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
+        .testTarget(
+            name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )

@@ -44,7 +44,9 @@ public struct DMDoctor: Sendable {
 
     /// What would make it work, in one line; nil where it works.
     public var advice: String? {
-        guard capability != nil else { return "load device-mapper (modprobe dm-mod) as root, or use a kernel that has it" }
+        guard capability != nil else {
+            return "load device-mapper (modprobe dm-mod) as root, or use a kernel that has it"
+        }
         guard hasLoop else { return "load loop devices (modprobe loop)" }
         guard !missingTargets.isEmpty else { return nil }
         return "load the targets: " + missingTargets.map { "modprobe dm-\($0)" }.joined(separator: ", ")

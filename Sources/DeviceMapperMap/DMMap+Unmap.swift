@@ -63,9 +63,9 @@ extension DMMap {
             loops += DMLoops.below(device.number)
             do throws(ImageError) {
                 try DeviceMapper.shared.remove(name: name, deferred: deferred)
-            } catch where error.kind == .notFound {
+            } catch  where error.kind == .notFound {
                 continue  // It went meanwhile.
-            } catch where error.kind == .locked {
+            } catch  where error.kind == .locked {
                 throw ImageError(
                     .locked, "\(DMNode.path(name)) is in use", advice: "close it first, or use --deferred")
             }

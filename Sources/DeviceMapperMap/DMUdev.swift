@@ -43,7 +43,9 @@ enum DMUdev {
     /// Whether a udev that can answer us runs: its socket alone proves nothing in a container or a minimal system,
     /// and the answer is a semaphore, which must be in our namespace.
     static var isPresent: Bool {
-        guard access("/run/udev/control", F_OK) == 0, let ours = link("/proc/self/ns/ipc") else { return false }
+        guard access("/run/udev/control", F_OK) == 0 else { return false }
+        // Nil where the kernel has no such namespaces: then all processes have that in common.
+        let ours = link("/proc/self/ns/ipc")
         guard let processes = opendir("/proc") else { return false }
         defer { closedir(processes) }
         while let entry = readdir(processes) {

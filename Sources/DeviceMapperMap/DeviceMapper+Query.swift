@@ -81,7 +81,7 @@ extension DeviceMapper {
         let task = try DMTask.make(DM_DEVICE_INFO, name: name)
         do {
             try task.run()
-        } catch where error.errno == ENXIO {
+        } catch  where error.errno == ENXIO {
             return nil
         }
         let info = try task.info()

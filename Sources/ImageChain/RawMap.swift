@@ -4,7 +4,7 @@
 import DiskTypes
 
 /// The map of a raw file: its bytes, then zeros up to the next whole sector.
-struct RawMap: BlockMap {
+struct RawMap: BlockMap, BitwiseCopyable {
     let fileLength: UInt64
     let size: UInt64
 
