@@ -77,9 +77,11 @@ public enum LoopExport {
     /// Takes down what crashed maps left behind: called by every `map`.
     public static func cleanUp(_ registry: MapRegistry = MapRegistry()) throws(ImageError) {
         try registry.sweep()
-        for record in try registry.all() where record.how == .loop && record.health == .dead {
+        for record in try registry.all() where record.how == .loop {
             let supervised = record.supervisor.map(\.isAlive) ?? false
-            if !supervised { try unmap(record, deferred: true, registry: registry) }
+            // A server goes on without its supervisor, and a plain loop device without anybody.
+            let isLost = record.health == .dead || !LoopCleanup.isServed(record)
+            if isLost && !supervised { try unmap(record, deferred: true, registry: registry) }
         }
     }
 
