@@ -92,6 +92,12 @@ let package = Package(
             dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
             swiftSettings: house),
         .testTarget(
+            name: "FuseExportTests",
+            dependencies: ["FuseExport", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", "TestKit"],
+            swiftSettings: house),
+        .testTarget(
+            name: "MapRegistryTests", dependencies: ["MapRegistry", "LinuxIO", "DiskTypes"], swiftSettings: house),
+        .testTarget(
             name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", system], swiftSettings: house),
         .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
         .testTarget(

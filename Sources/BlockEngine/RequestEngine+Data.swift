@@ -8,27 +8,35 @@ extension RequestEngine {
     /// The kernel moves less than 2 GiB a read; a round number below keeps the rest aligned.
     static var largestRead: Int { 1 << 30 }
 
+    /// Sends one read for all that is left of a request, straight into the caller's memory, if it suits. False:
+    /// nothing was done.
+    @inline(__always) func sendWhole(_ fileIndex: UInt16, _ host: UInt64, _ length: UInt64, _ slot: Int32) -> Bool {
+        guard Int(fileIndex) < fileCount else { return false }
+        let file = files + Int(fileIndex)
+        let record = slots + Int(slot)
+        let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
+        guard let base = record.pointee.base, length <= UInt64(RequestEngine.largestRead),
+            UInt(bitPattern: base + at) & file.pointee.memoryMask == 0,
+            (host | length) & file.pointee.offsetMask == 0
+        else { return false }
+        let piece = takePiece(for: slot)
+        guard piece >= 0 else { return false }
+        record.pointee.cursor &+= length
+        fill(piece, .plain, fileIndex, at: at, length: Int(truncatingIfNeeded: length), host: host)
+        let sent = ring.prepareRead(
+            fd: file.pointee.data, buffer: base + at, count: UInt32(truncatingIfNeeded: length), offset: host,
+            userData: Tag.make(Tag.piece, piece))
+        if !sent { deferred.push(Tag.make(Tag.piece, piece)) }
+        return true
+    }
+
     /// Reads for a data extent at the slot's cursor. False: the slot is parked with its cursor at what is not issued.
-    @inline(__always) func issueData(_ extent: Extent, _ slot: Int32) -> Bool {
+    func issueData(_ extent: Extent, _ slot: Int32) -> Bool {
         guard Int(extent.file) < fileCount else {
             fail(slot, EIO)
             return true
         }
-        let file = files[Int(extent.file)]
-        let record = slots + Int(slot)
-        let length = Int(truncatingIfNeeded: extent.length)
-        let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
-        if let base = record.pointee.base, length <= RequestEngine.largestRead,
-            UInt(bitPattern: base + at) & file.memoryMask == 0,
-            (extent.host.bytes | extent.length) & file.offsetMask == 0
-        {
-            let piece = takePiece(for: slot)
-            guard piece >= 0 else { return park(slot) }
-            record.pointee.cursor &+= extent.length
-            fill(piece, .plain, extent.file, at: at, length: length, host: extent.host.bytes)
-            return send(piece)
-        }
-        return issueSplit(extent, slot)
+        return sendWhole(extent.file, extent.host.bytes, extent.length, slot) || issueSplit(extent, slot)
     }
 
     /// The same in as many reads as alignment and sizes ask for.
@@ -65,7 +73,7 @@ extension RequestEngine {
             record.pointee.cursor &+= UInt64(length)
             host &+= UInt64(length)
             left &-= length
-            _ = send(piece)
+            send(piece)
         }
         return true
     }
@@ -82,7 +90,7 @@ extension RequestEngine {
         return min(most, toAligned)
     }
 
-    @inline(__always) private func fill(
+    @inline(__always) func fill(
         _ piece: Int32, _ kind: Piece.Kind, _ file: UInt16, at: Int, length: Int, host: UInt64
     ) {
         let record = pieces + Int(piece)
@@ -96,24 +104,12 @@ extension RequestEngine {
 
     // MARK: sending
 
-    /// Prepares the read of a piece, or queues it until the ring has room. Always true: the piece is on its way.
-    @inline(__always) func send(_ piece: Int32) -> Bool {
+    /// Prepares the read of a piece, or queues it until the ring has room.
+    func send(_ piece: Int32) {
         if !prepare(piece) { deferred.push(Tag.make(Tag.piece, piece)) }
-        return true
     }
 
-    @inline(__always) func prepare(_ piece: Int32) -> Bool {
-        let record = pieces + Int(piece)
-        if record.pointee.kind == .plain, let base = slots[Int(record.pointee.slot)].base {
-            return ring.prepareRead(
-                fd: files[Int(record.pointee.file)].data, buffer: base + record.pointee.at,
-                count: UInt32(truncatingIfNeeded: record.pointee.left), offset: record.pointee.host,
-                userData: Tag.make(Tag.piece, piece))
-        }
-        return prepareOther(piece)
-    }
-
-    private func prepareOther(_ piece: Int32) -> Bool {
+    func prepare(_ piece: Int32) -> Bool {
         let record = pieces + Int(piece)
         let file = files[Int(record.pointee.file)]
         if record.pointee.kind == .bounce {
@@ -125,6 +121,11 @@ extension RequestEngine {
                 fd: file.data, buffer: bounces.buffer(record.pointee.bounce) + got,
                 count: UInt32(truncatingIfNeeded: Int(truncatingIfNeeded: end &- first) &- got),
                 offset: first &+ UInt64(got), userData: Tag.make(Tag.piece, piece))
+        }
+        if let base = slots[Int(record.pointee.slot)].base {
+            return ring.prepareRead(
+                fd: file.data, buffer: base + record.pointee.at, count: UInt32(truncatingIfNeeded: record.pointee.left),
+                offset: record.pointee.host, userData: Tag.make(Tag.piece, piece))
         }
         let list = pieceIovecs + Int(piece) &* maxIovecs
         let count = memory(of: record.pointee.slot).slice(
@@ -164,7 +165,7 @@ extension RequestEngine {
         record.pointee.left &-= usable
         record.pointee.retries = 0
         statistics.retries &+= 1
-        _ = send(piece)
+        send(piece)
     }
 
     /// Blocks came into a bounce buffer: copied once the range is complete.
@@ -182,7 +183,7 @@ extension RequestEngine {
         record.pointee.got = got
         record.pointee.retries = 0
         statistics.retries &+= 1
-        _ = send(piece)
+        send(piece)
     }
 
     private func finishBounce(_ piece: Int32, _ error: Int32) {
@@ -197,7 +198,7 @@ extension RequestEngine {
         if result == -EAGAIN || result == -EINTR, record.pointee.retries < RequestEngine.retryLimit {
             record.pointee.retries &+= 1
             statistics.retries &+= 1
-            _ = send(piece)
+            send(piece)
             return
         }
         let error = result == 0 ? EIO : 0 &- result

@@ -9,31 +9,51 @@ extension RequestEngine {
     /// fair chance, so this many in a row mean that the cache cannot hold one look-up at all.
     static var tableTryLimit: UInt32 { 4096 }
 
-    /// Goes on with a slot from its cursor.
+    /// Starts a request. Nearly all are one aligned extent into one range of memory: that way is kept short.
+    @inline(__always) func start(_ slot: Int32) {
+        let record = slots + Int(slot)
+        let length = record.pointee.end &- record.pointee.cursor
+        guard length > 0 else { return drainOrFinish(slot) }
+        let answer = ask(record)
+        if case .extent(let extent) = answer, extent.kind == .data, extent.length == length,
+            sendWhole(extent.file, extent.host.bytes, length, slot)
+        {
+            return record.pointee.state = .draining
+        }
+        issue(answer, slot)
+    }
+
+    /// Goes on with a slot from its cursor, after a wait.
     func walk(_ slot: Int32) {
         let record = slots + Int(slot)
-        record.pointee.state = .walking
-        var issued = true
-        if record.pointee.error == 0, record.pointee.cursor < record.pointee.end {
-            var answer = ask(record)
-            while true {
-                guard case .extent(var extent) = answer else {
-                    issued = handle(answer, slot)
-                    break
-                }
-                guard extent.length > 0, extent.length <= record.pointee.end &- record.pointee.cursor else {
-                    // No map answers so; were it to, this is where it stops.
-                    fail(slot, EIO)
-                    break
-                }
-                let reached = record.pointee.cursor &+ extent.length
-                let more = reached < record.pointee.end
-                if more { answer = merge(&extent, upTo: record.pointee.end) }
-                issued = issue(extent, slot)
-                guard issued, record.pointee.cursor < record.pointee.end, record.pointee.error == 0 else { break }
-            }
+        guard record.pointee.error == 0, record.pointee.cursor < record.pointee.end else {
+            return drainOrFinish(slot)
         }
-        if issued { drainOrFinish(slot) }
+        issue(ask(record), slot)
+    }
+
+    /// Issues what `first`, the answer at the cursor, and the answers after it say.
+    private func issue(_ first: MapAnswer, _ slot: Int32) {
+        let record = slots + Int(slot)
+        record.pointee.state = .walking
+        var answer = first
+        while true {
+            guard case .extent(var extent) = answer else {
+                guard handle(answer, slot) else { return }
+                break
+            }
+            guard extent.length > 0, extent.length <= record.pointee.end &- record.pointee.cursor else {
+                // No map answers so; were it to, this is where it stops.
+                fail(slot, EIO)
+                break
+            }
+            if record.pointee.cursor &+ extent.length < record.pointee.end {
+                answer = merge(&extent, upTo: record.pointee.end)
+            }
+            guard issue(extent, slot) else { return }
+            guard record.pointee.cursor < record.pointee.end, record.pointee.error == 0 else { break }
+        }
+        drainOrFinish(slot)
     }
 
     @inline(__always) private func ask(_ record: UnsafeMutablePointer<Slot>) -> MapAnswer {
@@ -55,7 +75,7 @@ extension RequestEngine {
     }
 
     /// Work for one extent at the cursor, which moves past what was issued. False: the slot is in a list and waits.
-    @inline(__always) private func issue(_ extent: Extent, _ slot: Int32) -> Bool {
+    private func issue(_ extent: Extent, _ slot: Int32) -> Bool {
         slots[Int(slot)].tableTries = 0
         switch extent.kind {
         case .data:

@@ -182,7 +182,7 @@ public final class RequestEngine {
 
     /// Starts a request, behind those that wait for resources already.
     @inline(__always) private func begin(_ slot: Int32) {
-        if parked.isEmpty { walk(slot) } else { park(slot) }
+        if parked.isEmpty { start(slot) } else { park(slot) }
     }
 
     private func refuse(_ slot: Int32, _ error: Int32) {

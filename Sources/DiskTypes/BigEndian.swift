@@ -30,9 +30,12 @@ public struct BigEndianBytes: Sendable {
         guard offset >= 0, n >= 0, offset <= bytes.count, bytes.count - offset >= n else { throw cutOff(at: offset) }
         return bytes[offset..<(offset + n)]
     }
-    /// A name stored without terminator. Bytes that are not UTF-8 are replaced, never refused: names are for people.
+    /// A name stored without terminator. A name that is not UTF-8 keeps its ASCII only, never is refused: names are for
+    /// people. Its bytes do not grow by that (U+FFFD has three), so that limits on tables are limits on memory.
     public func text(at offset: Int, count n: Int) throws(ImageError) -> String {
-        String(decoding: try slice(at: offset, count: n), as: UTF8.self)
+        let name = try slice(at: offset, count: n)
+        return String(validating: name, as: UTF8.self)
+            ?? String(decoding: name.map { $0 < 0x80 ? $0 : UInt8(ascii: "?") }, as: UTF8.self)
     }
 
     private func cutOff(at offset: Int) -> ImageError {

@@ -22,12 +22,22 @@ extension FuseWorker {
         // Replies complete as they are submitted and free nothing that anybody waits for, unless somebody does.
         let scarce = requests.waiting > 0 || unsentCount > 0 || !standing
         let alone = engine.inFlight == 0
+        if alone, !scarce, patience.isWorthIt { linger() }
         ring.submitAndWait(scarce ? 1 : UInt32(truncatingIfNeeded: repliesInFlight &+ 1))
+        if alone { patience.woke() }
         drain()
         // A request that came while others were under way is seldom the only one.
         if !standing, !alone, !ended { sweep() }
+        patience.saw(requests.waiting)
         serveLine()
         while let done = engine.nextFinished() { send(Int(done.slot), seal(done)) }
+    }
+
+    /// Looks for the next request for a moment, without asking the kernel: its ring says when it has something to do.
+    @inline(never) private func linger() {
+        ring.submit()
+        patience.starts()
+        while !ring.hasDeferredWork, patience.lasts() {}
     }
 
     private func postStandingRead() {

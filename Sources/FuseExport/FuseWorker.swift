@@ -31,6 +31,9 @@ final class FuseWorker {
     let unsent: UnsafeMutablePointer<UInt16>
     var unsentCount = 0
 
+    /// How long to look for the next request before sleeping.
+    var patience = Patience()
+
     /// Requests read and not yet started, at most.
     static let batchLimit = 32
     /// Bytes of all reply buffers of all workers of a server.

@@ -1,6 +1,7 @@
 // Why this file exists: everything the caller decides about a loop map, in one value that also travels to the
 // processes that carry it out.
 public import ImageChain
+public import MapRegistry
 
 /// How to make a loop device of an image.
 public struct LoopMapOptions: Sendable {
@@ -18,6 +19,8 @@ public struct LoopMapOptions: Sendable {
     public var foreground = false
     /// Take the plain loop device for raw images where it is possible.
     public var allowPlain = true
+    /// Where maps are written down.
+    public var registry = MapRegistry()
     /// The program that the hidden verbs are verbs of.
     public var executable = "/proc/self/exe"
 

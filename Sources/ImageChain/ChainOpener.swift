@@ -171,7 +171,7 @@ extension ImageFormat {
     }
 
     /// The format an image says its backing file has; nil where it says nothing.
-    static func named(_ name: String?) throws(ImageError) -> ImageFormat? {
+    package static func named(_ name: String?) throws(ImageError) -> ImageFormat? {
         guard let name else { return nil }
         guard let format = ImageFormat(rawValue: name) else {
             throw .unsupported(

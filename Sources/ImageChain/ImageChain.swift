@@ -49,6 +49,15 @@ public final class ImageChain: BlockMap {
         }
     }
 
+    /// Where `length` (> 0) bytes at `guest` are in layer `depth` alone: `unallocated` means that the next layer says.
+    /// The range must lie inside that layer's size. Otherwise as `lookup`: `extents` and `compare -s` want to know what
+    /// each layer has on its own.
+    public func lookup(_ guest: GuestOffset, length: UInt64, inLayer layer: Int) -> MapAnswer {
+        precondition(layer >= 0 && layer < depth, "no such layer")
+        let side = sides + layer
+        return Self.placed(side.pointee.lookup(guest, length: length), side, layer)
+    }
+
     /// The layer's answer with the chain's numbers for layer and file.
     @inline(__always)
     private static func placed(_ answer: MapAnswer, _ side: UnsafeMutablePointer<LayerSide>, _ layer: Int) -> MapAnswer

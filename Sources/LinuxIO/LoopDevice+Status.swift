@@ -57,7 +57,8 @@ extension LoopDevice {
             for holder in Filesystem.listIfThere("\(place)/holders") { users.append("held by \(holder)") }
         }
         let devices = Set([path] + parts.map { "/dev/\($0)" })
-        for mount in MountTable.parse(Filesystem.readIfThere(MountTable.path) ?? "") where devices.contains(mount.source) {
+        let mounts = MountTable.parse(Filesystem.readIfThere(MountTable.path) ?? "")
+        for mount in mounts where devices.contains(mount.source) {
             users.append("mounted on \(mount.mountPoint)")
         }
         guard users.isEmpty else { return users }
@@ -91,7 +92,9 @@ extension LoopDevice {
         if Filesystem.exists(path) { return path }
         let device = try Filesystem.read("/sys/block/loop\(number)/dev").split(separator: "\n").first ?? ""
         let parts = device.split(separator: ":")
-        guard parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1]) else { throw Errno(rawValue: ENODEV) }
+        guard parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1]) else {
+            throw Errno(rawValue: ENODEV)
+        }
         if qb_mknod_block(path, 0o660, major, minor) != 0, errno != EEXIST { throw .last }
         return path
     }

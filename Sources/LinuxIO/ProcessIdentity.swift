@@ -65,7 +65,8 @@ public struct ProcessIdentity: Hashable, Sendable, Codable {
     /// State and start time. The command's name may hold anything, blanks and brackets too: read behind the last one.
     private static func facts(of pid: Int32) -> (isDead: Bool, startTime: UInt64)? {
         guard pid > 0 else { return nil }
-        guard let text = Filesystem.readIfThere("/proc/\(pid)/stat"), let bracket = text.lastIndex(of: ")") else { return nil }
+        guard let text = Filesystem.readIfThere("/proc/\(pid)/stat"), let bracket = text.lastIndex(of: ")")
+        else { return nil }
         let fields = text[text.index(after: bracket)...].split(separator: " ")
         guard fields.count > 19, let start = UInt64(fields[19]) else { return nil }
         return (fields[0] == "Z" || fields[0] == "X", start)

@@ -15,7 +15,7 @@ extension Ring {
 
     @inlinable @inline(__always) func fill(
         _ opcode: UInt8, _ fd: Int32, _ address: UInt64, _ length: UInt32, _ offset: UInt64, _ userData: UInt64,
-        _ flags: UInt8, opFlags: UInt32 = 0
+        _ flags: UInt8, opFlags: UInt32 = 0, buffer: UInt16 = 0
     ) -> Bool {
         guard let entry = entry() else { return false }
         entry.pointee.opcode = opcode
@@ -26,6 +26,7 @@ extension Ring {
         entry.pointee.length = length
         entry.pointee.op_flags = opFlags
         entry.pointee.user_data = userData
+        entry.pointee.buffer_index = buffer
         return true
     }
 

@@ -13,23 +13,6 @@ public enum MapHealth: Sendable {
     case dead
 }
 
-extension MapProcess {
-    /// The process with this number as it is now; nil when there is none.
-    public init?(pid: Int32) {
-        guard pid > 0, let bytes = try? RegistryFiles.read("/proc/\(pid)/stat") else { return nil }
-        // The name, in parentheses, may hold anything; fields are counted after its end. State is field 3.
-        guard let end = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
-        let fields = bytes[(end + 1)...].split(separator: UInt8(ascii: " "))
-        guard fields.count > 19, let start = UInt64(String(decoding: fields[19], as: UTF8.self)) else { return nil }
-        let state = fields[0].first
-        guard state != UInt8(ascii: "Z") && state != UInt8(ascii: "X") else { return nil }
-        self.init(pid: pid, startTime: start)
-    }
-
-    /// Runs still; a zombie does not.
-    public var isAlive: Bool { MapProcess(pid: pid) == self }
-}
-
 extension MapRecord {
     /// What is left of the map now.
     public var health: MapHealth {

@@ -1,5 +1,6 @@
 // Why this file exists: what a map leaves behind for the next `qblk`: enough to list it, to take it apart, and to clean
 // up after it when its processes died.
+public import LinuxIO
 
 /// How an image became a block device.
 public enum MapMethod: String, Codable, Sendable, CaseIterable {
@@ -10,18 +11,6 @@ public enum MapMethod: String, Codable, Sendable, CaseIterable {
     /// Device-mapper for what the kernel can do, a server for the rest.
     case hybrid
     case ublk
-}
-
-/// A process, safe against reuse of its number: the kernel never gives two processes the same pair.
-public struct MapProcess: Codable, Hashable, Sendable {
-    public var pid: Int32
-    /// Clock ticks since boot (field 22 of /proc/PID/stat).
-    public var startTime: UInt64
-
-    public init(pid: Int32, startTime: UInt64) {
-        self.pid = pid
-        self.startTime = startTime
-    }
 }
 
 /// One mapped image, as written to `state.json`.
@@ -40,17 +29,15 @@ public struct MapRecord: Codable, Equatable, Sendable {
     public var device: String
     public var readOnly: Bool
     /// The process that carries the requests, where there is one.
-    public var server: MapProcess?
+    public var server: ProcessIdentity?
     /// The process that watches the server and takes everything down on SIGTERM.
-    public var supervisor: MapProcess?
+    public var supervisor: ProcessIdentity?
     /// Numbers N of the /dev/loopN that belong to this map.
     public var loops: [Int32]
     /// Names of the device-mapper devices that belong to this map, in the order to remove them.
     public var dmNames: [String]
     /// The FUSE file that must be unmounted, where there is one.
     public var mountPoint: String?
-    /// N of /sys/fs/fuse/connections/N, to cut off a server that does not answer.
-    public var fuseConnection: UInt64?
     /// Seconds since 1970.
     public var created: Int64
     /// The device goes away by itself as soon as nobody uses it.

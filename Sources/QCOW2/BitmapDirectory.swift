@@ -32,6 +32,9 @@ public enum BitmapDirectory {
         var list: [Bitmap] = []
         var at = 0
         while at < bytes.count {
+            guard list.count < Int(pointer.count) else {
+                throw .malformed("the bitmap directory has more entries than the \(pointer.count) the header says")
+            }
             let (bitmap, size) = try entry(bytes, at)
             list.append(bitmap)
             at += size

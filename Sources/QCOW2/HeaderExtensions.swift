@@ -65,10 +65,10 @@ public struct HeaderExtensions: Sendable {
         guard header.backingNameOffset <= header.clusterSize,
             header.backingNameOffset + UInt64(size) <= header.clusterSize
         else { throw .malformed("the backing file name lies outside the first cluster", at: HostOffset(8)) }
-        guard header.backingNameOffset >= UInt64(header.length) else {
-            throw .malformed("the backing file name overlaps the header", at: HostOffset(8))
-        }
         if size > 0 {
+            guard header.backingNameOffset >= UInt64(header.length) else {
+                throw .malformed("the backing file name overlaps the header", at: HostOffset(8))
+            }
             let name = try first.slice(at: Int(header.backingNameOffset), count: size)
             guard !name.contains(0) else {
                 throw .malformed("the backing file name contains a NUL byte", at: HostOffset(header.backingNameOffset))
@@ -84,7 +84,9 @@ public struct HeaderExtensions: Sendable {
             guard length <= 15 else {
                 throw .malformed("the backing format name is too long", at: HostOffset(UInt64(at)))
             }
-            backingFormat = try b.text(at: at, count: length)
+            // QEMU reads it as a C string, and an empty one as none.
+            let name = try b.slice(at: at, count: length).prefix { $0 != 0 }
+            backingFormat = name.isEmpty ? nil : String(decoding: name, as: UTF8.self)
         case Kind.featureNames: try takeFeatureNames(b, at, length)
         case Kind.bitmaps: try takeBitmaps(b, at, length)
         case Kind.encryptionHeader:

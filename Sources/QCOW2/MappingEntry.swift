@@ -60,13 +60,18 @@ struct EntryRules: Sendable {
         if external {
             let mapped = word.offset != 0 || raw & MappingWord.copied != 0
             guard !mapped || word.offset == guest else { return damage(.externalOffsetMismatch) }
-            guard !mapped || word.hasZeroFlag || word.offset < dataLength else { return damage(.beyondEndOfFile) }
+            guard !mapped || isReadable(word) else { return damage(.beyondEndOfFile) }
             return raw
         }
         guard word.offset != 0 else { return raw }
-        guard word.offset < dataLength || word.hasZeroFlag || subclusters else { return damage(.beyondEndOfFile) }
+        guard isReadable(word) else { return damage(.beyondEndOfFile) }
         guard word.offset != table, !areas.contains(word.offset) else { return damage(.overlapsMetadata) }
         return raw
+    }
+
+    /// Whether the cluster is in the file, or need not be. Of an extended entry only the subclusters can tell.
+    private func isReadable(_ word: MappingWord) -> Bool {
+        word.offset < dataLength || word.hasZeroFlag || subclusters
     }
 
     /// The two words of an extended entry: bit s of the low half = subcluster s is allocated, of the high half = zero.

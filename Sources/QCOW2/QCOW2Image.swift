@@ -51,15 +51,14 @@ public struct QCOW2Image: Sendable {
 
     private static func readExtensions(_ first: BigEndianBytes, _ header: Header) throws(ImageError) -> HeaderExtensions
     {
-        do {
-            let extensions = try HeaderExtensions(first, header: header)
-            try header.incompatible.refuseUnknown(names: extensions.featureNames)
-            return extensions
-        } catch {
+        let extensions: HeaderExtensions
+        do { extensions = try HeaderExtensions(first, header: header) } catch {
             // An unknown feature may change the extensions' layout too: it is the better thing to report.
             try header.incompatible.refuseUnknown(names: [])
             throw error
         }
+        try header.incompatible.refuseUnknown(names: extensions.featureNames)
+        return extensions
     }
 
     /// The tables every reader and writer relies on must be there: a file cut short must not read as zeros.

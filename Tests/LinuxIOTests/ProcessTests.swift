@@ -44,8 +44,9 @@ struct ProcessTests {
     @Test func aDaemonHasItsOwnSessionAndWorksInTheRoot() throws {
         let scratch = try Scratch()
         let out = OwnedFD(taking: open(try scratch.file("out"), O_RDWR | O_CLOEXEC))
+        let script = "exec >&5; pwd; cut -d' ' -f6 /proc/$$/stat; echo $$; readlink /proc/$$/fd/0; echo $WHO"
         let child = try ChildProcess.spawn(
-            "/bin/sh", ["sh", "-c", "pwd >&5; cut -d' ' -f6 /proc/$$/stat >&5; echo $$ >&5; readlink /proc/$$/fd/0 >&5; echo $WHO >&5"],
+            "/bin/sh", ["sh", "-c", script],
             environment: ["WHO=me", "PATH=/usr/bin:/bin"], inherit: [.init(fd: out.raw, as: 5)], options: .daemon)
         #expect(try child.wait().isSuccess)
         let lines = try Filesystem.read(scratch.path + "/out").split(separator: "\n").map(String.init)

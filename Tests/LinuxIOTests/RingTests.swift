@@ -29,7 +29,11 @@ struct RingTests {
         var seen = Set<UInt64>()
         // Ten times the completion queue, without draining until the kernel refuses to take more.
         while prepared < 160 {
-            if ring.prepareNop(userData: UInt64(prepared)) { prepared += 1 } else { ring.drain { d, _ in seen.insert(d) } }
+            if ring.prepareNop(userData: UInt64(prepared)) {
+                prepared += 1
+            } else {
+                ring.drain { d, _ in seen.insert(d) }
+            }
         }
         for _ in 0..<1000 where seen.count < prepared {
             ring.submitAndWait(0)
@@ -74,12 +78,36 @@ struct RingTests {
         ]
         try iovecs.withUnsafeBufferPointer { vector in
             let base = try #require(vector.baseAddress)
-            #expect(ring.prepareWritev(fd: fd.raw, iovecs: base, count: 2, offset: 0, userData: 1, flags: Ring.Flag.link))
+            #expect(
+                ring.prepareWritev(
+                    fd: fd.raw, iovecs: base, count: 2, offset: 0, userData: 1, flags: Ring.Flag.link))
             #expect(ring.prepareReadv(fd: fd.raw, iovecs: base, count: 2, offset: 0, userData: 2))
             #expect(ring.submitAndWait(2) == 2)
         }
         #expect(ring.collect() == [Completion(1, 2048), Completion(2, 2048)])
         #expect(Array(memory.bytes[..<2048]) == pattern(2048))
+    }
+
+    @Test func registeredFilesAndBuffersGiveTheSameBytes() throws {
+        let scratch = try Scratch()
+        let fd = OwnedFD(taking: open(try scratch.file("a"), O_RDWR | O_CLOEXEC))
+        let ring = try Ring(entries: 8)
+        let memory = try AlignedBuffer(count: 8192)
+        memory.bytes.copyBytes(from: pattern(4096))
+        try ring.registerFiles([-1, fd.raw])
+        try ring.registerBuffers([memory.bytes])
+        let flags = Ring.Flag.fixedFile
+        #expect(
+            ring.prepareWriteFixed(
+                fd: 1, buffer: memory.pointer, count: 4096, offset: 0, index: 0, userData: 1, flags: flags))
+        ring.submitAndWait(1)
+        #expect(ring.collect() == [Completion(1, 4096)])
+        #expect(
+            ring.prepareReadFixed(
+                fd: 1, buffer: memory.pointer + 4096, count: 4096, offset: 0, index: 0, userData: 2, flags: flags))
+        ring.submitAndWait(1)
+        #expect(ring.collect() == [Completion(2, 4096)])
+        #expect(Array(memory.bytes[4096...]) == pattern(4096))
     }
 
     @Test func aPollWakesAndACancelEndsIt() throws {

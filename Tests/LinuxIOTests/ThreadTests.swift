@@ -45,7 +45,8 @@ private func threadName() -> String {
 
 /// Whether this process has the capability with this number.
 private func hasCapability(_ number: Int) -> Bool {
-    for line in (Filesystem.readIfThere("/proc/self/status") ?? "").split(separator: "\n") where line.hasPrefix("CapEff:") {
+    let status = Filesystem.readIfThere("/proc/self/status") ?? ""
+    for line in status.split(separator: "\n") where line.hasPrefix("CapEff:") {
         return (UInt64(line.dropFirst(7).filter { $0 != "\t" }, radix: 16) ?? 0) >> UInt64(number) & 1 == 1
     }
     return false
