@@ -7,6 +7,7 @@ import FuseExport
 import Glibc
 import ImageChain
 import ImageOperations
+import LinuxIO
 import MapRegistry
 
 struct MapCommand: ParsableCommand {
@@ -89,11 +90,20 @@ struct MapCommand: ParsableCommand {
         let flag = foreground ? Interrupts.watch() : nil
         let record: MapRecord
         do throws(ImageError) { record = try DMMap.map(options) } catch { throw error.named(path) }
+        notePartitions(record)
         try announce(record)
         guard let flag else { return }
         // Nobody serves a dm device; what stays in the foreground only waits for its end.
         while !flag.isSet { usleep(100_000) }
-        try DMMap.unmap(record)
+        try DMMap.unmap(record, deferred: true)
+    }
+
+    /// Device-mapper devices have no partitions of their own; whoever expects some should know how to get them.
+    private func notePartitions(_ record: MapRecord) {
+        guard let file = try? HostFile.open(path: record.device, direct: .never),
+            let sector = try? file.read(at: HostOffset(0), count: 512), sector.suffix(2) == [0x55, 0xaa]
+        else { return }
+        Notice.say("\(printable(path)): for its partitions `kpartx -a \(record.device)`, or map it with --via loop")
     }
 
     private func mapByLoop(_ open: OpenOptions) throws {
