@@ -23,6 +23,8 @@ enum PlainLoop {
             name: name, image: image, format: ImageFormat.raw.rawValue, size: chain.size, how: .loop,
             device: device.path, readOnly: true, created: Int64(time(nil)))
         record.loops = [device.number]
+        record.backingDevice = chain.files[0].identity.device
+        record.backingInode = chain.files[0].identity.inode
         return record
     }
 
