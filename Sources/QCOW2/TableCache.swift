@@ -100,7 +100,8 @@ import Synchronization
             return clock.used - 1
         }
         // Second chance, bounded: readers may touch slices again as fast as the hand clears them.
-        for _ in 0..<(2 * slots) where unsafe touched[clock.hand].load(ordering: .relaxed) != 0 {
+        for _ in 0..<(2 * slots) {
+            guard unsafe touched[clock.hand].load(ordering: .relaxed) != 0 else { break }
             unsafe touched[clock.hand].store(0, ordering: .relaxed)
             clock.hand = (clock.hand + 1) % slots
         }

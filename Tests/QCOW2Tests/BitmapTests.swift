@@ -114,7 +114,10 @@ extension ImageBytes {
         },
         broken("a structure is cut off (file offset 0x1038)") { $0.put(UInt32(32), at: directoryAt + 20) },
         broken("a structure is cut off (file offset 0x1018)") { $0.put(UInt16(99), at: directoryAt + 18) },
-        broken("a structure is cut off (file offset 0x1030)") { $0.put(UInt64(33), at: pointerAt + 8) },
+        broken("a structure is cut off (file offset 0x1030)") {
+            $0.put(UInt32(2), at: pointerAt)
+            $0.put(UInt64(33), at: pointerAt + 8)
+        },
         broken("the bitmap directory has 1 entries, the header says 2") { $0.put(UInt32(2), at: pointerAt) },
         broken("the bitmap directory has more entries than the 1 the header says") {
             $0.put(UInt64(64), at: pointerAt + 8)

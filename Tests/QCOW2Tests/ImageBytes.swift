@@ -1,6 +1,7 @@
 // Why this file exists: tests say an image in a few words: a minimal valid one, then the bytes that matter changed.
 
 import DiskTypes
+import Foundation
 
 @testable import QCOW2
 
@@ -89,6 +90,9 @@ struct SparseSource: ByteSource, Sendable {
         return out
     }
 }
+
+/// How much of the random tests to run: QBLK_TEST_ROUNDS in the environment, else 1.
+let testRounds = max(1, ProcessInfo.processInfo.environment["QBLK_TEST_ROUNDS"].flatMap(Int.init) ?? 1)
 
 /// Random numbers that a seed repeats.
 struct SeededRandom: RandomNumberGenerator {

@@ -95,13 +95,13 @@ extension ImageTrait {
 }
 
 /// Work that is done once per key in a run; others who ask meanwhile wait for it.
-enum Once {
+public enum Once {
     private final class Slot: Sendable {
         let result = Mutex<Result<String, any Error>?>(nil)
     }
     private static let slots = Mutex<[String: Slot]>([:])
 
-    static func run(_ key: String, _ work: () throws -> String) throws -> String {
+    public static func run(_ key: String, _ work: () throws -> String) throws -> String {
         let slot = slots.withLock { slots -> Slot in
             if let slot = slots[key] { return slot }
             let slot = Slot()

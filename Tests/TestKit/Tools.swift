@@ -44,6 +44,16 @@ public enum Tools {
     public static let canLoop =
         geteuid() == 0 && access("/dev/fuse", R_OK | W_OK) == 0 && access("/dev/loop-control", R_OK | W_OK) == 0
         && have("losetup")
+    /// Whether this kernel reads partition tables at all: tried on a plain file, without the program under test.
+    public static let kernelReadsPartitions: Bool = {
+        guard canLoop, have("sfdisk"), let folder = try? Scratch.newFolder("partitions") else { return false }
+        let script = """
+            truncate -s 16M disk && printf 'label: gpt\nsize=4M\n' | sfdisk --quiet disk && loop=$(losetup -r -P -f --show disk) \
+            && { test -e ${loop}p1; found=$?; losetup -d $loop; exit $found; }
+            """
+        return (try? Command(["sh", "-c", script], in: folder).run().exit) == 0
+    }()
+
     public static let loopReason = "needs root, /dev/fuse and /dev/loop-control"
 }
 

@@ -16,8 +16,13 @@ public struct BlockStatus: Equatable, Sendable {
     /// Where it lies in the file number `file` of the chain.
     public var offset: UInt64?
     public var file: UInt16?
+    /// Zero because the next layer is shorter, which only `compare -s` distinguishes.
+    var isPastBacking = false
     /// The layer's tables map more than the file has allocated, so the file was asked too (see `Preallocation`).
     var asksFile = false
+
+    /// There is something to read that may not be zero.
+    var mustBeRead: Bool { isData && !isZero }
 
     public init(start: UInt64, length: UInt64) {
         self.start = start
@@ -37,8 +42,8 @@ public struct BlockStatus: Equatable, Sendable {
 
     /// What two images must have in common to be the same to the letter (compare -s).
     func isSameKind(as other: BlockStatus) -> Bool {
-        isPresent == other.isPresent && isZero == other.isZero && isData == other.isData
-            && isCompressed == other.isCompressed && (offset == nil) == (other.offset == nil)
-            && asksFile == other.asksFile
+        (isPresent || isPastBacking) == (other.isPresent || other.isPastBacking) && isZero == other.isZero
+            && isData == other.isData && isCompressed == other.isCompressed && asksFile == other.asksFile
+            && (offset != nil && !isPastBacking) == (other.offset != nil && !other.isPastBacking)
     }
 }

@@ -25,7 +25,7 @@ enum Preallocation {
     private static func used(
         _ header: Header, _ file: HostFile, clusters: UInt64, upTo limit: UInt64
     ) throws(ImageError) -> UInt64 {
-        let perBlock = header.clusterSize * 8 >> UInt64(header.refcountOrder)
+        let perBlock = (header.clusterSize * 8) >> UInt64(header.refcountOrder)
         let tableBytes = UInt64(header.refcountTableClusters) * header.clusterSize
         let blocks = min(tableBytes / 8, (clusters + perBlock - 1) / perBlock)
         let table = BigEndianBytes(

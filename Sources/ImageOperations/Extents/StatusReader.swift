@@ -6,8 +6,13 @@ public import ImageChain
 import LinuxIO
 
 /// Says what ranges of a chain are made of. Confined to one thread; any number of readers may share a chain.
-public struct StatusReader {
+public struct StatusReader: Sendable {
     private enum Guess { case unknown, no, yes }
+    /// What there is at a place: both cover at least one byte.
+    enum Look {
+        case status(BlockStatus)
+        case damaged(MapDamage)
+    }
 
     public let chain: ImageChain
     private var preallocated: [Guess]
@@ -20,32 +25,57 @@ public struct StatusReader {
     /// What the range from `start` on is made of: at least one byte, at most `length` (> 0) of them. The range must
     /// lie inside the disk. Damage is an error that names the place.
     public mutating func status(at start: UInt64, length: UInt64) throws(ImageError) -> BlockStatus {
-        var length = length
-        for depth in chain.layers.indices {
-            var status = try status(at: start, length: length, inLayer: depth)
-            if status.isData || status.isZero {
-                status.isPresent = true
-                return status
-            }
-            length = status.length
-            // Nothing below, or only something shorter: zeros that no layer has.
-            if depth + 1 == chain.layers.count || start >= chain.layers[depth + 1].size {
-                status.isZero = true
-                return status
-            }
+        switch try look(at: start, length: length) {
+        case .status(let status): return status
+        case .damaged(let damage): throw chain.error(damage)
         }
-        // A chain has a layer at least; the loop has answered.
-        return BlockStatus(start: start, length: length)
     }
 
-    private mutating func status(
-        at start: UInt64, length: UInt64, inLayer depth: Int
-    ) throws(ImageError) -> BlockStatus {
+    /// As `status`, with damage as an answer: who salvages goes on behind it.
+    mutating func look(at start: UInt64, length: UInt64) throws(ImageError) -> Look {
+        var length = length
+        var depth = 0
+        while true {
+            let look = try look(at: start, length: length, inLayer: depth)
+            guard case .status(var status) = look else { return look }
+            if status.isData || status.isZero {
+                status.isPresent = true
+                return .status(status)
+            }
+            // Nothing below, or only something shorter: zeros that no layer has.
+            let isLast = depth + 1 == chain.layers.count
+            if isLast || start >= chain.layers[depth + 1].size {
+                status.isZero = true
+                status.isPastBacking = !isLast
+                return .status(status)
+            }
+            length = status.length
+            depth += 1
+        }
+    }
+
+    private mutating func look(at start: UInt64, length: UInt64, inLayer depth: Int) throws(ImageError) -> Look {
         let layer = chain.layers[depth]
         let length = min(length, layer.size - start)
-        guard layer.image != nil else { return rawStatus(at: start, length: length, layer, depth) }
-        let extent = try extent(at: start, length: length, depth)
-        var status = BlockStatus(start: start, length: extent.length)
+        guard layer.image != nil else { return .status(rawStatus(at: start, length: length, layer, depth)) }
+        // More tries than one lookup can need tables: others may push them out of the cache in between.
+        for _ in 0..<4096 {
+            switch chain.lookup(GuestOffset(start), length: length, inLayer: depth) {
+            case .extent(let extent): return .status(tableStatus(extent, depth))
+            case .damaged(let damage): return .damaged(damage)
+            case .needs(let table): try fetch(table)
+            }
+        }
+        throw ImageError(.system, "the L2 cache is too small", advice: "give it more with --l2-cache")
+    }
+
+    private func fetch(_ table: TableRead) throws(ImageError) {
+        let bytes = try chain.files[Int(table.file)].read(at: table.host, count: Int(table.length))
+        bytes.withUnsafeBytes { chain.supply(table, $0) }
+    }
+
+    private mutating func tableStatus(_ extent: Extent, _ depth: Int) -> BlockStatus {
+        var status = BlockStatus(start: extent.guest.bytes, length: extent.length)
         status.depth = depth
         status.isZero = extent.kind.isZero
         status.isData = extent.kind == .data || extent.kind == .compressed
@@ -78,7 +108,7 @@ public struct StatusReader {
             status.isZero = true
             return
         }
-        let room = (file.length + 511) & ~511 - offset
+        let room = ((file.length + 511) & ~511) - offset
         let hole = file.holeStatus(at: offset, length: min(status.length, room))
         status.isZero = hole.isHole
         // A hole that reaches the file's end goes on past it.
@@ -92,28 +122,17 @@ public struct StatusReader {
         }
         return preallocated[depth] == .yes
     }
-
-    private func extent(at start: UInt64, length: UInt64, _ depth: Int) throws(ImageError) -> Extent {
-        // More tries than one lookup can need tables: others may push them out of the cache in between.
-        for _ in 0..<4096 {
-            switch chain.lookup(GuestOffset(start), length: length, inLayer: depth) {
-            case .extent(let extent): return extent
-            case .damaged(let damage): throw chain.error(damage)
-            case .needs(let table): try fetch(table)
-            }
-        }
-        throw ImageError(.system, "the L2 cache is too small", advice: "give it more with --l2-cache")
-    }
-
-    private func fetch(_ table: TableRead) throws(ImageError) {
-        let bytes = try chain.files[Int(table.file)].read(at: table.host, count: Int(table.length))
-        bytes.withUnsafeBytes { chain.supply(table, $0) }
-    }
 }
 
 extension ImageChain {
     /// A broken mapping in words, with the file it is in.
     func error(_ damage: MapDamage) -> ImageError {
         .malformed(damage.description, advice: "the image is damaged").named(layers[Int(damage.layer)].path)
+    }
+
+    /// A read that failed, in words, with the file it is in.
+    func error(reading guest: GuestOffset, errno: Int32, damage: MapDamage?) -> ImageError {
+        if let damage { return error(damage) }
+        return ImageError(.system, "cannot be read (\(guest)): \(errorText(errno))", path: layers[0].path)
     }
 }

@@ -96,10 +96,10 @@ extension LUKSHeader {
         .members([
             "ivgen-alg": .string(ivGenerator),
             "detached-header": .bool(false),
-            "ivgen-hash-alg": ivHash.map { .string($0) },
             "hash-alg": .string(hash),
             "cipher-alg": .string(cipher),
             "uuid": .string(uuid),
+            "ivgen-hash-alg": ivHash.map { .string($0) },
             "format": .string("luks"),
             "cipher-mode": .string(cipherMode),
             "slots": .array(slots.map(\.json)),
