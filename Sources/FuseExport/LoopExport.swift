@@ -139,7 +139,7 @@ public enum LoopExport {
         if options.foreground {
             reservation.letGo()
             ready(record)
-            try PlainLoop.stay(record)
+            try PlainLoop.stay(record, log: Logger(label: "qblk"))
             try reservation.registry.remove(record.name)
         }
         return record
