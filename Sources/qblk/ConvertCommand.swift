@@ -102,7 +102,7 @@ struct ConvertCommand: ParsableCommand {
         do {
             try ImageConvert.raw(
                 from: source, to: target, try options(), report: { line.show($0.done, of: $0.total) },
-                skipped: { error in if !quiet { Failure.warn(Failure.line(error)) } })
+                skipped: { error in if !quiet { Notice.say(Failure.line(error)) } })
             line.show(1, of: 1)
         } catch {
             line.end()

@@ -46,10 +46,12 @@ struct Failure: Error {
             out.line(message)
             return (try? out.flush()) == nil ? 1 : 0
         }
+        if let verb = arguments.first, !verb.hasPrefix("-"), !Qblk.verbs.contains(verb) {
+            warn("there is no verb '\(printable(verb))': see `qblk --help`")
+            return 1
+        }
         let said = Qblk.message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
-        let verb = arguments.first.flatMap { name in name.hasPrefix("-") ? nil : name }
-        let known = verb.map { verb in Qblk.verbs.contains(verb) } ?? false
-        let help = known ? "qblk \(verb ?? "") --help" : "qblk --help"
+        let help = arguments.first.map { $0.hasPrefix("-") ? "qblk --help" : "qblk \($0) --help" } ?? "qblk --help"
         warn("\(said.hasSuffix(".") ? String(said.dropLast()) : said): see `\(help)`")
         return usageCode(arguments)
     }
@@ -57,9 +59,12 @@ struct Failure: Error {
     /// compare keeps 1 for "different".
     private static func usageCode(_ arguments: [String]) -> Int32 { arguments.first == "compare" ? 2 : 1 }
 
-    /// One line on standard error.
-    static func warn(_ line: String) {
-        var bytes = Array("qblk: \(line)\n".utf8)[...]
+    /// One line of failure on standard error.
+    static func warn(_ line: String) { print("qblk: \(line)\n") }
+
+    /// Writes to standard error; if that fails there is nobody left to tell.
+    static func print(_ text: String) {
+        var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {
             let count = bytes.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
             if count < 0, errno == EINTR { continue }

@@ -9,7 +9,7 @@ struct InfoCommand: ParsableCommand {
         commandName: "info",
         abstract: "Says what an image is.",
         discussion: """
-            Prints what `qemu-img info` prints, with the same JSON keys. Opens the image's own file only, never what it
+            Prints what `qemu-img info` prints, with the same JSON keys. Opens the image's own file only, never what it \
             refers to, unless --backing-chain asks for it.
 
             Example:
@@ -38,6 +38,6 @@ struct InfoCommand: ParsableCommand {
         } else {
             try Output.write(report.images.map(\.text).joined(separator: "\n"))
         }
-        for warning in report.warnings { Failure.warn(Failure.line(warning)) }
+        for warning in report.warnings { Notice.say(Failure.line(warning)) }
     }
 }

@@ -7,7 +7,7 @@ struct Qblk: ParsableCommand {
         commandName: "qblk",
         abstract: "Makes QCOW2 images usable as block devices.",
         discussion: """
-            The options of info, extents, compare and convert are those of qemu-img. Results go to standard output,
+            The options of info, extents, compare and convert are those of qemu-img. Results go to standard output, \
             everything else to standard error. An error is one line:
               qblk: IMAGE: what is wrong (where): what to do
 
@@ -17,12 +17,12 @@ struct Qblk: ParsableCommand {
         version: "qblk \(Version.text)",
         groupedSubcommands: [
             CommandGroup(
-                name: "Block devices:",
+                name: "Block devices",
                 subcommands: [
                     MapCommand.self, UnmapCommand.self, ListCommand.self, TableCommand.self, DoctorCommand.self,
                 ]),
             CommandGroup(
-                name: "Images:",
+                name: "Images",
                 subcommands: [
                     InfoCommand.self, ExtentsCommand.self, CompareCommand.self, ConvertCommand.self,
                 ]),

@@ -4,33 +4,39 @@ import ArgumentParser
 import DeviceMapperMap
 import DiskTypes
 import ImageChain
+import ImageOperations
 
 struct TableCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "table",
         abstract: "Prints the device-mapper table of an image.",
         discussion: """
-            In dmsetup's syntax; touches no kernel. Without --device the files of the chain stand where their loop
-            devices must, so that replacing each path by a device gives a table for `dmsetup create`.
+            The syntax is dmsetup's. Files stand for themselves until --device names the block devices over them, once \
+            for each file, in the order in which the table without --device names them. Touches no kernel.
 
             Example:
-              qblk table -r --device /dev/loop0 disk.qcow2
+              loop=$(losetup -f -r --show disk.qcow2)
+              qblk table --device $loop disk.qcow2 | dmsetup create -r disk
             """)
 
     @OptionGroup var image: ImageOptions
 
-    @Flag(name: [.customShort("r"), .long], help: "The table of a read-only map, the only kind so far.")
+    @Flag(name: [.short, .long], help: "A read-only table, the only kind so far.")
     var readOnly = false
+
+    @Option(name: .long, help: ArgumentHelp("Internal snapshot to show.", valueName: "snapshot"))
+    var snapshot: String?
 
     @Option(
         name: .long,
-        help: ArgumentHelp(
-            "Device of a file, as MAJ:MIN or path. Repeatable: one for each file the table uses, active image first.",
-            valueName: "device"))
+        help: ArgumentHelp("Device for a file: a path or MAJOR:MINOR. Repeatable.", valueName: "device"))
     var device: [String] = []
 
-    @Option(name: .long, help: ArgumentHelp("Of this internal snapshot.", valueName: "id or name"))
-    var snapshot: String?
+    @Flag(name: [.customShort("U"), .long], help: "Open the image even if another process writes to it.")
+    var forceShare = false
+
+    @Flag(name: .long, help: "Print JSON: start, length, type and parameters of each line.")
+    var json = false
 
     @Argument(help: "The image.")
     var path: String
@@ -38,20 +44,32 @@ struct TableCommand: ParsableCommand {
     func run() throws {
         var options = image.open
         options.snapshot = snapshot
+        options.lock = !forceShare
+        options.direct = false
+        let chain = try ImageChain.open(path: path, options: options)
         let table: DMTable
         let names: DMDeviceNames
         do throws(ImageError) {
-            let chain = try ImageChain.open(path: path, options: options)
             table = try DMTable(of: chain)
             names = try table.names(for: chain, devices: device)
-        } catch { throw error.named(path) }
-        var out = Output()
-        var failed: (any Error)?
-        table.write(names: names) { text in
-            out.text(text)
-            if failed == nil { do { try out.drain() } catch { failed = error } }
+        } catch {
+            throw error.named(path)
         }
-        if let failed { throw failed }
+        var out = Output()
+        for index in table.lines.indices {
+            let target = table.target(index, names: names)
+            if json { out.text(index == 0 ? "[" : ",\n") }
+            out.text(json ? target.json : target.text + "\n")
+            try out.drain()
+        }
+        if json { out.text("]\n") }
         try out.flush()
+    }
+}
+
+extension DMTarget {
+    fileprivate var json: String {
+        "{ \"start\": \(start), \"length\": \(length), \"type\": \"\(type)\", \"parameters\": "
+            + JSONValue.quoted(parameters) + "}"
     }
 }
