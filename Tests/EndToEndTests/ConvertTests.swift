@@ -76,7 +76,9 @@ struct ConvertTests {
         }
     }
 
-    @Test("convert leaves the image as it was", arguments: ["lazy-refcounts-dirty", "bitmaps", "unknown-autoclear-feature"])
+    @Test(
+        "convert leaves the image as it was",
+        arguments: ["lazy-refcounts-dirty", "bitmaps", "unknown-autoclear-feature"])
     func untouched(name: String) throws {
         let image = try ImageTrait.named(name).made()
         try Scratch.withFolder { folder in

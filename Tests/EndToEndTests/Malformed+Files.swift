@@ -30,7 +30,8 @@ extension Malformed {
 
     /// An overlay of a given backing name, which qemu-img does not look at.
     private static func naming(
-        _ name: String, _ backing: String, format: String = "raw", _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in }
+        _ name: String, _ backing: String, format: String = "raw",
+        _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in }
     ) -> Malformed {
         .files("backing-\(name)") { shop in
             try shop.overlay("image.qcow2", backing, format: format)
@@ -83,7 +84,9 @@ extension Malformed {
     ]
 
     /// Renames the data file inside the image to a name of the same length (9 letters), so that nothing moves.
-    private static func dataFile(_ name: String, _ file: String, _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in })
+    private static func dataFile(
+        _ name: String, _ file: String, _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in }
+    )
         -> Malformed
     {
         .files("data-file-\(name)", .dataFile) { shop in

@@ -32,7 +32,8 @@ struct MalformedTests {
                 expectOneLine(outcome, codes: verb == .compare ? 2...125 : 1...1)
                 if verb == .convert {
                     for word in malformed.mentions {
-                        #expect(outcome.errors.lowercased().contains(word.lowercased()), "\(word) is not named: \(outcome)")
+                        #expect(
+                            outcome.errors.lowercased().contains(word.lowercased()), "\(word) is not named: \(outcome)")
                     }
                 }
             }

@@ -28,7 +28,8 @@ public enum Tools {
     /// The major version of qemu-img, 0 without it. Its map output and options are those of version 10.
     public static let qemuVersion: Int = {
         guard have("qemu-img"), have("qemu-io"),
-            let version = try? Command(["qemu-img", "--version"]).succeed().output.split(separator: " ").dropFirst(2).first
+            let version = try? Command(["qemu-img", "--version"]).succeed().output.split(separator: " ").dropFirst(2)
+                .first
         else { return 0 }
         return version.split(separator: ".").first.flatMap { Int($0) } ?? 0
     }()
