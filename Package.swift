@@ -85,8 +85,10 @@ let package = Package(
             swiftSettings: house),
         // tests
         .testTarget(
-            name: "BlockEngineTests", dependencies: ["BlockEngine", "ImageChain", "LinuxIO", "DiskTypes"],
+            name: "BlockEngineTests",
+            dependencies: ["BlockEngine", "CountAllocations", "ImageChain", "LinuxIO", "DiskTypes"],
             swiftSettings: house),
+        .target(name: "CountAllocations", path: "Tests/CountAllocations"),
         .testTarget(
             name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
         .testTarget(

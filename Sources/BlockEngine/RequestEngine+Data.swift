@@ -8,21 +8,19 @@ extension RequestEngine {
     /// The kernel moves less than 2 GiB a read; a round number below keeps the rest aligned.
     static var largestRead: Int { 1 << 30 }
 
-    /// Sends one read for all that is left of a request, straight into the caller's memory, if it suits. False:
+    /// Sends one read straight into the caller's memory at byte `at` of the request, if alignment allows. False:
     /// nothing was done.
-    @inline(__always) func sendWhole(_ fileIndex: UInt16, _ host: UInt64, _ length: UInt64, _ slot: Int32) -> Bool {
-        guard Int(fileIndex) < fileCount else { return false }
+    @inline(__always) func sendStraight(
+        _ fileIndex: UInt16, _ host: UInt64, into base: UnsafeMutableRawPointer, at: Int, _ length: Int, _ slot: Int32
+    ) -> Bool {
         let file = files + Int(fileIndex)
-        let record = slots + Int(slot)
-        let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
-        guard let base = record.pointee.base, length <= UInt64(RequestEngine.largestRead),
+        guard Int(fileIndex) < fileCount, length <= RequestEngine.largestRead,
             UInt(bitPattern: base + at) & file.pointee.memoryMask == 0,
-            (host | length) & file.pointee.offsetMask == 0
+            (host | UInt64(truncatingIfNeeded: length)) & file.pointee.offsetMask == 0
         else { return false }
         let piece = takePiece(for: slot)
         guard piece >= 0 else { return false }
-        record.pointee.cursor &+= length
-        fill(piece, .plain, fileIndex, at: at, length: Int(truncatingIfNeeded: length), host: host)
+        fill(piece, .plain, fileIndex, at: at, length: length, host: host)
         let sent = ring.prepareRead(
             fd: file.pointee.data, buffer: base + at, count: UInt32(truncatingIfNeeded: length), offset: host,
             userData: Tag.make(Tag.piece, piece))
@@ -36,7 +34,16 @@ extension RequestEngine {
             fail(slot, EIO)
             return true
         }
-        return sendWhole(extent.file, extent.host.bytes, extent.length, slot) || issueSplit(extent, slot)
+        let record = slots + Int(slot)
+        let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
+        let length = Int(truncatingIfNeeded: extent.length)
+        if let base = record.pointee.base,
+            sendStraight(extent.file, extent.host.bytes, into: base, at: at, length, slot)
+        {
+            record.pointee.cursor &+= extent.length
+            return true
+        }
+        return issueSplit(extent, slot)
     }
 
     /// The same in as many reads as alignment and sizes ask for.

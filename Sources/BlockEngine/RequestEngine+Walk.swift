@@ -9,34 +9,14 @@ extension RequestEngine {
     /// fair chance, so this many in a row mean that the cache cannot hold one look-up at all.
     static var tableTryLimit: UInt32 { 4096 }
 
-    /// Starts a request. Nearly all are one aligned extent into one range of memory: that way is kept short.
-    @inline(__always) func start(_ slot: Int32) {
-        let record = slots + Int(slot)
-        let length = record.pointee.end &- record.pointee.cursor
-        guard length > 0 else { return drainOrFinish(slot) }
-        let answer = ask(record)
-        if case .extent(let extent) = answer, extent.kind == .data, extent.length == length,
-            sendWhole(extent.file, extent.host.bytes, length, slot)
-        {
-            return record.pointee.state = .draining
-        }
-        issue(answer, slot)
-    }
-
-    /// Goes on with a slot from its cursor, after a wait.
+    /// Goes on with a slot from its cursor.
     func walk(_ slot: Int32) {
         let record = slots + Int(slot)
         guard record.pointee.error == 0, record.pointee.cursor < record.pointee.end else {
             return drainOrFinish(slot)
         }
-        issue(ask(record), slot)
-    }
-
-    /// Issues what `first`, the answer at the cursor, and the answers after it say.
-    private func issue(_ first: MapAnswer, _ slot: Int32) {
-        let record = slots + Int(slot)
         record.pointee.state = .walking
-        var answer = first
+        var answer = ask(record)
         while true {
             guard case .extent(var extent) = answer else {
                 guard handle(answer, slot) else { return }

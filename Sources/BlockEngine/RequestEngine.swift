@@ -32,6 +32,8 @@ public final class RequestEngine {
     let files: UnsafeMutablePointer<FileSide>
     let fileCount: Int
     let diskSize: UInt64
+    /// The file of `ImageChain.plainOffset`.
+    let plainFile: UInt16
     /// `maxIovecs` per slot: the caller's list, copied.
     let slotIovecs: UnsafeMutablePointer<iovec>
     /// `maxIovecs` per piece: what the kernel reads when the piece is submitted.
@@ -76,6 +78,7 @@ public final class RequestEngine {
         self.ring = ring
         self.decoder = decoder
         diskSize = chain.size
+        plainFile = chain.activeDataFile
         slotCount = count
         slots = slab(count, of: Slot())
         // Most requests are one extent; the rest park a moment rather than cost memory always.
@@ -125,19 +128,17 @@ public final class RequestEngine {
     /// Reads `length` bytes of the disk at `guest` into `buffer`, which stays the engine's until `nextFinished` hands
     /// the slot back.
     public func submitRead(slot: Int, guest: GuestOffset, buffer: UnsafeMutableRawPointer, length: Int) {
-        guard let record = open(slot, guest, length) else { return }
-        record.pointee.base = buffer
-        begin(Int32(truncatingIfNeeded: slot))
+        let index = Int32(truncatingIfNeeded: slot)
+        if open(slot, guest, length) { begin(index, guest, buffer, length) }
     }
 
     /// Reads `length` bytes of the disk at `guest` into `count` ranges of memory, one after the other. The list is
     /// copied; the memory stays the engine's until `nextFinished` hands the slot back.
     public func submitRead(slot: Int, guest: GuestOffset, iovecs: UnsafePointer<iovec>, count: Int, length: Int) {
-        guard let record = open(slot, guest, length) else { return }
+        guard open(slot, guest, length) else { return }
         let index = Int32(truncatingIfNeeded: slot)
         if count == 1, let base = iovecs.pointee.iov_base, iovecs.pointee.iov_len >= length {
-            record.pointee.base = base
-            return begin(index)
+            return begin(index, guest, base, length)
         }
         guard count <= maxIovecs, maxIovecs > 1 else { return refuse(index, EINVAL) }
         let own = slotIovecs + slot &* maxIovecs
@@ -151,38 +152,54 @@ public final class RequestEngine {
             room = sum
         }
         guard room >= length else { return refuse(index, EINVAL) }
-        record.pointee.iovecCount = Int32(truncatingIfNeeded: count)
-        begin(index)
+        slots[slot].base = nil
+        slots[slot].iovecCount = Int32(truncatingIfNeeded: count)
+        beginWalk(index)
     }
 
-    /// Takes the slot into use; nil when the request is finished already because it makes no sense.
-    @inline(__always) private func open(_ slot: Int, _ guest: GuestOffset, _ length: Int) -> UnsafeMutablePointer<Slot>? {
+    /// Takes the slot into use; false when the request is finished already because it makes no sense.
+    @inline(__always) private func open(_ slot: Int, _ guest: GuestOffset, _ length: Int) -> Bool {
         precondition(slot >= 0 && slot < slotCount, "no such slot")
         let record = slots + slot
         precondition(record.pointee.state == .free, "the slot is in flight")
         inFlight &+= 1
         statistics.requests &+= 1
         record.pointee.start = guest.bytes
-        record.pointee.cursor = guest.bytes
-        record.pointee.base = nil
-        record.pointee.iovecCount = 0
+        record.pointee.end = guest.bytes &+ UInt64(truncatingIfNeeded: length)
         record.pointee.pieces = 0
         record.pointee.error = 0
-        record.pointee.tableTries = 0
         record.pointee.hasDamage = false
         guard length >= 0, length <= Int(Int32.max), guest.bytes <= diskSize,
             UInt64(length) <= diskSize &- guest.bytes
         else {
             refuse(Int32(truncatingIfNeeded: slot), EINVAL)
-            return nil
+            return false
         }
-        record.pointee.end = guest.bytes &+ UInt64(length)
-        return record
+        return true
     }
 
-    /// Starts a request, behind those that wait for resources already.
-    @inline(__always) private func begin(_ slot: Int32) {
-        if parked.isEmpty { start(slot) } else { park(slot) }
+    /// Starts a request for one range of memory. Nearly all are one aligned extent of plain data whose table is in
+    /// memory: the short way is theirs.
+    @inline(__always)
+    private func begin(_ slot: Int32, _ guest: GuestOffset, _ base: UnsafeMutableRawPointer, _ length: Int) {
+        let record = slots + Int(slot)
+        record.pointee.base = base
+        if parked.isEmpty, length > 0,
+            let host = chain.plainOffset(guest, length: UInt64(truncatingIfNeeded: length)),
+            sendStraight(plainFile, host.bytes, into: base, at: 0, length, slot)
+        {
+            record.pointee.state = .draining
+        } else {
+            beginWalk(slot)
+        }
+    }
+
+    /// Starts a request the long way, behind those that wait for resources already.
+    private func beginWalk(_ slot: Int32) {
+        let record = slots + Int(slot)
+        record.pointee.cursor = record.pointee.start
+        record.pointee.tableTries = 0
+        if parked.isEmpty { walk(slot) } else { park(slot) }
     }
 
     private func refuse(_ slot: Int32, _ error: Int32) {

@@ -93,6 +93,11 @@ extension DMTable {
 
     /// What stops this table from being loaded with these devices, if anything.
     public func obstacle(names: DMDeviceNames) -> DMObstacle? {
+        // Most tables are far from the limit, whatever their numbers: 20 digits at most.
+        let longest = (names.files.values.map(\.utf8.count) + [names.zeros?.utf8.count ?? 0]).max() ?? 0
+        let (most, overflow) = lines.count.multipliedReportingOverflow(
+            by: DMLimits.ioctlBytes(parameters: longest + 21))
+        if !overflow, most <= DMLimits.maxIoctlBytes - DMLimits.headerBytes { return nil }
         var bytes = DMLimits.headerBytes
         for index in lines.indices {
             bytes += DMLimits.ioctlBytes(parameters: target(index, names: names).parameters.utf8.count)

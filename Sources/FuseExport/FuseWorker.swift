@@ -99,7 +99,8 @@ final class FuseWorker {
         guard buffer >= 0 else { return false }
         _ = FuseReplies.header(pool.start(buffer), unique: request.header.unique, payload: length)
         engine.submitRead(
-            slot: buffer, guest: GuestOffset(length == 0 ? 0 : wanted.offset), buffer: pool.data(buffer), length: length)
+            slot: buffer, guest: GuestOffset(length == 0 ? 0 : wanted.offset), buffer: pool.data(buffer), length: length
+        )
         return true
     }
 

@@ -77,7 +77,8 @@ struct LoopReport: Codable, Sendable {
     var thrown: ImageError? {
         error.map {
             ImageError(
-                Self.kinds[$0.kind] ?? .system, $0.what, at: $0.at.map(HostOffset.init), advice: $0.advice, path: $0.path)
+                Self.kinds[$0.kind] ?? .system, $0.what, at: $0.at.map(HostOffset.init), advice: $0.advice,
+                path: $0.path)
         }
     }
 

@@ -64,7 +64,9 @@ enum LoopUsers {
         for entry in Filesystem.listIfThere("/proc") {
             guard let pid = Int32(entry), pid != own else { continue }
             let folder = "/proc/\(pid)/fd"
-            guard Filesystem.listIfThere(folder).contains(where: { isDevice(device, folder + "/" + $0) }) else { continue }
+            guard Filesystem.listIfThere(folder).contains(where: { isDevice(device, folder + "/" + $0) }) else {
+                continue
+            }
             let name = Filesystem.readIfThere("/proc/\(pid)/comm")?.split(separator: "\n").first ?? "?"
             found.append("open in \(name), pid \(pid)")
         }

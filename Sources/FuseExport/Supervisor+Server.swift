@@ -42,10 +42,11 @@ extension Supervisor {
         do throws(Errno) { end = try process.poll() } catch { end = .exited(255) }
         guard let end else { return nil }
         server = nil
-        let text = switch end {
-        case .exited(let code): "ended with code \(code)"
-        case .killed(let signal): "was killed by signal \(signal)"
-        }
+        let text =
+            switch end {
+            case .exited(let code): "ended with code \(code)"
+            case .killed(let signal): "was killed by signal \(signal)"
+            }
         guard record != nil else { return ImageError(.system, "the server \(text) before it served") }
         planRestart(after: text)
         return nil

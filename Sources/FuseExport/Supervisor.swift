@@ -89,10 +89,11 @@ final class Supervisor {
     private func attach() throws(ImageError) -> LoopDevice {
         let outcome = try LoopAttacher.start(diskPath)
         var result: Result<LoopDevice, ImageError>?
-        try turn(until: {
-            result = result ?? outcome.take().first
-            return result != nil
-        }, alsoWaitingFor: outcome.fd, seconds: 60, what: "the loop device does not come up")
+        try turn(
+            until: {
+                result = result ?? outcome.take().first
+                return result != nil
+            }, alsoWaitingFor: outcome.fd, seconds: 60, what: "the loop device does not come up")
         guard let result else { throw ImageError(.system, "the loop device does not come up") }
         let device = try result.get()
         if !device.usesDirectIO { log.warning("\(device.path) caches what it reads: this kernel grants no direct I/O") }

@@ -58,6 +58,15 @@ public final class ImageChain: BlockMap {
         return Self.placed(side.pointee.lookup(guest, length: length), side, layer)
     }
 
+    /// The short way for the commonest request: where the `length` bytes at `guest` are in file `activeDataFile`, when
+    /// the active image holds them all as plain data and that can be told without I/O. nil means only: ask `lookup`.
+    public func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        sides.pointee.plainOffset(guest, length: length)
+    }
+
+    /// The file that `plainOffset` speaks of.
+    public var activeDataFile: UInt16 { sides.pointee.dataFile }
+
     /// The layer's answer with the chain's numbers for layer and file.
     @inline(__always)
     private static func placed(_ answer: MapAnswer, _ side: UnsafeMutablePointer<LayerSide>, _ layer: Int) -> MapAnswer

@@ -61,6 +61,11 @@ enum LayerMap: Sendable {
         return qcow2._withUnsafeGuaranteedRef { $0.lookup(guest, length: length) }
     }
 
+    @inline(__always) func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        guard let qcow2 else { return raw.plainOffset(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.plainOffset(guest, length: length) }
+    }
+
     func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
         qcow2?._withUnsafeGuaranteedRef { $0.supply(table, bytes) }
     }

@@ -21,5 +21,10 @@ struct RawMap: BlockMap, BitwiseCopyable {
                 host: HostOffset(guest.bytes)))
     }
 
+    /// See `QCOW2Map.plainOffset`.
+    @inline(__always) func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        guest.bytes < fileLength && length <= fileLength &- guest.bytes ? HostOffset(guest.bytes) : nil
+    }
+
     func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {}
 }

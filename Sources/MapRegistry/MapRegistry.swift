@@ -44,7 +44,8 @@ public struct MapRegistry: Sendable {
         } catch {
             throw ImageError(
                 .malformed, "\(path) is not a record of a map",
-                advice: "take down what it describes by hand (losetup, dmsetup, umount), then remove \(folder(of: name))")
+                advice:
+                    "take down what it describes by hand (losetup, dmsetup, umount), then remove \(folder(of: name))")
         }
     }
 

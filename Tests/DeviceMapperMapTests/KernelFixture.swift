@@ -12,8 +12,8 @@ import Testing
 struct KernelFixture {
     let folder: String
 
-    init(_ name: String) throws {
-        folder = "/scratch/\(name)"
+    init(_ name: String, on disk: String = "/scratch") throws {
+        folder = "\(disk)/\(name)"
         try must("rm -rf \(folder); mkdir -p \(folder)")
     }
 

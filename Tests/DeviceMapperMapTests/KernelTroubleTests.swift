@@ -111,6 +111,21 @@ extension Kernel {
             try images.expectNothingLeft(fresh)
         }
 
+        /// The second of two loops fails: the first one, the record and the locks are gone again.
+        @Test func aFailedStepIsUndone() throws {
+            let images = try KernelFixture("undo")
+            try images.makeChain()
+            let chain = try ImageChain.open(path: images.path("top.qcow2"))
+            // Behind the chain's back, as no honest program would.
+            try must("truncate -s 1M \(images.path("base.raw"))")
+            let options = DMMapOptions(image: images.path("top.qcow2"))
+            let failed = #expect(throws: ImageError.self) { try DMMap.map(chain, options) }
+            #expect(failed?.description.contains("smaller than the file was") == true, "\(String(describing: failed))")
+            #expect(failed?.path?.hasSuffix("base.raw") == true)
+            #expect(
+                try must("losetup -a; dmsetup ls; ls -A /run/qblk | grep -v '^.lock$' || true") == "No devices found\n")
+        }
+
         @Test func orphanedZeroDevice() throws {
             let naming = try DMNaming(name: "x")
             let spec = DMDeviceSpec(name: naming.zerosName, uuid: naming.zerosUUID, readOnly: true, isInternal: true)

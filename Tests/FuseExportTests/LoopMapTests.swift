@@ -68,7 +68,8 @@ private struct Bench {
     func contentIsTheImages(option: String, workers: Int) throws {
         try Bench.run { bench in
             try bench.workshop.rawFile("a.raw", 20 << 20)
-            try bench.workshop.run("qemu-img", "convert", "-O", "qcow2", option.isEmpty ? "-q" : option, "a.raw", "a.qcow2")
+            try bench.workshop.run(
+                "qemu-img", "convert", "-O", "qcow2", option.isEmpty ? "-q" : option, "a.raw", "a.qcow2")
             let record = try bench.map("a.qcow2", workers: workers)
             #expect(record.size == 20 << 20 && record.health == .alive && record.device.hasPrefix("/dev/loop"))
             #expect(try differenceOfFiles(record.device, bench.workshop.path("a.raw")) == nil)
@@ -158,7 +159,8 @@ private struct Bench {
             let record = try verified(bench)
             var reader = try Command([
                 "fio", "--name=r", "--filename=\(record.device)", "--size=64M", "--rw=randread", "--bs=4k",
-                "--iodepth=32", "--ioengine=io_uring", "--direct=1", "--verify=crc32c", "--verify_fatal=1", "--loops=1000",
+                "--iodepth=32", "--ioengine=io_uring", "--direct=1", "--verify=crc32c", "--verify_fatal=1",
+                "--loops=1000",
                 "--time_based", "--runtime=4", "--readonly",
             ]).spawn()
             var servers: Set<Int32> = []

@@ -18,7 +18,8 @@ private struct Bytes {
 
 private func request(_ opcode: UInt64, unique: UInt64 = 7, body: [(UInt64, Int)] = []) -> [UInt8] {
     let rest = Bytes(body).all
-    return Bytes([(UInt64(40 + rest.count), 4), (opcode, 4), (unique, 8), (1, 8), (0, 4), (0, 4), (99, 4), (0, 4)]).all + rest
+    return Bytes([(UInt64(40 + rest.count), 4), (opcode, 4), (unique, 8), (1, 8), (0, 4), (0, 4), (99, 4), (0, 4)]).all
+        + rest
 }
 
 private func answer(_ bytes: [UInt8], readOnly: Bool = true) -> [UInt8] {
@@ -45,7 +46,10 @@ private func status(_ error: Int32, unique: UInt64 = 7) -> [UInt8] {
 
     @Test func initialization() {
         let reply = answer(
-            request(26, body: [(7, 4), (44, 4), (131_072, 4), (offered & 0xffff_ffff, 4), (offered >> 32, 4)] + Array(repeating: (0, 4), count: 11)))
+            request(
+                26,
+                body: [(7, 4), (44, 4), (131_072, 4), (offered & 0xffff_ffff, 4), (offered >> 32, 4)]
+                    + Array(repeating: (0, 4), count: 11)))
         // ASYNC_READ 0, BIG_WRITES 5, ASYNC_DIO 15, PARALLEL_DIROPS 18, MAX_PAGES 22, INIT_EXT 30; HAS_RESEND 39.
         let flags: UInt64 = 1 | 1 << 5 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 30
         let expected =
@@ -70,7 +74,8 @@ private func status(_ error: Int32, unique: UInt64 = 7) -> [UInt8] {
 
     @Test func attributes() {
         let expected = Bytes([
-            (120, 4), (0, 4), (7, 8), (0x7fff_ffff, 8), (0, 4), (0, 4), (1, 8), (1_049_088, 8), (2049, 8), (0, 8), (0, 8),
+            (120, 4), (0, 4), (7, 8), (0x7fff_ffff, 8), (0, 4), (0, 4), (1, 8), (1_049_088, 8), (2049, 8), (0, 8),
+            (0, 8),
             (0, 8), (0, 4), (0, 4), (0, 4), (0o100444, 4), (1, 4), (0, 4), (0, 4), (0, 4), (4096, 4), (0, 4),
         ])
         #expect(answer(request(3, body: [(0, 4), (0, 4), (0, 8)])) == expected.all)

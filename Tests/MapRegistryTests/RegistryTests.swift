@@ -24,7 +24,8 @@ private func withRegistry(_ body: (MapRegistry) throws -> Void) throws {
 
 private func record(_ name: String, image: String = "/images/a.qcow2", device: String = "/dev/loop77777") -> MapRecord {
     var made = MapRecord(
-        name: name, image: image, format: "qcow2", size: 1 << 30, how: .loop, device: device, readOnly: true, created: 1)
+        name: name, image: image, format: "qcow2", size: 1 << 30, how: .loop, device: device, readOnly: true, created: 1
+    )
     made.loops = [77777]
     made.server = ProcessIdentity.current
     return made
@@ -40,7 +41,9 @@ private func record(_ name: String, image: String = "/images/a.qcow2", device: S
         try MapName.check(name)
     }
 
-    @Test(arguments: ["", ".", "..", "a/b", "../x", ".x", "-x", "a b", "a\nb", "a\0b", String(repeating: "a", count: 101)])
+    @Test(arguments: [
+        "", ".", "..", "a/b", "../x", ".x", "-x", "a b", "a\nb", "a\0b", String(repeating: "a", count: 101),
+    ])
     func refused(name: String) {
         #expect(throws: ImageError.self) { try MapName.check(name) }
     }

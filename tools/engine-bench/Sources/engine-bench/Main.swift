@@ -70,16 +70,17 @@ final class Bench {
         }
         for slot in 0..<min(depth, count) { start(slot) }
         while finished < count {
-            ring.submitAndWait(1)
-            ring.drain { userData, result in
-                if RequestEngine.owns(userData) { engine.complete(userData, result) }
-            }
-            drains &+= 1
             while let done = engine.nextFinished() {
                 finished &+= 1
                 if done.error != 0 { exit(1) }
                 if started < count { start(Int(done.slot)) }
             }
+            // Only what is not finished now is in flight: never wait for what is done already.
+            if finished < count { ring.submitAndWait(1) }
+            ring.drain { userData, result in
+                if RequestEngine.owns(userData) { engine.complete(userData, result) }
+            }
+            drains &+= 1
         }
         return drains
     }
