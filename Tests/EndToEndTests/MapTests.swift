@@ -37,14 +37,16 @@ struct MapTests {
         #expect(try mapping.listed() == nil)
     }
 
-    @Test("a snapshot's device has the snapshot's bytes", arguments: ["small", "large"])
-    func snapshot(name: String) throws {
+    @Test("a snapshot's device has the snapshot's bytes and size", arguments: ["small": 2 << 20, "large": 5 << 20])
+    func snapshot(name: String, size: Int) throws {
         let image = try ImageTrait.named("snapshot-of-another-size").made()
         try Scratch.withFolder { folder in
             try Command(["qemu-img", "convert", "-l", name, "-O", "raw", image.path, "\(folder)/snapshot.raw"])
                 .succeed()
             let mapping = try Mapping(image.path, options: ["--snapshot", name])
-            #expect(try differenceOfFiles(mapping.device, "\(folder)/snapshot.raw") == nil)
+            let bytes = try Command(["blockdev", "--getsize64", mapping.device]).succeed().output
+            #expect(bytes.hasPrefix("\(size)\n"), "\(bytes)")
+            #expect(try differenceOfFiles(mapping.device, "\(folder)/snapshot.raw", limit: size) == nil)
             #expect(try mapping.unmap().exit == 0)
         }
     }

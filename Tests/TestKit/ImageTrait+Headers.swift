@@ -49,6 +49,12 @@ extension ImageTrait {
                 patcher.put(patcher.number(at: patcher.l2(0)) & ~(1 << 63), at: patcher.l2(0))
             }
         }.with { $0.check = [0, 2, 3] },
+        ImageTrait("backing-name-of-no-length") { shop in
+            try shop.rawFile("base.raw", 2 * mib)
+            try shop.create("", "", backing: "raw:base.raw")
+            try shop.scribble(2 * mib)
+            try shop.patch { $0[.backingSize] = 0 }
+        },
         ImageTrait("backing-format-given-twice") { shop in
             try shop.create("1M", "", as: "base.qcow2")
             try shop.scribble(mib, on: "base.qcow2")

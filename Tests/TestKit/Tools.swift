@@ -72,8 +72,9 @@ public func qemuImg(_ arguments: String..., in folder: String? = nil) throws -> 
     try Command(["qemu-img"] + arguments, in: folder).run()
 }
 
-/// Whether two files hold the same bytes; says where they part otherwise.
-public func differenceOfFiles(_ first: String, _ second: String) throws -> String? {
-    let outcome = try Command(["cmp", first, second]).run()
+/// Where two files part, in cmp's words; nil when they hold the same bytes (the first `limit` ones, if given).
+public func differenceOfFiles(_ first: String, _ second: String, limit: Int? = nil) throws -> String? {
+    let options = limit.map { ["-n", "\($0)"] } ?? []
+    let outcome = try Command(["cmp"] + options + [first, second]).run()
     return outcome.exit == 0 ? nil : outcome.output + outcome.errors
 }
