@@ -70,12 +70,16 @@ struct Malformed: Sendable, CustomStringConvertible {
     var description: String { name }
 
     /// Breaks bytes of the image.
-    static func bytes(_ name: String, _ base: Base = .plain, _ harm: @escaping @Sendable (inout Patcher) -> Void) -> Malformed {
+    static func bytes(_ name: String, _ base: Base = .plain, _ harm: @escaping @Sendable (inout Patcher) -> Void)
+        -> Malformed
+    {
         Malformed(name: name, base: base) { shop in try shop.patch { harm(&$0) } }
     }
 
     /// Breaks what lies around the image.
-    static func files(_ name: String, _ base: Base = .none, _ harm: @escaping @Sendable (Workshop) throws -> Void) -> Malformed {
+    static func files(_ name: String, _ base: Base = .none, _ harm: @escaping @Sendable (Workshop) throws -> Void)
+        -> Malformed
+    {
         Malformed(name: name, base: base, harm: harm)
     }
 
