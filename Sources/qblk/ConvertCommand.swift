@@ -30,7 +30,8 @@ struct ConvertCommand: ParsableCommand {
             "Internal snapshot to read: its id or name, or snapshot.id=ID, snapshot.name=NAME.", valueName: "snapshot"))
     var snapshot: String?
 
-    @Flag(name: [.customShort("n"), .long], help: "Write into what is there: a device, or a file that is large enough.")
+    @Flag(
+        name: [.customShort("n"), .long], help: "Write into what is there: a device, or a file that is large enough.")
     var noCreate = false
 
     @Flag(name: .long, help: "With -n: what is there reads as zeros already.")

@@ -22,7 +22,9 @@ struct ExtentsCommand: ParsableCommand {
     @Option(name: [.short, .long], help: ArgumentHelp("First byte of the disk to look at.", valueName: "offset"))
     var startOffset = ByteCount(0)
 
-    @Option(name: [.customShort("l"), .long], help: ArgumentHelp("How many bytes of the disk to look at.", valueName: "length"))
+    @Option(
+        name: [.customShort("l"), .long],
+        help: ArgumentHelp("How many bytes of the disk to look at.", valueName: "length"))
     var maxLength: ByteCount?
 
     @Flag(name: [.customShort("U"), .long], help: "Open the image even if another process writes to it.")
