@@ -65,15 +65,14 @@ public struct HeaderExtensions: Sendable {
         guard header.backingNameOffset <= header.clusterSize,
             header.backingNameOffset + UInt64(size) <= header.clusterSize
         else { throw .malformed("the backing file name lies outside the first cluster", at: HostOffset(8)) }
-        guard size > 0 else {
-            // Taking this for "no backing file" would show zeros where the backing file's bytes belong.
-            throw .malformed("the backing file name is empty", at: HostOffset(16))
+        // An offset with an empty name means no backing file, as QEMU reads it.
+        if size > 0 {
+            let name = try first.slice(at: Int(header.backingNameOffset), count: size)
+            guard !name.contains(0) else {
+                throw .malformed("the backing file name contains a NUL byte", at: HostOffset(header.backingNameOffset))
+            }
+            backingName = String(decoding: name, as: UTF8.self)
         }
-        let name = try first.slice(at: Int(header.backingNameOffset), count: size)
-        guard !name.contains(0) else {
-            throw .malformed("the backing file name contains a NUL byte", at: HostOffset(header.backingNameOffset))
-        }
-        backingName = String(decoding: name, as: UTF8.self)
         return min(cluster, Int(header.backingNameOffset))
     }
 
