@@ -13,7 +13,8 @@ struct BouncePool {
 
     init(count: Int) {
         list = FreeList(count: count)
-        memory = count > 0
+        memory =
+            count > 0
             ? UnsafeMutableRawPointer.allocate(
                 byteCount: count * BouncePool.bufferBytes, alignment: BouncePool.alignment) : nil
     }
@@ -39,9 +40,12 @@ extension FileSide {
     init(_ file: HostFile) {
         let memory = max(file.directMemoryAlignment, 1)
         let offset = max(file.directOffsetAlignment, 1)
-        let usable = file.directFD >= 0 && memory <= 4096 && offset <= 4096
+        let usable = file.directFD >= 0 && FileSide.fits(memory) && FileSide.fits(offset)
         self.init(
             buffered: file.fd, data: usable ? file.directFD : file.fd,
             memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0)
     }
+
+    /// Masks need powers of two, and bounce buffers start on pages.
+    private static func fits(_ alignment: Int) -> Bool { alignment <= 4096 && alignment & (alignment - 1) == 0 }
 }

@@ -59,8 +59,10 @@ extension RequestEngine {
             var kind: Piece.Kind = own.base == nil ? .vector : .plain
             if file.offsetMask != 0 {
                 let straight = length & ~Int(truncatingIfNeeded: file.offsetMask)
-                let suits = straight > 0 && host & file.offsetMask == 0 && own.isAligned(
-                    at: at, length: straight, memoryMask: file.memoryMask, lengthMask: file.offsetMask)
+                let suits =
+                    straight > 0 && host & file.offsetMask == 0
+                    && own.isAligned(
+                        at: at, length: straight, memoryMask: file.memoryMask, lengthMask: file.offsetMask)
                 if suits {
                     length = straight
                 } else {

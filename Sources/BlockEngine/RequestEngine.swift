@@ -20,7 +20,7 @@ import ClusterCodec
 ///     while let done = engine.nextFinished() { ... }
 ///
 /// A request may be finished as soon as `submitRead` returns (zeros, cached clusters), so ask `nextFinished` before
-/// waiting. Not `Sendable`: make it, use it and drop it on the ring's thread.
+/// waiting. Not `Sendable`: make it, use it and drop it on the ring's thread, once nothing is in flight.
 public final class RequestEngine {
     let chain: ImageChain
     let ring: Ring
@@ -104,6 +104,8 @@ public final class RequestEngine {
     }
 
     deinit {
+        // Dropped with reads in flight, the kernel may still write into these buffers: better lost than reused.
+        for i in 0..<slotCount where slots[i].state != .free && slots[i].state != .finished { return }
         slots.deallocate()
         pieces.deallocate()
         files.deallocate()

@@ -40,12 +40,11 @@ enum LoopCleanup {
     /// Takes everything down that the record names, except for a device that is in use and served. Its supervisor,
     /// if any, must be gone.
     static func clean(_ record: MapRecord, deferred: Bool) throws(ImageError) -> Bool {
-        let backing = record.mountPoint ?? record.image
         if let mountPoint = record.mountPoint, !isServed(record) { abort(mountPoint) }
         for number in record.loops {
             // A device without a server is of no use to those who use it: it goes when they let go.
             let lazily = deferred || !isServed(record)
-            let gone = try LoopUsers.detach(number, backing: backing, deferred: lazily)
+            let gone = try LoopUsers.detach(number, of: record, deferred: lazily)
             if !gone && isServed(record) { return false }
         }
         if let mountPoint = record.mountPoint { unmount(mountPoint) }

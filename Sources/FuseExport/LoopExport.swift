@@ -42,7 +42,7 @@ public enum LoopExport {
             }
             let config = LoopConfig(
                 options, name: reservation.name, image: image, format: chain.layers[0].format, registry: registry)
-            return try options.foreground ? supervise(config, ready) : startSupervisor(config)
+            return try options.foreground ? supervise(config, reservation, ready) : startSupervisor(config)
         } catch {
             try reservation.remove()
             throw error.named(options.image)
@@ -61,8 +61,7 @@ public enum LoopExport {
             current.deferred = true
             return try reservation.write(current)
         }
-        let backing = current.mountPoint ?? current.image
-        for number in current.loops where try !LoopUsers.detach(number, backing: backing, deferred: deferred) {
+        for number in current.loops where try !LoopUsers.detach(number, of: current, deferred: deferred) {
             // The supervisor waits for the last user, then takes down the rest.
             current.deferred = true
             try reservation.write(current)
@@ -138,8 +137,9 @@ public enum LoopExport {
             throw error
         }
         if options.foreground {
+            reservation.letGo()
             ready(record)
-            try PlainLoop.stay(record)
+            try PlainLoop.stay(record, log: Logger(label: "qblk"))
             try reservation.registry.remove(record.name)
         }
         return record
@@ -166,11 +166,18 @@ public enum LoopExport {
         do throws(ImageError) { return try config.encoded() } catch { throw .invalidArgument }
     }
 
-    private static func supervise(_ config: LoopConfig, _ ready: (MapRecord) -> Void) throws(ImageError) -> MapRecord {
+    private static func supervise(
+        _ config: LoopConfig, _ reservation: borrowing MapReservation, _ ready: (MapRecord) -> Void
+    ) throws(ImageError) -> MapRecord {
+        // A copy of the right to let go: closures cannot capture what is borrowed.
+        let letGo = reservation.lettingGo
         var outcome: Result<MapRecord, ImageError> = .failure(ImageError(.system, "the map was not made"))
         _ = Supervisor(config, log: Logger(label: "qblk")).run {
             outcome = $0
-            if case .success(let record) = $0 { ready(record) }
+            if case .success(let record) = $0 {
+                letGo()
+                ready(record)
+            }
             return true
         }
         return try outcome.get()

@@ -4,35 +4,30 @@ import CQblk
 import DiskTypes
 import Glibc
 import LinuxIO
+import MapRegistry
 import SystemPackage
 
 /// Who uses a loop device, and taking it away from nobody.
 enum LoopUsers {
-    /// Detaches /dev/loopN if it still stands for `backing` and nobody uses it. With `deferred` a device in use goes
+    /// Detaches /dev/loopN if it is still the map's and nobody uses it. With `deferred` a device in use goes
     /// as soon as it is not. True when it is gone on return.
     @discardableResult
-    static func detach(_ number: Int32, backing: String, deferred: Bool = false) throws(ImageError) -> Bool {
-        guard isOurs(number, backing) else { return true }
+    static func detach(_ number: Int32, of record: MapRecord, deferred: Bool = false) throws(ImageError) -> Bool {
+        guard record.ownsLoop(number) else { return true }
         let device = try LoopDevice.open(number)
         if deferred {
             try device.detach()
-            return !isOurs(number, backing)
+            return !record.ownsLoop(number)
         }
         try waitUntilFree(device)
         try device.detach()
         for _ in 0..<50 {
-            if !isOurs(number, backing) { return true }
+            if !record.ownsLoop(number) { return true }
             usleep(10_000)
         }
         // Somebody opened it meanwhile; the kernel now waits for them. Take the order back, and say no.
         keep(number)
         throw inUse(device, users(of: device))
-    }
-
-    static func isOurs(_ number: Int32, _ backing: String) -> Bool {
-        guard let line = Filesystem.readIfThere("/sys/block/loop\(number)/loop/backing_file") else { return false }
-        let path = line.split(separator: "\n").first.map(String.init) ?? ""
-        return path == backing || path == backing + " (deleted)"
     }
 
     /// udev and its like look at devices for a moment: asked twice before anybody is told.

@@ -4,6 +4,7 @@ import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
+import Logging
 import MapRegistry
 import SystemPackage
 
@@ -23,21 +24,24 @@ enum PlainLoop {
             name: name, image: image, format: ImageFormat.raw.rawValue, size: chain.size, how: .loop,
             device: device.path, readOnly: true, created: Int64(time(nil)))
         record.loops = [device.number]
+        record.backingDevice = chain.files[0].identity.device
+        record.backingInode = chain.files[0].identity.inode
         return record
     }
 
-    /// `--foreground`: holds the map until SIGTERM or SIGINT, then takes it down, unless it is in use.
-    static func stay(_ record: MapRecord) throws(ImageError) {
+    /// `--foreground`: holds the map until SIGTERM or SIGINT takes it down (not while it is in use), or an unmap did.
+    static func stay(_ record: MapRecord, log: Logger) throws(ImageError) {
         let signals: SignalFD
         do throws(Errno) { signals = try SignalFD([SIGTERM, SIGINT, SIGHUP]) } catch {
             throw ImageError(.system, "cannot take in signals: \(errorText(error.rawValue))")
         }
-        while true {
+        while record.loops.first.map(record.ownsLoop) ?? false {
             var entry = pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0)
-            poll(&entry, 1, -1)
+            poll(&entry, 1, 1000)
             guard let next = signals.next(), next.signal != SIGHUP else { continue }
-            _ = try LoopCleanup.clean(record, deferred: false)
-            return
+            do throws(ImageError) { _ = try LoopCleanup.clean(record, deferred: false) } catch {
+                log.warning("\(error): not taken down")
+            }
         }
     }
 }

@@ -27,6 +27,8 @@ final class Supervisor {
     /// When the last server started, and when to start the next (0: not wanted). Monotonic milliseconds.
     var startedAt: Int64 = 0
     var restartAt: Int64 = 0
+    /// What the attaching thread will say.
+    private var attaching: Mailbox<Result<LoopDevice, ImageError>>?
     private var stopWanted = false
     private var deferredWanted = false
 
@@ -46,6 +48,7 @@ final class Supervisor {
             made = try setUp()
         } catch {
             abandon()
+            detachLate()
             _ = ready(.failure(error))
             return 1
         }
@@ -81,13 +84,17 @@ final class Supervisor {
         try turn(until: { serving }, seconds: 60, what: "the server does not begin to serve")
         let device = try attach()
         let made = describe(device, size: chain.size)
-        try registry.write(made)
+        do throws(ImageError) { try registry.write(made) } catch {
+            do throws(ImageError) { try device.detach() } catch { log.error("\(error)") }
+            throw error
+        }
         record = made
         return made
     }
 
     private func attach() throws(ImageError) -> LoopDevice {
         let outcome = try LoopAttacher.start(diskPath)
+        attaching = outcome
         var result: Result<LoopDevice, ImageError>?
         try turn(
             until: {
@@ -95,6 +102,7 @@ final class Supervisor {
                 return result != nil
             }, alsoWaitingFor: outcome.fd, seconds: 60, what: "the loop device does not come up")
         guard let result else { throw ImageError(.system, "the loop device does not come up") }
+        attaching = nil
         let device = try result.get()
         if !device.usesDirectIO { log.warning("\(device.path) caches what it reads: this kernel grants no direct I/O") }
         return device
@@ -176,7 +184,7 @@ final class Supervisor {
     private func takeDown(deferred: Bool) -> Bool {
         guard let record, let number = record.loops.first else { return true }
         do throws(ImageError) {
-            guard try LoopUsers.detach(number, backing: diskPath, deferred: deferred) else { return false }
+            guard try LoopUsers.detach(number, of: record, deferred: deferred) else { return false }
         } catch {
             log.warning("\(error): not taken down")
             return false
@@ -198,6 +206,15 @@ final class Supervisor {
         server = nil
         unlink(diskPath)
         chain = nil
+    }
+
+    /// A loop device that came up after all when nobody waited for it any more. It cannot take long: the file is gone.
+    private func detachLate() {
+        guard let attaching else { return }
+        var entry = pollfd(fd: attaching.fd, events: Int16(POLLIN), revents: 0)
+        poll(&entry, 1, 10_000)
+        guard case .success(let device) = attaching.take().first else { return }
+        do throws(ImageError) { try device.detach() } catch { log.error("\(error)") }
     }
 
     func rewriteRecord() {

@@ -19,22 +19,25 @@ package struct ReferencePolicy: Sendable {
     /// The name to open for `reference`, found in the image `path`. Relative names count from that image's folder.
     package func resolve(_ reference: String, from path: String, role: String) throws(ImageError) -> String {
         let shown = printable(reference)
-        guard !reference.isEmpty else { throw .malformed("the \(role) name is empty") }
+        guard !reference.isEmpty, !reference.utf8.contains(0) else {
+            throw .malformed("the \(role) name is empty or contains a NUL byte")
+        }
         if BackingName.hasProtocol(reference) {
             throw ImageError(
                 .reference, "the \(role) \"\(shown)\" is not a plain file name",
                 advice: "only files are opened; rebase the image onto one")
         }
         let name = BackingName.full(reference, in: path)
-        guard let real = Self.realPath(name) else {
-            throw ImageError(
-                .reference, "the \(role) \"\(shown)\" cannot be opened: \(Self.lastError())",
-                advice: "looked for \(printable(name))")
-        }
-        guard isAllowed(real) else {
+        // Outside the folder, whether the file exists is nobody's business.
+        let real = Self.realPath(name)
+        guard isAllowed(real ?? Self.missingPath(name)) else {
             throw ImageError(
                 .reference, "the \(role) \"\(shown)\" lies outside the image's folder",
-                advice: "say --allow-path \(printable(Self.folder(of: real))) if you trust it")
+                advice: "say --allow-path \(printable(Self.folder(of: real ?? name))) if you trust it")
+        }
+        guard real != nil else {
+            throw ImageError(
+                .reference, "the \(role) \"\(shown)\" is not there", advice: "looked for \(printable(name))")
         }
         return name
     }
@@ -61,6 +64,12 @@ package struct ReferencePolicy: Sendable {
         return String(cString: real)
     }
 
+    /// Where a file that does not exist would be: its folder without links, or "" where that is not there either.
+    private static func missingPath(_ name: String) -> String {
+        guard let folder = realPath(folder(of: name)) else { return "" }
+        return folder + "/" + (name.split(separator: "/").last ?? "")
+    }
+
     private static func linkTarget(_ path: String) -> String? {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
         let count = readlink(path, &buffer, buffer.count - 1)
@@ -68,5 +77,4 @@ package struct ReferencePolicy: Sendable {
         return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    private static func lastError() -> String { String(cString: strerror(errno)) }
 }

@@ -2,6 +2,7 @@
 // needs no cooperation from either: the kernel's own lists say.
 public import DiskTypes
 import Glibc
+import LinuxIO
 
 /// What is left of a map.
 public enum MapHealth: Sendable {
@@ -24,21 +25,27 @@ extension MapRecord {
     }
 
     private var isDeviceThere: Bool {
-        if how == .loop {
-            guard let number = loops.first else { return false }
-            return MapRecord.backingFile(ofLoop: number) == (mountPoint ?? image)
-        }
+        if how == .loop { return loops.first.map(ownsLoop) ?? false }
         var there = stat()
         return stat(device, &there) == 0 && there.st_mode & S_IFMT == S_IFBLK
     }
 
-    /// The file behind /dev/loopN as the kernel names it; nil when the loop device is free.
-    public static func backingFile(ofLoop number: Int32) -> String? {
-        guard let bytes = try? RegistryFiles.read("/sys/block/loop\(number)/loop/backing_file") else { return nil }
-        var path = String(decoding: bytes.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
-        let deleted = " (deleted)"
-        if path.hasSuffix(deleted) { path.removeLast(deleted.count) }
-        return path
+    /// Whether /dev/loopN is attached, and still to what this map attached it to. The number alone proves nothing: who
+    /// detaches it by hand sets it free for others.
+    public func ownsLoop(_ number: Int32) -> Bool {
+        guard let line = Filesystem.readIfThere("/sys/block/loop\(number)/loop/backing_file") else { return false }
+        if let backingDevice, let backingInode {
+            // Asked only of plain loop devices: of a file that FUSE serves, the question would go to its server.
+            let known = FileIdentity(device: backingDevice, inode: backingInode)
+            do throws(ImageError) {
+                if let status = try LoopDevice.open(number).status() { return status.identity == known }
+            } catch {
+                // Not root: the name has to do.
+            }
+        }
+        let path = line.split(separator: "\n").first.map(String.init) ?? ""
+        let ours = mountPoint ?? image
+        return path == ours || path == ours + " (deleted)"
     }
 }
 

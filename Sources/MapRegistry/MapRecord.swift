@@ -34,6 +34,9 @@ public struct MapRecord: Codable, Equatable, Sendable {
     public var supervisor: ProcessIdentity?
     /// Numbers N of the /dev/loopN that belong to this map.
     public var loops: [Int32]
+    /// Which file a plain loop device reads (device and inode): files are renamed while they are mapped.
+    public var backingDevice: UInt64?
+    public var backingInode: UInt64?
     /// Names of the device-mapper devices that belong to this map, in the order to remove them.
     public var dmNames: [String]
     /// The FUSE file that must be unmounted, where there is one.

@@ -8,7 +8,7 @@ extension QCOW2Map {
     /// I/O; nil means only: ask `lookup`. Takes no lock.
     public func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
         let inCluster = guest.bytes & (clusterSize &- 1)
-        guard inCluster &+ length <= clusterSize, length <= clusterSize, subclusterBits == clusterBits else { return nil }
+        guard length <= clusterSize &- inCluster, subclusterBits == clusterBits else { return nil }
         // Only tables of right L1 entries are ever supplied, so a slice that is here needs no look at L1. The shifts
         // are below 64: the masking kind saves the check.
         let slice = guest.bytes &>> sliceCoverageBits

@@ -82,7 +82,8 @@ import Testing
         var random = Random(8)
         rig.meddle = { _, result in
             guard result > 4096, random.below(3) != 0 else { return result }
-            return direct ? Int32(1 + random.below(Int(result) / 4096 - 1)) * 4096 : Int32(1 + random.below(Int(result)))
+            let blocks = 1 + random.below(Int(result) / 4096 - 1)
+            return Int32(direct ? blocks * 4096 : 1 + random.below(Int(result)))
         }
         #expect(rig.compare(with: truth, count: 1000, seed: 21, anyRead(Self.size, iovecs: 8)) == nil)
         #expect(rig.engine.statistics.retries > 0)
@@ -143,8 +144,9 @@ import Testing
     @Test func aCompressedClusterMayEndWithTheFile() throws {
         let images = try Images()
         let truth = try compressed(images)
-        guard let last = extents(try images.open("a.qcow2")).filter({ $0.kind == .compressed })
-            .max(by: { $0.host < $1.host })
+        guard
+            let last = extents(try images.open("a.qcow2")).filter({ $0.kind == .compressed })
+                .max(by: { $0.host < $1.host })
         else { throw TestFailure("nothing compressed") }
         // The stream ends somewhere in its last sector; the file may end right there.
         let end = Int(last.host.bytes) + Int(last.hostLength)

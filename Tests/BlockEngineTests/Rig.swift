@@ -98,7 +98,7 @@ extension Rig {
     private func submit(_ planned: Planned, slot: Int, _ memory: UnsafeMutableRawPointer) {
         let list = ranges(planned, memory)
         let guest = GuestOffset(UInt64(planned.guest))
-        for range in list { memset(range.iov_base - 0, 0xee, range.iov_len + 16) }
+        for range in list { memset(range.iov_base, 0xee, range.iov_len + 16) }
         if list.count == 1, let base = list[0].iov_base {
             engine.submitRead(slot: slot, guest: guest, buffer: base, length: planned.length)
         } else {
@@ -111,7 +111,10 @@ extension Rig {
         var at = planned.guest
         for range in ranges(planned, memory) {
             guard let base = range.iov_base else { return false }
-            let same = truth.withUnsafeBytes { memcmp($0.baseAddress! + at, base, range.iov_len) == 0 }
+            let same = truth.withUnsafeBytes { all in
+                guard let start = all.baseAddress else { return false }
+                return memcmp(start + at, base, range.iov_len) == 0
+            }
             let fence = UnsafeRawBufferPointer(start: base + range.iov_len, count: 16)
             guard same, fence.allSatisfy({ $0 == 0xee }) else { return false }
             at += range.iov_len

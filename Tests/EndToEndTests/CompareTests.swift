@@ -14,7 +14,9 @@ struct CompareTests {
         let code: Int32
         let make: @Sendable (Workshop) throws -> Void
 
-        init(_ name: String, _ options: [String] = [], code: Int32, _ make: @escaping @Sendable (Workshop) throws -> Void) {
+        init(
+            _ name: String, _ options: [String] = [], code: Int32, _ make: @escaping @Sendable (Workshop) throws -> Void
+        ) {
             description = name
             self.options = options
             self.code = code

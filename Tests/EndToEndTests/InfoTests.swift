@@ -49,9 +49,11 @@ struct InfoTests {
         #expect(try outcome.json().at("format")?.string == "qcow2")
     }
 
-    @Test("info --backing-chain lists every layer as qemu-img does", arguments: [
-        "chain-of-2", "chain-of-4-with-a-raw-end", "chain-of-12", "backing-in-a-subfolder",
-    ])
+    @Test(
+        "info --backing-chain lists every layer as qemu-img does",
+        arguments: [
+            "chain-of-2", "chain-of-4-with-a-raw-end", "chain-of-12", "backing-in-a-subfolder",
+        ])
     func chain(name: String) throws {
         let image = try ImageTrait.named(name).made()
         let theirs = try image.qemu("info", ["--backing-chain", "--output=json"]).json()

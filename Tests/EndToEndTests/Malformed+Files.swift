@@ -16,7 +16,6 @@ extension Malformed {
         .bytes("backing-name-inside-the-header", .overlay) { $0[.backingOffset] = 8 }.failing(.convert, .compare),
         .bytes("backing-name-with-a-nul", .overlay) { $0.put([0], at: Int($0[.backingOffset]) + 3) }
             .failing(.convert, .compare),
-        .bytes("backing-name-empty", .overlay) { $0[.backingSize] = 0 }.onlyData,
         .bytes("backing-format-unknown", .overlay) { patcher in
             guard let format = patcher.data(ofExtension: 0xe279_2aca) else { return }
             patcher.put(Array("rot".utf8), at: format.lowerBound)
@@ -30,7 +29,8 @@ extension Malformed {
 
     /// An overlay of a given backing name, which qemu-img does not look at.
     private static func naming(
-        _ name: String, _ backing: String, format: String = "raw", _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in }
+        _ name: String, _ backing: String, format: String = "raw",
+        _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in }
     ) -> Malformed {
         .files("backing-\(name)") { shop in
             try shop.overlay("image.qcow2", backing, format: format)
@@ -63,7 +63,10 @@ extension Malformed {
         naming("file-url", "file:///etc/passwd"),
         naming("fat", "fat:rw:."),
         naming("absolute", "/etc/passwd").mentioning("--allow-path"),
-        naming("in-the-parent-folder", "../outside.raw").mentioning("--allow-path"),
+        naming("in-the-parent-folder", "../outside.raw") { try $0.run("touch", "../outside.raw") }
+            .mentioning("--allow-path"),
+        // Policy speaks before the file system: an image must not learn (or tell) what exists elsewhere.
+        naming("absolute-and-missing", "/nowhere/disk.raw").mentioning("--allow-path"),
         naming("through-the-parent-folder", "sub/../../outside.raw") { try $0.run("mkdir", "sub") },
         naming("link-to-outside", "link") { try $0.run("ln", "-s", "/etc/passwd", "link") }.mentioning("--allow-path"),
         naming("folder-linked-to-outside", "etc/passwd") { try $0.run("ln", "-s", "/etc", "etc") }
@@ -82,8 +85,10 @@ extension Malformed {
         }.onlyData,
     ]
 
-    /// Renames the data file inside the image to a name of the same length (9 letters), so that nothing moves.
-    private static func dataFile(_ name: String, _ file: String, _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in })
+    /// Renames the data file inside the image; up to 16 letters fit where "disk.data" was, so that nothing moves.
+    private static func dataFile(
+        _ name: String, _ file: String, _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in }
+    )
         -> Malformed
     {
         .files("data-file-\(name)", .dataFile) { shop in
@@ -103,9 +108,11 @@ extension Malformed {
         dataFile("fifo", "pipe.data") { try $0.run("mkfifo", "pipe.data") },
         dataFile("folder", "fold.data") { try $0.run("mkdir", "fold.data") },
         dataFile("character-device", "zero.data") { try $0.run("mknod", "zero.data", "c", "1", "5") },
-        dataFile("absolute", "/etc/pass").mentioning("--allow-path"),
-        dataFile("in-the-parent-folder", "../a.data").mentioning("--allow-path"),
-        dataFile("with-a-nul", "disk\0data"),
+        dataFile("absolute", "/etc/passwd").mentioning("--allow-path"),
+        dataFile("absolute-and-missing", "/nowhere/data").mentioning("--allow-path"),
+        dataFile("in-the-parent-folder", "../outside.data") { try $0.run("touch", "../outside.data") }
+            .mentioning("--allow-path"),
+        dataFile("with-a-nul", "disk\0data").failing(.convert, .compare),
         dataFile("json", "json:{}ab"),
         dataFile("nbd", "nbd:a:123"),
         dataFile("empty-name", ""),
@@ -157,9 +164,7 @@ extension Malformed {
     ]
 
     private static func makeSocket(_ path: String) throws {
-        try Command([
-            "python3", "-c", "import socket,sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])", path,
-        ]).succeed()
+        guard mknod(path, S_IFSOCK | 0o600, 0) == 0 else { throw POSIXError(POSIXErrorCode(rawValue: errno) ?? .EIO) }
     }
 }
 

@@ -28,7 +28,8 @@ extension Malformed {
         .bytes("l1-at-2-to-the-63") { $0[.l1Offset] = 1 << 63 },
         .bytes("l1-of-all-ones") { $0[.l1Offset] = .max },
         .bytes("l1-on-the-header") { $0[.l1Offset] = 0 }.failing(.convert, .compare, .extents),
-        .bytes("l1-on-the-refcount-table") { $0[.l1Offset] = $0[.refcountOffset] }.failing(.convert, .compare, .extents),
+        .bytes("l1-on-the-refcount-table") { $0[.l1Offset] = $0[.refcountOffset] }.failing(
+            .convert, .compare, .extents),
         .bytes("refcount-table-misaligned") { $0[.refcountOffset] += 8 },
         .bytes("refcount-table-at-2-to-the-63") { $0[.refcountOffset] = 1 << 63 },
         .bytes("refcount-table-past-end-of-file") { $0[.refcountOffset] = 1 << 40 }.tolerable,
@@ -99,7 +100,8 @@ extension Malformed {
             for _ in 0..<2 { patcher.insertExtension(0x1234_abcd, [1, 2, 3]) }
         }.harmless,
         .bytes("extension-of-no-length") { $0.insertExtension(0x1234_abcd, []) }.harmless,
-        .bytes("backing-format-too-long") { $0.insertExtension(0xe279_2aca, Array("a-format-of-the-future".utf8)) }.tolerable,
+        .bytes("backing-format-too-long") { $0.insertExtension(0xe279_2aca, Array("a-format-of-the-future".utf8)) }
+            .tolerable,
         .bytes("backing-format-without-backing") { $0.insertExtension(0xe279_2aca, Array("qcow2".utf8)) }.tolerable,
         .bytes("luks-header-without-encryption") { patcher in
             patcher.insertExtension(0x0537_be77, [0, 0, 0, 0, 0, 1, 0, 0] + [0, 0, 0, 0, 0, 0, 2, 0])
@@ -108,6 +110,7 @@ extension Malformed {
             patcher.insertExtension(0x2385_2875, [0, 0, 0, 1])
             patcher[.autoclear] |= 1
         }.harmless,
-        .bytes("feature-names-of-odd-length") { $0.insertExtension(0x6803_f857, [UInt8](repeating: 65, count: 50)) }.tolerable,
+        .bytes("feature-names-of-odd-length") { $0.insertExtension(0x6803_f857, [UInt8](repeating: 65, count: 50)) }
+            .tolerable,
     ]
 }

@@ -9,7 +9,8 @@ private let mib = 1 << 20
 extension Malformed {
     /// The first of the small image's L1 entries covers its first 32 KiB.
     private static func l1(_ name: String, _ change: @escaping @Sendable (UInt64, Patcher) -> UInt64) -> Malformed {
-        .bytes("l1-entry-\(name)", .small) { $0.put(change($0.number(at: $0.l1(0)), $0), at: $0.l1(0)) }.losing(0..<32768)
+        .bytes("l1-entry-\(name)", .small) { $0.put(change($0.number(at: $0.l1(0)), $0), at: $0.l1(0)) }.losing(
+            0..<32768)
     }
 
     static let l1Tables: [Malformed] = [
@@ -68,44 +69,47 @@ extension Malformed {
     ]
 
     /// The descriptor of the compressed image's first cluster, which holds text and compresses well.
-    private static func packed(_ name: String, _ base: Base = .zlib, _ harm: @escaping @Sendable (inout Patcher) -> Void)
+    private static func packed(
+        _ name: String, _ base: Base = .zlib, _ harm: @escaping @Sendable (inout Patcher) -> Void
+    )
         -> Malformed
     {
         .bytes("compressed-\(base)-\(name)", base, harm).losing(0..<65536)
     }
 
-    static let compressedClusters: [Malformed] = [Base.zlib, .zstd].flatMap { base in
-        [
-            packed("past-end-of-file", base) { $0.put(1 << 62 | 1 << 40, at: $0.l2(0)) },
-            packed("at-the-largest-offset", base) { $0.put(1 << 62 | (1 << 54 - 1), at: $0.l2(0)) },
-            packed("on-the-header", base) { $0.put(1 << 62 | 1 << 54, at: $0.l2(0)) },
-            packed("stream-of-garbage", base) { patcher in
-                var noise = Noise(seed: 7)
-                patcher.put([0xff] + noise.bytes(200), at: patcher.compressedData(0))
+    static let compressedClusters: [Malformed] =
+        [Base.zlib, .zstd].flatMap { base in
+            [
+                packed("past-end-of-file", base) { $0.put(1 << 62 | 1 << 40, at: $0.l2(0)) },
+                packed("at-the-largest-offset", base) { $0.put(1 << 62 | (1 << 54 - 1), at: $0.l2(0)) },
+                packed("on-the-header", base) { $0.put(1 << 62 | 1 << 54, at: $0.l2(0)) },
+                packed("stream-of-garbage", base) { patcher in
+                    var noise = Noise(seed: 7)
+                    patcher.put([0xff] + noise.bytes(200), at: patcher.compressedData(0))
+                },
+                packed("stream-of-zeros", base) { patcher in
+                    patcher.put([UInt8](repeating: 0, count: 200), at: patcher.compressedData(0))
+                },
+                packed("stream-of-the-other-kind", base) { patcher in
+                    let frame: [UInt8] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 9, 0, 0, 0x41]
+                    let stream = base == .zlib ? frame : Deflate.zeros(matches: 260)
+                    patcher.put(stream, at: patcher.compressedData(0))
+                },
+            ]
+        } + [
+            packed("stream-shorter-than-a-cluster") { patcher in
+                patcher.put(Deflate.zeros(matches: 20), at: patcher.compressedData(0))
             },
-            packed("stream-of-zeros", base) { patcher in
-                patcher.put([UInt8](repeating: 0, count: 200), at: patcher.compressedData(0))
+            packed("stream-shorter-than-a-cluster", .zstd) { patcher in
+                // A whole frame of one raw block of one byte.
+                patcher.put([0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 9, 0, 0, 0x41], at: patcher.compressedData(0))
             },
-            packed("stream-of-the-other-kind", base) { patcher in
-                let frame: [UInt8] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 9, 0, 0, 0x41]
-                let stream = base == .zlib ? frame : Deflate.zeros(matches: 260)
-                patcher.put(stream, at: patcher.compressedData(0))
+            packed("stream-claiming-4-GiB", .zstd) { patcher in
+                // Frame header: single segment, 8-byte content size; then a block of a repeated byte that lies.
+                let frame: [UInt8] = [0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 1, 0, 0, 0, 0x03, 0, 0, 0x41]
+                patcher.put(frame, at: patcher.compressedData(0))
             },
         ]
-    } + [
-        packed("stream-shorter-than-a-cluster") { patcher in
-            patcher.put(Deflate.zeros(matches: 20), at: patcher.compressedData(0))
-        },
-        packed("stream-shorter-than-a-cluster", .zstd) { patcher in
-            // A whole frame of one raw block of one byte.
-            patcher.put([0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 9, 0, 0, 0x41], at: patcher.compressedData(0))
-        },
-        packed("stream-claiming-4-GiB", .zstd) { patcher in
-            // Frame header: single segment, 8-byte content size; then a block of a repeated byte that lies.
-            let frame: [UInt8] = [0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 1, 0, 0, 0, 0x03, 0, 0, 0x41]
-            patcher.put(frame, at: patcher.compressedData(0))
-        },
-    ]
 
     /// Changes the one entry of the snapshot table.
     private static func entry(_ name: String, _ harm: @escaping @Sendable (inout Patcher, Int) -> Void) -> Malformed {

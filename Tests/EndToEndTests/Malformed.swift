@@ -70,12 +70,16 @@ struct Malformed: Sendable, CustomStringConvertible {
     var description: String { name }
 
     /// Breaks bytes of the image.
-    static func bytes(_ name: String, _ base: Base = .plain, _ harm: @escaping @Sendable (inout Patcher) -> Void) -> Malformed {
+    static func bytes(_ name: String, _ base: Base = .plain, _ harm: @escaping @Sendable (inout Patcher) -> Void)
+        -> Malformed
+    {
         Malformed(name: name, base: base) { shop in try shop.patch { harm(&$0) } }
     }
 
     /// Breaks what lies around the image.
-    static func files(_ name: String, _ base: Base = .none, _ harm: @escaping @Sendable (Workshop) throws -> Void) -> Malformed {
+    static func files(_ name: String, _ base: Base = .none, _ harm: @escaping @Sendable (Workshop) throws -> Void)
+        -> Malformed
+    {
         Malformed(name: name, base: base, harm: harm)
     }
 
@@ -111,7 +115,10 @@ struct Malformed: Sendable, CustomStringConvertible {
     /// Broken where reading need not look: an error or the right bytes, nothing else.
     var tolerable: Malformed { failing() }
 
-    static let all: [Malformed] =
+    /// Device nodes can be made by root only.
+    static let all: [Malformed] = every.filter { geteuid() == 0 || !$0.name.contains("character-device") }
+
+    private static let every: [Malformed] =
         headerFields + features + extensions + l1Tables + l2Tables + subclusterEntries + compressedClusters + snapshots
         + backingNames + backingFiles + dataFiles + strangeFiles + truncated
 }

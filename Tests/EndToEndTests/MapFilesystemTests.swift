@@ -96,7 +96,8 @@ extension MapTests {
                     try shop.run("mkfs.xfs", "-q", "-p", "prototype", "disk.raw")
                 }
                 let compress = disk.compressed ? ["-c"] : []
-                let convert = ["qemu-img", "convert"] + compress + ["-f", "raw", "-O", "qcow2", "disk.raw", "image.qcow2"]
+                let convert =
+                    ["qemu-img", "convert"] + compress + ["-f", "raw", "-O", "qcow2", "disk.raw", "image.qcow2"]
                 try Command(convert, in: shop.folder).succeed()
                 try FileManager.default.removeItem(atPath: shop.path("disk.raw"))
                 return shop.path("image.qcow2")
@@ -106,7 +107,8 @@ extension MapTests {
         private static func tree(_ shop: Workshop) throws {
             try shop.run("mkdir", "-p", "tree/deep")
             for index in 0..<60 {
-                try shop.rawFile("tree/\(index % 2 == 0 ? "deep/" : "")file\(index)", index * 2500 + 1, seed: UInt64(index))
+                try shop.rawFile(
+                    "tree/\(index % 2 == 0 ? "deep/" : "")file\(index)", index * 2500 + 1, seed: UInt64(index))
             }
             try shop.run("sh", "-c", "cd tree && find . -type f | sort | xargs sha256sum > ../sums")
         }

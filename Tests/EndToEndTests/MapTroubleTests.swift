@@ -75,7 +75,9 @@ extension MapTests {
             #expect(mapping.leftoversAfterWaiting().isEmpty, "\(mapping.leftovers())")
         }
 
-        @Test("unmap of what is not mapped is one clear error", arguments: ["nobody-mapped-this", "/dev/null", "/nowhere"])
+        @Test(
+            "unmap of what is not mapped is one clear error",
+            arguments: ["nobody-mapped-this", "/dev/null", "/nowhere"])
         func nothing(word: String) throws {
             let outcome = try qblk("unmap", word)
             #expect(outcome.exit == 1, "\(outcome)")
@@ -84,7 +86,8 @@ extension MapTests {
 
         static let unmappable = [
             "magic", "cluster-bits-63", "l1-past-end-of-file", "unknown-incompatible-bit-63", "backing-missing",
-            "backing-self", "backing-fifo", "backing-absolute", "data-file-missing", "image-is-a-fifo", "image-is-empty",
+            "backing-self", "backing-fifo", "backing-absolute", "data-file-missing", "image-is-a-fifo",
+            "image-is-empty",
             "image-missing", "aes-encrypted",
         ]
 

@@ -97,6 +97,26 @@ private struct Bench {
         }
     }
 
+    @Test func aPlainDeviceIsKnownByItsFileNotItsName() throws {
+        try Bench.run { bench in
+            try bench.workshop.rawFile("a.raw", 1 << 20)
+            let record = try bench.map("a.raw", raw: true)
+            #expect(record.server == nil && record.supervisor == nil)
+            try bench.workshop.run("mv", "a.raw", "b.raw")
+            #expect(record.health == .alive)
+            try LoopExport.cleanUp(bench.registry)
+            #expect(try bench.current(record).health == .alive)
+            // Somebody else's use of the number is not the map's.
+            try bench.workshop.rawFile("c.raw", 1 << 20)
+            try bench.workshop.run("losetup", "-d", record.device)
+            try bench.workshop.run("losetup", record.device, "c.raw")
+            #expect(record.health == .dead)
+            try bench.unmap(record)
+            #expect(try LoopDevice.open(try #require(record.loops.first)).status() != nil)
+            try bench.workshop.run("losetup", "-d", record.device)
+        }
+    }
+
     @Test func twoMapsAtOnce() throws {
         try Bench.run { bench in
             try bench.workshop.rawFile("a.raw", 2 << 20, seed: 1)

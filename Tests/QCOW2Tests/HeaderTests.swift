@@ -82,9 +82,10 @@ import Testing
         var version: UInt32 = 3
         var testDescription: String { line }
     }
-    static func refuse(_ line: String, version: UInt32 = 3, _ change: @escaping @Sendable (inout ImageBytes) -> Void)
-        -> Refusal
-    { Refusal(line: line, change: change, version: version) }
+    typealias Change = @Sendable (inout ImageBytes) -> Void
+    static func refuse(_ line: String, version: UInt32 = 3, _ change: @escaping Change) -> Refusal {
+        Refusal(line: line, change: change, version: version)
+    }
 
     static let refusals: [Refusal] = [
         refuse("not a qcow2 image: the magic number is missing: say -f raw if it is a raw image") {

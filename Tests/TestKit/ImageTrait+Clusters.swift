@@ -66,23 +66,24 @@ extension ImageTrait {
         },
     ]
 
-    private static let preallocated: [ImageTrait] = ["metadata", "falloc", "full"].flatMap { mode in
-        ["off", "on"].map { subclusters in
-            ImageTrait("preallocation-\(mode)-extended-l2-\(subclusters)") { shop in
-                try shop.create("4M", "preallocation=\(mode),extended_l2=\(subclusters)")
-                try shop.io(["write -P 1 1M 100000", "write -P 2 3M 512"])
+    private static let preallocated: [ImageTrait] =
+        ["metadata", "falloc", "full"].flatMap { mode in
+            ["off", "on"].map { subclusters in
+                ImageTrait("preallocation-\(mode)-extended-l2-\(subclusters)") { shop in
+                    try shop.create("4M", "preallocation=\(mode),extended_l2=\(subclusters)")
+                    try shop.io(["write -P 1 1M 100000", "write -P 2 3M 512"])
+                }
             }
-        }
-    } + [
-        ImageTrait("preallocation-metadata-untouched") { shop in try shop.create("16M", "preallocation=metadata") },
-        ImageTrait("preallocation-metadata-unaligned-grown") { shop in
-            try shop.create("1049088", "preallocation=metadata")
-            try shop.img("resize", "-q", "image.qcow2", "2M")
-        },
-        ImageTrait("preallocation-extended-l2-over-backing") { shop in
-            try shop.rawFile("base.raw", 4 * mib)
-            try shop.create("", "preallocation=metadata,extended_l2=on", backing: "raw:base.raw")
-            try shop.io(["write -P 1 1M 5000"])
-        },
-    ]
+        } + [
+            ImageTrait("preallocation-metadata-untouched") { shop in try shop.create("16M", "preallocation=metadata") },
+            ImageTrait("preallocation-metadata-unaligned-grown") { shop in
+                try shop.create("1049088", "preallocation=metadata")
+                try shop.img("resize", "-q", "image.qcow2", "2M")
+            },
+            ImageTrait("preallocation-extended-l2-over-backing") { shop in
+                try shop.rawFile("base.raw", 4 * mib)
+                try shop.create("", "preallocation=metadata,extended_l2=on", backing: "raw:base.raw")
+                try shop.io(["write -P 1 1M 5000"])
+            },
+        ]
 }

@@ -49,6 +49,12 @@ extension ImageTrait {
                 patcher.put(patcher.number(at: patcher.l2(0)) & ~(1 << 63), at: patcher.l2(0))
             }
         }.with { $0.check = [0, 2, 3] },
+        ImageTrait("backing-name-of-no-length") { shop in
+            try shop.rawFile("base.raw", 2 * mib)
+            try shop.create("", "", backing: "raw:base.raw")
+            try shop.scribble(2 * mib)
+            try shop.patch { $0[.backingSize] = 0 }
+        },
         ImageTrait("backing-format-given-twice") { shop in
             try shop.create("1M", "", as: "base.qcow2")
             try shop.scribble(mib, on: "base.qcow2")
@@ -56,7 +62,8 @@ extension ImageTrait {
             try shop.patch { patcher in
                 // The feature name table makes room for a second, equal backing format.
                 guard let names = patcher.data(ofExtension: 0x6803_f857) else { return }
-                patcher.put([0xe2, 0x79, 0x2a, 0xca, 0, 0, 0, 5] + Array("qcow2".utf8) + [0, 0, 0], at: names.lowerBound - 8)
+                patcher.put(
+                    [0xe2, 0x79, 0x2a, 0xca, 0, 0, 0, 5] + Array("qcow2".utf8) + [0, 0, 0], at: names.lowerBound - 8)
                 let rest = names.count - 16
                 patcher.put([0x12, 0x34, 0xab, 0xcd, 0, 0], at: names.lowerBound + 8)
                 patcher.put(UInt64(rest), at: names.lowerBound + 12, width: 4)
@@ -64,51 +71,53 @@ extension ImageTrait {
         },
     ]
 
-    static let oddities: [ImageTrait] = bitmaps + [
-        ImageTrait("two-guest-clusters-on-one-host-cluster") { shop in
-            try shop.create("1M")
-            try shop.io(["write -P 1 0 64k", "write -P 2 64k 64k"])
-            try shop.patch { patcher in
-                let shared = patcher.number(at: patcher.l2(0)) & ~(1 << 63)
-                patcher.put(shared, at: patcher.l2(0))
-                patcher.put(shared, at: patcher.l2(512 * 1024))
-                patcher.setRefcount(2, of: patcher.data(0) / 65536)
-            }
-        },
-        ImageTrait("two-l1-entries-on-one-l2-table") { shop in
-            try shop.create("128k", "cluster_size=512")
-            try shop.io(["write -P 1 1024 512", "write -P 2 2048 512"])
-            try shop.patch { patcher in
-                let shared = patcher.number(at: patcher.l1(0)) & ~(1 << 63)
-                patcher.put(shared, at: patcher.l1(0))
-                patcher.put(shared, at: patcher.l1(32768))
-            }
-        }.with { $0.check = [0, 2, 3] },
-        ImageTrait("l2-table-beyond-the-first-l1-entry-only") { shop in
-            try shop.create("1G")
-            try shop.io(["write -P 1 600M 64k"])
-        },
-    ]
+    static let oddities: [ImageTrait] =
+        bitmaps + [
+            ImageTrait("two-guest-clusters-on-one-host-cluster") { shop in
+                try shop.create("1M")
+                try shop.io(["write -P 1 0 64k", "write -P 2 64k 64k"])
+                try shop.patch { patcher in
+                    let shared = patcher.number(at: patcher.l2(0)) & ~(1 << 63)
+                    patcher.put(shared, at: patcher.l2(0))
+                    patcher.put(shared, at: patcher.l2(512 * 1024))
+                    patcher.setRefcount(2, of: patcher.data(0) / 65536)
+                }
+            },
+            ImageTrait("two-l1-entries-on-one-l2-table") { shop in
+                try shop.create("128k", "cluster_size=512")
+                try shop.io(["write -P 1 1024 512", "write -P 2 2048 512"])
+                try shop.patch { patcher in
+                    let shared = patcher.number(at: patcher.l1(0)) & ~(1 << 63)
+                    patcher.put(shared, at: patcher.l1(0))
+                    patcher.put(shared, at: patcher.l1(32768))
+                }
+            }.with { $0.check = [0, 2, 3] },
+            ImageTrait("l2-table-beyond-the-first-l1-entry-only") { shop in
+                try shop.create("1G")
+                try shop.io(["write -P 1 600M 64k"])
+            },
+        ]
 
-    private static let bitmaps: [ImageTrait] = [
-        ImageTrait("bitmaps") { shop in
-            try shop.create("4M")
-            try shop.img("bitmap", "--add", "-g", "64k", "image.qcow2", "nightly")
-            try shop.img("bitmap", "--add", "--disable", "-g", "4k", "image.qcow2", "asleep")
-            try shop.scribble(4 * mib)
-        },
-        ImageTrait("bitmap-left-in-use") { shop in
-            try shop.create("2M")
-            try shop.img("bitmap", "--add", "image.qcow2", "torn")
-            try shop.io(["write -P 1 0 1M", "flush", "sigraise 9"])
-        }.with { $0.check = [0, 2, 3] },
-        ImageTrait("bitmaps-stale") { shop in
-            try shop.create("2M")
-            try shop.img("bitmap", "--add", "image.qcow2", "stale")
-            try shop.io(["write -P 1 0 1M"])
-            try shop.patch { $0[.autoclear] &= ~1 }
-        }.with { $0.check = [0, 2, 3] },
-    ] + brokenBitmaps
+    private static let bitmaps: [ImageTrait] =
+        [
+            ImageTrait("bitmaps") { shop in
+                try shop.create("4M")
+                try shop.img("bitmap", "--add", "-g", "64k", "image.qcow2", "nightly")
+                try shop.img("bitmap", "--add", "--disable", "-g", "4k", "image.qcow2", "asleep")
+                try shop.scribble(4 * mib)
+            },
+            ImageTrait("bitmap-left-in-use") { shop in
+                try shop.create("2M")
+                try shop.img("bitmap", "--add", "image.qcow2", "torn")
+                try shop.io(["write -P 1 0 1M", "flush", "sigraise 9"])
+            }.with { $0.check = [0, 2, 3] },
+            ImageTrait("bitmaps-stale") { shop in
+                try shop.create("2M")
+                try shop.img("bitmap", "--add", "image.qcow2", "stale")
+                try shop.io(["write -P 1 0 1M"])
+                try shop.patch { $0[.autoclear] &= ~1 }
+            }.with { $0.check = [0, 2, 3] },
+        ] + brokenBitmaps
 
     /// qemu-img refuses to open these, although no guest byte is harmed.
     private static let brokenBitmaps: [ImageTrait] = [

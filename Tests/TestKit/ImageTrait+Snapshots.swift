@@ -107,52 +107,53 @@ extension ImageTrait {
         },
     ]
 
-    static let sizes: [ImageTrait] = [0, 512, 1536, 65536 + 512, 5_000_192, 3 * 65536 - 512].map { size in
-        ImageTrait("size-\(size)") { shop in
-            try shop.create("\(size)")
-            if size > 0 { try shop.io(["write -P 1 0 512", "write -P 2 \(size - 512) 512"]) }
-        }
-    } + [
-        ImageTrait("size-odd-in-the-header") { shop in
-            try shop.create("1M")
-            try shop.scribble(mib)
-            try shop.patch { $0[.size] = 1_000_001 }
-        },
-        ImageTrait("grown") { shop in
-            try shop.create("1000448")
-            try shop.scribble(1_000_448)
-            try shop.img("resize", "-q", "image.qcow2", "3M")
-        },
-        ImageTrait("shrunk") { shop in
-            try shop.create("4M", "cluster_size=4k")
-            try shop.scribble(4 * mib)
-            try shop.img("resize", "-q", "--shrink", "image.qcow2", "2200064")
-        },
-        ImageTrait("shrunk-then-grown") { shop in
-            try shop.create("4M")
-            try shop.io(["write -P 1 0 4M"])
-            try shop.img("resize", "-q", "--shrink", "image.qcow2", "1000448")
-            try shop.img("resize", "-q", "image.qcow2", "2M")
-        },
-        ImageTrait("l1-larger-than-needed") { shop in
-            try shop.create("2M", "cluster_size=512")
-            try shop.scribble(2 * mib)
-            try shop.img("resize", "-q", "--shrink", "image.qcow2", "1M")
-        },
-        ImageTrait("l1-grown") { shop in
-            try shop.create("1M", "cluster_size=512")
-            try shop.scribble(mib)
-            try shop.img("resize", "-q", "image.qcow2", "16M")
-            try shop.io(["write -P 3 15M 1000"])
-        },
-        ImageTrait("huge-2-PiB") { shop in
-            try shop.create("2P", "cluster_size=2M")
-            try shop.io(["write -P 3 1P 64k", "write -P 4 \(1 << 51 - 65536) 64k"])
-        }.with { $0.huge = true },
-        ImageTrait("huge-64-TiB-over-backing") { shop in
-            try shop.rawFile("base.raw", mib)
-            try shop.create("64T", "", backing: "raw:base.raw")
-            try shop.io(["write -P 3 32T 64k", "write -z 48T 1M"])
-        }.with { $0.huge = true },
-    ]
+    static let sizes: [ImageTrait] =
+        [0, 512, 1536, 65536 + 512, 5_000_192, 3 * 65536 - 512].map { size in
+            ImageTrait("size-\(size)") { shop in
+                try shop.create("\(size)")
+                if size > 0 { try shop.io(["write -P 1 0 512", "write -P 2 \(size - 512) 512"]) }
+            }
+        } + [
+            ImageTrait("size-odd-in-the-header") { shop in
+                try shop.create("1M")
+                try shop.scribble(mib)
+                try shop.patch { $0[.size] = 1_000_001 }
+            },
+            ImageTrait("grown") { shop in
+                try shop.create("1000448")
+                try shop.scribble(1_000_448)
+                try shop.img("resize", "-q", "image.qcow2", "3M")
+            },
+            ImageTrait("shrunk") { shop in
+                try shop.create("4M", "cluster_size=4k")
+                try shop.scribble(4 * mib)
+                try shop.img("resize", "-q", "--shrink", "image.qcow2", "2200064")
+            },
+            ImageTrait("shrunk-then-grown") { shop in
+                try shop.create("4M")
+                try shop.io(["write -P 1 0 4M"])
+                try shop.img("resize", "-q", "--shrink", "image.qcow2", "1000448")
+                try shop.img("resize", "-q", "image.qcow2", "2M")
+            },
+            ImageTrait("l1-larger-than-needed") { shop in
+                try shop.create("2M", "cluster_size=512")
+                try shop.scribble(2 * mib)
+                try shop.img("resize", "-q", "--shrink", "image.qcow2", "1M")
+            },
+            ImageTrait("l1-grown") { shop in
+                try shop.create("1M", "cluster_size=512")
+                try shop.scribble(mib)
+                try shop.img("resize", "-q", "image.qcow2", "16M")
+                try shop.io(["write -P 3 15M 1000"])
+            },
+            ImageTrait("huge-2-PiB") { shop in
+                try shop.create("2P", "cluster_size=2M")
+                try shop.io(["write -P 3 1P 64k", "write -P 4 \(1 << 51 - 65536) 64k"])
+            }.with { $0.huge = true },
+            ImageTrait("huge-64-TiB-over-backing") { shop in
+                try shop.rawFile("base.raw", mib)
+                try shop.create("64T", "", backing: "raw:base.raw")
+                try shop.io(["write -P 3 32T 64k", "write -z 48T 1M"])
+            }.with { $0.huge = true },
+        ]
 }

@@ -61,7 +61,9 @@ public final class Mapping: Sendable {
     public func leftovers() -> [String] {
         let mounts = lines(of: "/proc/self/mountinfo").filter { $0.contains(name) }.map { "mount: \($0)" }
         let loop = "/sys/block/\(device.split(separator: "/").last ?? "none")/loop/backing_file"
-        let backing = lines(of: loop).filter { $0.contains(name) || $0.contains(image) }.map { "loop: \(device) on \($0)" }
+        let backing = lines(of: loop).filter { $0.contains(name) || $0.contains(image) }.map {
+            "loop: \(device) on \($0)"
+        }
         return mounts + backing + processes().map { "process: \($0) \(commandLine(of: "\($0)"))" }
     }
 

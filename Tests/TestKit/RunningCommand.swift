@@ -98,7 +98,7 @@ private func withCStrings<R>(
 ) -> R {
     var pointers = strings.map { strdup($0) }
     pointers.append(nil)
-    defer { pointers.forEach { free($0) } }
+    defer { for pointer in pointers { free(pointer) } }
     return pointers.withUnsafeMutableBufferPointer { buffer in
         // Never empty: the terminating nil is always there.
         body(buffer.baseAddress.unsafelyUnwrapped)
@@ -120,7 +120,8 @@ private func text(_ path: String) -> String {
 /// VmHWM of a process in bytes; 0 once it is gone.
 private func highWater(of process: String) -> Int {
     for line in text("/proc/\(process)/status").split(separator: "\n") where line.hasPrefix("VmHWM:") {
-        return (line.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first.flatMap { Int($0) } ?? 0) * 1024
+        return (line.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first.flatMap { Int($0) } ?? 0)
+            * 1024
     }
     return 0
 }

@@ -28,7 +28,8 @@ public enum Tools {
     /// The major version of qemu-img, 0 without it. Its map output and options are those of version 10.
     public static let qemuVersion: Int = {
         guard have("qemu-img"), have("qemu-io"),
-            let version = try? Command(["qemu-img", "--version"]).succeed().output.split(separator: " ").dropFirst(2).first
+            let version = try? Command(["qemu-img", "--version"]).succeed().output.split(separator: " ").dropFirst(2)
+                .first
         else { return 0 }
         return version.split(separator: ".").first.flatMap { Int($0) } ?? 0
     }()
@@ -71,8 +72,9 @@ public func qemuImg(_ arguments: String..., in folder: String? = nil) throws -> 
     try Command(["qemu-img"] + arguments, in: folder).run()
 }
 
-/// Whether two files hold the same bytes; says where they part otherwise.
-public func differenceOfFiles(_ first: String, _ second: String) throws -> String? {
-    let outcome = try Command(["cmp", first, second]).run()
+/// Where two files part, in cmp's words; nil when they hold the same bytes (the first `limit` ones, if given).
+public func differenceOfFiles(_ first: String, _ second: String, limit: Int? = nil) throws -> String? {
+    let options = limit.map { ["-n", "\($0)"] } ?? []
+    let outcome = try Command(["cmp"] + options + [first, second]).run()
     return outcome.exit == 0 ? nil : outcome.output + outcome.errors
 }

@@ -1,5 +1,6 @@
 // Why this file exists: how many instructions a request costs, and how many requests a second one thread carries,
-// with nothing around the engine but a loop that keeps it full. `run` beside this package drives it.
+// with nothing around the engine but a loop that keeps it full. Instructions: run a `strip -g` copy under callgrind with
+// two counts and divide the difference (a warm-up as long as the run is part of both).
 import BlockEngine
 import DiskTypes
 import Glibc
@@ -20,7 +21,7 @@ import LinuxIO
         options.direct = arguments.contains("direct")
         let chain = try ImageChain.open(path: arguments[1], options: options)
         let bench = try Bench(chain, size: size, depth: depth)
-        // Tables into the cache, pages into memory; not measured.
+        // Tables into the cache, pages into memory; not part of the time.
         bench.run(min(count, Int(chain.size) / size), random: false)
         let start = now()
         let drains = bench.run(count, random: true)
