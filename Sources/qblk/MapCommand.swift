@@ -45,7 +45,8 @@ struct MapCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Queues of the device (ublk only).", valueName: "count"))
     var queues: Int?
 
-    @Option(name: .long, help: ArgumentHelp("Threads that carry requests, where there is a server.", valueName: "count"))
+    @Option(
+        name: .long, help: ArgumentHelp("Threads that carry requests, where there is a server.", valueName: "count"))
     var workers = 1
 
     @Option(
@@ -72,7 +73,8 @@ struct MapCommand: ParsableCommand {
         options.l2CacheLimit = l2Cache.bytes
         if let snapshot { options.snapshot = try SnapshotChoice.id(snapshot, in: path, options) }
         if !readOnly { Notice.say("\(printable(path)): maps are read-only so far (-r says so yourself)") }
-        let choice = via == .auto ? try MapChoice.automatic(path: path, options: options) : MapChoice(way: via, reason: "")
+        let choice =
+            via == .auto ? try MapChoice.automatic(path: path, options: options) : MapChoice(way: via, reason: "")
         if image.verbose > 0, via == .auto { Notice.say("via \(choice.way.rawValue): \(choice.reason)") }
         switch choice.way {
         case .dm: try mapByDeviceMapper(options)
@@ -115,6 +117,7 @@ struct MapCommand: ParsableCommand {
 
     /// Says where the device is. If nobody listens any more the map is there all the same; `list` has it.
     private func announce(_ record: MapRecord) throws {
+        PartitionNote.sayIfNeeded(record)
         try Output.write((json ? MapEntry(record).json.text : record.device) + "\n")
     }
 }
