@@ -95,7 +95,7 @@ struct MapCommand: ParsableCommand {
         guard let flag else { return }
         // Nobody serves a dm device; what stays in the foreground only waits for its end.
         while !flag.isSet { usleep(100_000) }
-        try DMMap.unmap(record)
+        try DMMap.unmap(record, deferred: true)
     }
 
     private func mapByLoop(_ open: OpenOptions) throws {

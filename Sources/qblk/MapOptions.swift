@@ -22,6 +22,9 @@ struct MapChoice {
             return MapChoice(way: .loop, reason: "device-mapper cannot be used here (\(reason(doctor)))")
         }
         let chain = try ImageChain.open(path: path, options: options)
+        if chain.layers.count == 1, chain.layers[0].format == .raw {
+            return MapChoice(way: .loop, reason: "a raw image is a loop device as it is, with its partitions")
+        }
         if let obstacle = try DMMap.obstacle(chain) {
             return MapChoice(way: .loop, reason: "device-mapper cannot express this image: \(obstacle.what)")
         }
