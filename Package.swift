@@ -43,7 +43,7 @@ let package = Package(
             name: "CQblk",
             linkerSettings: [
                 .linkedLibrary("uring"), .linkedLibrary("devmapper"), .linkedLibrary("deflate"),
-                .linkedLibrary("zstd"),
+                .linkedLibrary("zstd"), .linkedLibrary("z"),
             ]),
         // 0 words
         .target(name: "DiskTypes", swiftSettings: strict),
@@ -67,7 +67,9 @@ let package = Package(
             swiftSettings: hot),
         .target(
             name: "DeviceMapperMap",
-            dependencies: ["ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
+            dependencies: [
+                "BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging,
+            ],
             swiftSettings: house),
         .target(
             name: "ImageOperations",
@@ -82,6 +84,28 @@ let package = Package(
             ],
             swiftSettings: house),
         // tests
+        .testTarget(
+            name: "BlockEngineTests",
+            dependencies: ["BlockEngine", "CountAllocations", "ImageChain", "LinuxIO", "DiskTypes"],
+            swiftSettings: house),
+        .target(name: "CountAllocations", path: "Tests/CountAllocations"),
+        .testTarget(
+            name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
+        .testTarget(
+            name: "DeviceMapperMapTests",
+            dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
+            swiftSettings: house),
+        .testTarget(
+            name: "FuseExportTests",
+            dependencies: ["FuseExport", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", "TestKit"],
+            swiftSettings: house),
+        .testTarget(
+            name: "MapRegistryTests", dependencies: ["MapRegistry", "LinuxIO", "DiskTypes"], swiftSettings: house),
+        .testTarget(
+            name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", system], swiftSettings: house),
+        .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
+        .testTarget(
+            name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )

@@ -45,7 +45,9 @@ private struct ChainOpener {
                     advice: "flatten it with qemu-img convert"
                 ).named(path)
             }
-            do { next = try openLayer(layer.path, format: layer.format) } catch { throw error.named(layer.path) }
+            do throws(ImageError) { next = try openLayer(layer.path, format: layer.format) } catch {
+                throw error.named(layer.path)
+            }
         }
         let built = try buildMaps()
         return ImageChain(layers: built, files: files)
@@ -57,7 +59,7 @@ private struct ChainOpener {
     ) throws(ImageError) -> (path: String, format: ImageFormat?)? {
         let isTop = layers.isEmpty
         let file = try open(name, role: isTop ? nil : "backing file")
-        let format = try wanted ?? ImageFormat.probe(file)
+        let format = if let wanted { wanted } else { try ImageFormat.probe(file) }
         try lock(file, isTop || format == .qcow2 ? .readOnlyImage : .rawBacking)
         let metadataFile = files.count
         files.append(file)
@@ -120,7 +122,7 @@ private struct ChainOpener {
         return file
     }
 
-    private func lock(_ file: HostFile, _ mode: ImageLock.Mode) throws(ImageError) {
+    private func lock(_ file: HostFile, _ mode: LockMode) throws(ImageError) {
         guard options.lock else { return }
         try ImageLock.take(mode, on: file)
     }
@@ -128,11 +130,13 @@ private struct ChainOpener {
     /// Shares the memory for L2 tables among the layers by what each could use.
     private func buildMaps() throws(ImageError) -> [ImageLayer] {
         let needs = layers.map { $0.image.map { QCOW2Map.cacheNeed($0.header) } ?? 0 }
-        let total = needs.reduce(0) { $0.addingReportingOverflow($1).partialValue }
+        let total = needs.reduce(UInt64(0)) { $0.addingReportingOverflow($1).partialValue }
         var built: [ImageLayer] = []
         for (layer, need) in zip(layers, needs) {
             let share = total <= options.l2CacheLimit ? need : Self.share(of: need, total, options.l2CacheLimit)
-            do { built.append(try build(layer, cacheLimit: share)) } catch { throw error.named(layer.path) }
+            do throws(ImageError) { built.append(try build(layer, cacheLimit: share)) } catch {
+                throw error.named(layer.path)
+            }
         }
         return built
     }
@@ -167,7 +171,7 @@ extension ImageFormat {
     }
 
     /// The format an image says its backing file has; nil where it says nothing.
-    static func named(_ name: String?) throws(ImageError) -> ImageFormat? {
+    package static func named(_ name: String?) throws(ImageError) -> ImageFormat? {
         guard let name else { return nil }
         guard let format = ImageFormat(rawValue: name) else {
             throw .unsupported(

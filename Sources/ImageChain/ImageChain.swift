@@ -12,55 +12,83 @@ public final class ImageChain: BlockMap {
     public let files: [HostFile]
     /// Bytes of the guest's disk: a multiple of 512.
     public let size: UInt64
+    /// The layers again, as lookups want them; as many as `layers`.
+    private nonisolated(unsafe) let sides: UnsafeMutablePointer<LayerSide>
+    private let depth: Int
 
     init(layers: [ImageLayer], files: [HostFile]) {
         self.layers = layers
         self.files = files
-        size = layers[0].size
+        size = layers.first?.size ?? 0
+        depth = layers.count
+        sides = .allocate(capacity: max(layers.count, 1))
+        for (i, layer) in layers.enumerated() { (sides + i).initialize(to: LayerSide(layer)) }
     }
+
+    deinit { sides.deallocate() }
 
     /// Where `length` bytes at `guest` are, in the first layer that has a say. `unallocated` means no layer has: the
     /// bytes read as zeros. See `BlockMap.lookup`.
     public func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
         var length = length
-        var depth = 0
+        var layer = 0
         while true {
-            let layer = layers[depth]
+            let side = sides + layer
             // A backing file shorter than its overlay reads as zeros past its end.
-            guard guest.bytes < layer.size else {
-                return .extent(Extent(guest: guest, length: length, kind: .zero, layer: UInt16(depth)))
+            guard guest.bytes < side.pointee.size else {
+                return .extent(
+                    Extent(guest: guest, length: length, kind: .zero, layer: UInt16(truncatingIfNeeded: layer)))
             }
-            length = min(length, layer.size - guest.bytes)
-            let answer = layer.map.lookup(guest, length: length)
-            guard case .extent(let extent) = answer, extent.kind.isUnallocated, depth + 1 < layers.count else {
-                return Self.placed(answer, layer, depth)
+            length = min(length, side.pointee.size &- guest.bytes)
+            let answer = side.pointee.lookup(guest, length: length)
+            guard case .extent(let extent) = answer, extent.kind.isUnallocated, layer &+ 1 < depth else {
+                return Self.placed(answer, side, layer)
             }
             length = extent.length
-            depth += 1
+            layer &+= 1
         }
     }
 
+    /// Where `length` (> 0) bytes at `guest` are in layer `depth` alone: `unallocated` means that the next layer says.
+    /// The range must lie inside that layer's size. Otherwise as `lookup`: `extents` and `compare -s` want to know what
+    /// each layer has on its own.
+    public func lookup(_ guest: GuestOffset, length: UInt64, inLayer layer: Int) -> MapAnswer {
+        precondition(layer >= 0 && layer < depth, "no such layer")
+        let side = sides + layer
+        return Self.placed(side.pointee.lookup(guest, length: length), side, layer)
+    }
+
+    /// The short way for the commonest request: where the `length` bytes at `guest` are in file `activeDataFile`, when
+    /// the active image holds them all as plain data and that can be told without I/O. nil means only: ask `lookup`.
+    public func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        sides.pointee.plainOffset(guest, length: length)
+    }
+
+    /// The file that `plainOffset` speaks of.
+    public var activeDataFile: UInt16 { sides.pointee.dataFile }
+
     /// The layer's answer with the chain's numbers for layer and file.
     @inline(__always)
-    private static func placed(_ answer: MapAnswer, _ layer: ImageLayer, _ depth: Int) -> MapAnswer {
+    private static func placed(_ answer: MapAnswer, _ side: UnsafeMutablePointer<LayerSide>, _ layer: Int) -> MapAnswer
+    {
         switch answer {
         case .extent(var extent):
-            extent.layer = UInt16(truncatingIfNeeded: depth)
-            extent.file = layer.dataFile
+            extent.layer = UInt16(truncatingIfNeeded: layer)
+            extent.file = side.pointee.dataFile
             return .extent(extent)
         case .needs(var table):
-            table.layer = UInt16(truncatingIfNeeded: depth)
-            table.file = layer.metadataFile
+            table.layer = UInt16(truncatingIfNeeded: layer)
+            table.file = side.pointee.metadataFile
             return .needs(table)
         case .damaged(var damage):
-            damage.layer = UInt16(truncatingIfNeeded: depth)
+            damage.layer = UInt16(truncatingIfNeeded: layer)
             return .damaged(damage)
         }
     }
 
     /// Hands in the table that `lookup` named. See `BlockMap.supply`.
     public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
-        layers[Int(table.layer)].map.supply(table, bytes)
+        sides[Int(table.layer)].supply(table, bytes)
     }
 
     /// How compressed clusters of a layer are compressed.

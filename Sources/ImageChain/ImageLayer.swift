@@ -1,7 +1,7 @@
 // Why this file exists: one image of a chain: its file, what its header says, and its map.
 
 public import DiskTypes
-public import LinuxIO
+import LinuxIO
 public import QCOW2
 
 /// One layer of an opened chain. Layer 0 is the image that was asked for.
@@ -30,16 +30,43 @@ public struct ImageLayer: Sendable {
 enum LayerMap: Sendable {
     case raw(RawMap)
     case qcow2(QCOW2Map)
+}
 
-    @inline(__always)
-    func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
-        switch self {
-        case .raw(let map): map.lookup(guest, length: length)
-        case .qcow2(let map): map.lookup(guest, length: length)
+/// What a lookup needs of a layer, as plain bytes: copying an `ImageLayer` would count references, and counting the
+/// references of objects that all workers share is what makes workers slow each other down.
+@safe struct LayerSide: BitwiseCopyable {
+    let size: UInt64
+    let metadataFile: UInt16
+    let dataFile: UInt16
+    private let raw: RawMap
+    /// Owned by the layer, which lives as long as the chain; nil for raw layers.
+    private let qcow2: Unmanaged<QCOW2Map>?
+
+    init(_ layer: ImageLayer) {
+        size = layer.size
+        metadataFile = layer.metadataFile
+        dataFile = layer.dataFile
+        switch layer.map {
+        case .raw(let map):
+            raw = map
+            qcow2 = nil
+        case .qcow2(let map):
+            raw = RawMap(fileLength: 0)
+            qcow2 = Unmanaged.passUnretained(map)
         }
     }
 
+    @inline(__always) func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
+        guard let qcow2 else { return raw.lookup(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.lookup(guest, length: length) }
+    }
+
+    @inline(__always) func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        guard let qcow2 else { return raw.plainOffset(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.plainOffset(guest, length: length) }
+    }
+
     func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
-        if case .qcow2(let map) = self { unsafe map.supply(table, bytes) }
+        qcow2?._withUnsafeGuaranteedRef { $0.supply(table, bytes) }
     }
 }

@@ -4,7 +4,7 @@
 import DiskTypes
 
 /// The map of a raw file: its bytes, then zeros up to the next whole sector.
-struct RawMap: BlockMap {
+struct RawMap: BlockMap, BitwiseCopyable {
     let fileLength: UInt64
     let size: UInt64
 
@@ -19,6 +19,11 @@ struct RawMap: BlockMap {
             Extent(
                 guest: guest, length: min(length, fileLength - guest.bytes), kind: .data,
                 host: HostOffset(guest.bytes)))
+    }
+
+    /// See `QCOW2Map.plainOffset`.
+    @inline(__always) func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        guest.bytes < fileLength && length <= fileLength &- guest.bytes ? HostOffset(guest.bytes) : nil
     }
 
     func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {}

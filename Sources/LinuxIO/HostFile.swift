@@ -1,5 +1,146 @@
+// Why this file exists: a file that holds image data, opened so that a hostile path can do no harm: only regular
+// files and block devices, never a wait. Opening changes nothing in the file.
+import CQblk
 public import DiskTypes
+import Glibc
+import Synchronization
+import SystemPackage
+
+/// An open image, backing or data file of the host. May be used from any number of threads at once.
 public final class HostFile: Sendable, ByteSource {
-    public let length: UInt64 = 0
-    public func read(at offset: HostOffset, count: Int) throws(ImageError) -> [UInt8] { [] }
+    /// Whether to look for a second, cache-bypassing descriptor.
+    public enum DirectMode: Sendable { case never, ifPossible }
+
+    public let path: String
+    public let isWritable: Bool
+    public let isBlockDevice: Bool
+    /// The file lies in memory (tmpfs): reads never wait for a disk, and `fd` keeps O_NONBLOCK, with which io_uring
+    /// answers them at once instead of through a worker thread.
+    public let isTmpfs: Bool
+    /// Which file it is, to see that two paths are the same one.
+    public let identity: FileIdentity
+    /// The descriptor that goes through the page cache. Metadata belongs here, and locks hang on it.
+    public var fd: Int32 { buffered.raw }
+    /// The descriptor that bypasses the page cache (O_DIRECT), or -1.
+    public let directFD: Int32
+    /// What addresses of memory handed to `directFD` must be multiples of. 1 without `directFD`.
+    public let directMemoryAlignment: Int
+    /// What offsets and lengths on `directFD` must be multiples of. 1 without `directFD`.
+    public let directOffsetAlignment: Int
+
+    private let buffered: OwnedFD
+    private let direct: OwnedFD?
+    let knownLength: Atomic<UInt64>
+
+    /// Length in bytes when opened, or since the last write, truncation or `currentLength()` through this object.
+    public var length: UInt64 { knownLength.load(ordering: .relaxed) }
+
+    /// Opens the file at `path`, following symbolic links.
+    public static func open(
+        path: String, writable: Bool = false, direct: DirectMode = .ifPossible
+    ) throws(ImageError) -> HostFile {
+        // Looked at before opening: to open a device can rewind a tape or arm a watchdog.
+        var status = stat()
+        if stat(path, &status) == 0 { try refuseUnlessData(status) }
+        let flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
+        let raw: Int32
+        do throws(Errno) {
+            raw = try retrying { Glibc.open(path, flags) }
+        } catch {
+            throw ImageError(
+                .system, "cannot open\(writable ? " for writing" : ""): \(errorText(error.rawValue))", path: path)
+        }
+        return try adopt(OwnedFD(taking: raw), path: path, writable: writable, direct: direct)
+    }
+
+    /// Takes over a descriptor that is open already: inherited, or received over a socket.
+    public static func adopt(
+        _ owned: consuming OwnedFD, path: String, writable: Bool, direct: DirectMode = .ifPossible
+    ) throws(ImageError) -> HostFile {
+        do {
+            return try HostFile(owned, path: path, writable: writable, direct: direct)
+        } catch {
+            throw error.named(path)
+        }
+    }
+
+    private init(
+        _ owned: consuming OwnedFD, path: String, writable: Bool, direct mode: DirectMode
+    ) throws(ImageError) {
+        // Everything that can fail comes first, on locals: a half-made object with noncopyable parts cannot be undone.
+        let raw = owned.raw
+        let status = try HostFile.status(of: raw)
+        try HostFile.refuseUnlessData(status)
+        let isBlock = status.st_mode & S_IFMT == S_IFBLK
+        let size = try HostFile.size(of: raw, status)
+        let magic = UInt32(truncatingIfNeeded: qb_filesystem_magic(raw))
+        let inMemory = !isBlock && (magic == QB_TMPFS_MAGIC || magic == QB_RAMFS_MAGIC)
+        let flags = fcntl(raw, F_GETFL)
+        if flags >= 0 { _ = fcntl(raw, F_SETFL, inMemory ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) }
+        // tmpfs has nothing to bypass: its page cache is the storage.
+        let way =
+            mode == .never || inMemory
+            ? nil : DirectAccess.probe(raw, writable: writable, isBlockDevice: isBlock, length: size)
+        self.path = path
+        isWritable = writable
+        isBlockDevice = isBlock
+        isTmpfs = inMemory
+        identity = FileIdentity(status)
+        directFD = way?.fd ?? -1
+        directMemoryAlignment = way?.memory ?? 1
+        directOffsetAlignment = way?.offset ?? 1
+        if let way { direct = OwnedFD(taking: way.fd) } else { direct = nil }
+        knownLength = Atomic(size)
+        buffered = owned
+    }
+
+    /// Asks the system for the length: files grow, devices are resized.
+    public func currentLength() throws(ImageError) -> UInt64 {
+        do {
+            let size = try HostFile.size(of: fd, try HostFile.status(of: fd))
+            knownLength.store(size, ordering: .relaxed)
+            return size
+        } catch {
+            throw error.named(path)
+        }
+    }
+
+    /// Bytes that the file takes on its file system, holes not counted.
+    public func diskUsage() throws(ImageError) -> UInt64 {
+        let status = try HostFile.status(of: fd)
+        return isBlockDevice ? length : UInt64(clamping: status.st_blocks) &* 512
+    }
+}
+
+extension HostFile {
+    static func status(of fd: Int32) throws(ImageError) -> stat {
+        var status = stat()
+        guard fstat(fd, &status) == 0 else {
+            throw ImageError(.system, "cannot look at the file: \(errorText(errno))")
+        }
+        return status
+    }
+
+    static func size(of fd: Int32, _ status: stat) throws(ImageError) -> UInt64 {
+        guard status.st_mode & S_IFMT == S_IFBLK else { return UInt64(clamping: status.st_size) }
+        var bytes: UInt64 = 0
+        guard ioctl(fd, UInt(QB_BLKGETSIZE64), &bytes) == 0 else {
+            throw ImageError(.system, "cannot ask the device for its size: \(errorText(errno))")
+        }
+        return bytes
+    }
+
+    /// Throws for everything that is neither a regular file nor a block device.
+    static func refuseUnlessData(_ status: stat) throws(ImageError) {
+        let kind: String
+        switch status.st_mode & S_IFMT {
+        case S_IFREG, S_IFBLK: return
+        case S_IFDIR: kind = "a directory"
+        case S_IFIFO: kind = "a FIFO"
+        case S_IFSOCK: kind = "a socket"
+        case S_IFCHR: kind = "a character device"
+        default: kind = "of an unknown file type"
+        }
+        throw ImageError(.reference, "is \(kind)", advice: "name a regular file or a block device")
+    }
 }

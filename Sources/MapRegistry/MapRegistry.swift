@@ -1,1 +1,116 @@
-// The target MapRegistry.
+// Why this file exists: which images are mapped on this host, known after the shell that mapped them is gone. A folder
+// a map under /run/qblk, gone with the map or with a reboot.
+public import DiskTypes
+import FoundationEssentials
+import Glibc
+
+/// The maps of this host.
+public struct MapRegistry: Sendable {
+    /// Where the maps' folders are: `/run/qblk`, or what QBLK_RUN_DIR says.
+    public let folder: String
+
+    public init(folder: String? = nil) {
+        if let folder {
+            self.folder = folder
+        } else if let named = getenv("QBLK_RUN_DIR"), named.pointee != 0 {
+            self.folder = String(cString: named)
+        } else {
+            self.folder = "/run/qblk"
+        }
+    }
+
+    /// The folder of one map: its record, its lock, the file that FUSE is mounted on.
+    public func folder(of name: String) -> String { folder + "/" + name }
+    func statePath(_ name: String) -> String { folder(of: name) + "/state.json" }
+    func lockPath(_ name: String) -> String { folder(of: name) + "/lock" }
+
+    // MARK: asking
+
+    /// Every map with a record, sorted by name. Maps that are being made have none yet.
+    public func all() throws(ImageError) -> [MapRecord] {
+        var records: [MapRecord] = []
+        for name in try names() {
+            if let record = try record(of: name) { records.append(record) }
+        }
+        return records
+    }
+
+    /// The record of the map called `name`, if it is there.
+    public func record(of name: String) throws(ImageError) -> MapRecord? {
+        let path = statePath(name)
+        guard let bytes = try RegistryFiles.read(path) else { return nil }
+        do {
+            return try JSONDecoder().decode(MapRecord.self, from: Data(bytes))
+        } catch {
+            throw ImageError(
+                .malformed, "\(path) is not a record of a map",
+                advice:
+                    "take down what it describes by hand (losetup, dmsetup, umount), then remove \(folder(of: name))")
+        }
+    }
+
+    /// The map that the user means by a name, a device or an image. nil when there is none.
+    public func find(_ key: String) throws(ImageError) -> MapRecord? {
+        let records = try all()
+        if let named = records.first(where: { $0.name == key }) { return named }
+        let path = RegistryFiles.absolute(key)
+        if let device = records.first(where: { $0.device == key || $0.device == path }) { return device }
+        let images = records.filter { $0.image == path || $0.image == key }
+        guard images.count < 2 else {
+            let names = images.map(\.name).joined(separator: ", ")
+            throw ImageError(.reference, "\(key) is mapped \(images.count) times", advice: "say which one: \(names)")
+        }
+        return images.first
+    }
+
+    func names() throws(ImageError) -> [String] {
+        try RegistryFiles.names(in: folder).filter { !$0.hasPrefix(".") }
+    }
+
+    // MARK: changing
+
+    /// Makes the folder of a new map and holds its lock. Refuses a name in use; what a crashed map left behind must have
+    /// been cleaned up before (`staleRecords`), except for folders without a record, which are removed here.
+    public func create(_ name: String) throws(ImageError) -> MapReservation {
+        try MapName.check(name)
+        try RegistryFiles.makeFolder(folder)
+        guard let global = try FileLock(folder + "/.lock", patience: 10_000) else { throw busy("the list of maps") }
+        if let record = try record(of: name) {
+            throw ImageError(
+                .reference, "a map named '\(name)' is there already (\(record.image) on \(record.device))",
+                advice: "unmap it first, or choose another name with --name")
+        }
+        try RegistryFiles.makeFolder(folder(of: name))
+        guard let lock = try FileLock(lockPath(name), patience: 0) else { throw busy("'\(name)'") }
+        _ = consume global
+        return MapReservation(registry: self, name: name, lock: lock)
+    }
+
+    /// Takes the lock of a map that is there, for taking it down.
+    public func lock(_ name: String) throws(ImageError) -> MapReservation {
+        guard let lock = try FileLock(lockPath(name), patience: 5_000) else { throw busy("'\(name)'") }
+        return MapReservation(registry: self, name: name, lock: lock)
+    }
+
+    /// Removes a map's record and folder. What it described must be gone.
+    public func remove(_ name: String) throws(ImageError) {
+        try RegistryFiles.removeFolder(folder(of: name))
+    }
+
+    private func busy(_ what: String) -> ImageError {
+        ImageError(.locked, "another qblk is working on \(what)", advice: "try again when it is done")
+    }
+}
+
+extension RegistryFiles {
+    /// The path without links and dots where it exists, else made absolute as it is.
+    static func absolute(_ path: String) -> String {
+        if let real = realpath(path, nil) {
+            defer { free(real) }
+            return String(cString: real)
+        }
+        guard !path.hasPrefix("/"), let here = getcwd(nil, 0) else { return path }
+        defer { free(here) }
+        return String(cString: here) + "/" + path
+    }
+}

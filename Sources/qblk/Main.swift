@@ -1,1 +1,31 @@
-@main enum Main { static func main() { print("qblk") } }
+// Why this file exists: the program's start and its one way out. Whatever goes wrong leaves as one line on stderr and
+// an exit code; nothing of Swift's own error printing reaches the user.
+
+import ArgumentParser
+import FuseExport
+import Glibc
+
+@main
+enum Main {
+    static func main() {
+        // A reader that goes away is an error of the write, not a death: a map must not die with the shell's pipe.
+        signal(SIGPIPE, SIG_IGN)
+        raiseFileLimit()
+        if let code = LoopExport.runHiddenVerb(CommandLine.arguments) { exit(code) }
+        let arguments = Array(CommandLine.arguments.dropFirst())
+        do {
+            var command = try Qblk.parseAsRoot(arguments)
+            try command.run()
+        } catch {
+            exit(Failure.report(error, arguments))
+        }
+    }
+
+    /// A chain of 256 images with data files is more descriptors than the usual soft limit.
+    private static func raiseFileLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+}

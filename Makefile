@@ -1,0 +1,49 @@
+# One line of real command each; `make help` lists them.
+.DEFAULT_GOAL := help
+SWIFT ?= swift
+RELEASE = .build/release/qblk
+PREFIX ?= /usr/local
+
+.PHONY: help deps test-deps build release demo test check fmt lint bench fuzz install clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+deps: ## install what building needs (apt)
+	@tools/deps
+
+test-deps: ## install what the tests and the demo need: QEMU, fio, filesystems (apt)
+	@tools/deps --test
+
+build: deps ## debug build
+	$(SWIFT) build
+
+release: deps ## release build, the Swift runtime inside
+	$(SWIFT) build -c release --static-swift-stdlib --product qblk
+
+demo: test-deps release ## make an image with a filesystem, map it, mount it, compare a file, unmap it
+	@tools/demo $(RELEASE)
+
+test: test-deps release ## all tests; those that need another kernel run in the test guest
+	@tools/test $(RELEASE)
+
+check: deps lint ## formatting and the rules of the house
+	$(SWIFT) format lint --strict --recursive --parallel Package.swift Sources Tests
+
+lint: ## import floors, sizes, forbidden words, paths in the docs
+	@tools/lint
+
+fmt: ## format the sources
+	$(SWIFT) format --in-place --recursive --parallel Package.swift Sources Tests
+
+bench: test-deps release ## speed against the peers, as ratios, in one run
+	@tools/bench/run $(RELEASE)
+
+fuzz: deps ## the fuzzers, a minute each
+	@tools/fuzz/run 60
+
+install: release ## install into PREFIX (/usr/local)
+	@tools/install $(RELEASE) $(DESTDIR)$(PREFIX)
+
+clean: ## remove what was built
+	rm -rf .build

@@ -1,0 +1,51 @@
+// Why this file exists: O_DIRECT wants aligned memory and aligned ranges; guests and file ends do not always oblige.
+// A few buffers in between serve them all; whoever finds none waits in line.
+import LinuxIO
+
+/// Aligned buffers of one size, made once.
+struct BouncePool {
+    /// Room for a cluster of the usual size with a block of slack on either side.
+    static let bufferBytes = 128 << 10
+    private static let alignment = 4096
+
+    private let memory: UnsafeMutableRawPointer?
+    private var list: FreeList
+
+    init(count: Int) {
+        list = FreeList(count: count)
+        memory =
+            count > 0
+            ? UnsafeMutableRawPointer.allocate(
+                byteCount: count * BouncePool.bufferBytes, alignment: BouncePool.alignment) : nil
+    }
+
+    @inline(__always) var available: Int { list.available }
+    mutating func take() -> Int32 { list.take() }
+    mutating func give(_ index: Int32) { if index >= 0 { list.give(index) } }
+
+    /// The memory of a buffer that was taken.
+    func buffer(_ index: Int32) -> UnsafeMutableRawPointer {
+        // Only pools with buffers give out indices.
+        memory.unsafelyUnwrapped + Int(index) &* BouncePool.bufferBytes
+    }
+
+    func free() {
+        list.free()
+        memory?.deallocate()
+    }
+}
+
+extension FileSide {
+    /// Data goes past the page cache where the file allows it, unless its blocks are too large to bounce.
+    init(_ file: HostFile) {
+        let memory = max(file.directMemoryAlignment, 1)
+        let offset = max(file.directOffsetAlignment, 1)
+        let usable = file.directFD >= 0 && FileSide.fits(memory) && FileSide.fits(offset)
+        self.init(
+            buffered: file.fd, data: usable ? file.directFD : file.fd,
+            memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0)
+    }
+
+    /// Masks need powers of two, and bounce buffers start on pages.
+    private static func fits(_ alignment: Int) -> Bool { alignment <= 4096 && alignment & (alignment - 1) == 0 }
+}

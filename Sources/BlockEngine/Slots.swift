@@ -1,0 +1,107 @@
+// Why this file exists: what the engine remembers about work in flight, as plain bytes. All of it lives in slabs that
+// are allocated once; records refer to each other by index, so nothing here is counted, boxed or moved.
+import DiskTypes
+
+/// "No record": ends every intrusive list.
+let none: Int32 = -1
+
+/// One request of the door. Its index is the door's slot number.
+struct Slot: BitwiseCopyable {
+    enum State: UInt8, BitwiseCopyable {
+        case free
+        /// Its extents are being looked up, now or after a wait.
+        case walking
+        /// Waits for a mapping table that is being read.
+        case needsTable
+        /// Waits for pieces or buffers that others hold.
+        case parked
+        /// Everything is issued (or an error ended the walk); it finishes with its last piece.
+        case draining
+        /// In the queue of finished requests.
+        case finished
+    }
+
+    /// Guest position of the request's first byte.
+    var start: UInt64 = 0
+    /// First guest position that is not issued yet.
+    var cursor: UInt64 = 0
+    /// One past the last guest position.
+    var end: UInt64 = 0
+    /// The caller's memory when it is one range; else nil and the slot's iovecs say.
+    var base: UnsafeMutableRawPointer?
+    var iovecCount: Int32 = 0
+    /// Pieces not back yet.
+    var pieces: Int32 = 0
+    /// The first errno; 0 while all is well.
+    var error: Int32 = 0
+    /// Link in the one list the slot is in: a table's waiters, the parked, the finished.
+    var next: Int32 = none
+    /// How often a table was fetched and gone again before this slot could use it.
+    var tableTries: UInt32 = 0
+    var state: State = .free
+    var hasDamage = false
+    var damage = MapDamage(reason: .tableUnreadable, guest: GuestOffset(0), length: 0, table: HostOffset(0))
+
+    init() {}
+}
+
+/// One read on its way, or one wait for a cluster that is being decoded, on behalf of a slot.
+struct Piece: BitwiseCopyable {
+    enum Kind: UInt8, BitwiseCopyable {
+        /// Straight into one range of the caller's memory.
+        case plain
+        /// Straight into several ranges.
+        case vector
+        /// Into an aligned bounce buffer, then copied: the caller's memory or the range does not suit O_DIRECT.
+        case bounce
+        /// No read of its own: waits for a cluster that is being read and decoded.
+        case cluster
+    }
+
+    var slot: Int32 = 0
+    /// Link in the free list, in the queue of unsent reads, or among a cluster's waiters.
+    var next: Int32 = none
+    var kind: Kind = .plain
+    var file: UInt16 = 0
+    /// Bounce buffer, when there is one.
+    var bounce: Int32 = none
+    /// How often this read was sent again without any progress.
+    var retries: UInt32 = 0
+    /// Where in the request the next byte goes.
+    var at: Int = 0
+    /// Bytes still to come.
+    var left: Int = 0
+    /// Where in the file the next byte is; inside its cluster for `.cluster`.
+    var host: UInt64 = 0
+    /// Bounce only: bytes already in the buffer, counted from `host` rounded down.
+    var got: Int = 0
+
+    init() {}
+}
+
+/// What the data path needs of a `HostFile`, without touching the class.
+struct FileSide: BitwiseCopyable {
+    /// For metadata and compressed streams: any offset, any length.
+    var buffered: Int32
+    /// For data.
+    var data: Int32
+    /// Low bits that must be clear in addresses and in offsets and lengths of reads by `data`; 0 when buffered.
+    var memoryMask: UInt
+    var offsetMask: UInt64
+}
+
+/// What a completion belongs to, in the engine's half of the `user_data` space (bit 63 set).
+enum Tag {
+    static let engine: UInt64 = 1 << 63
+    static let piece: UInt64 = engine
+    static let table: UInt64 = engine | 1 << 60
+    static let cluster: UInt64 = engine | 2 << 60
+    static let kinds: UInt64 = engine | 7 << 60
+
+    @inline(__always) static func make(_ kind: UInt64, _ index: Int32) -> UInt64 {
+        kind | UInt64(UInt32(bitPattern: index))
+    }
+    @inline(__always) static func index(_ userData: UInt64) -> Int32 {
+        Int32(truncatingIfNeeded: userData)
+    }
+}

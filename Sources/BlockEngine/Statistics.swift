@@ -1,0 +1,29 @@
+// Why this file exists: what an engine did, for people who ask why it is slow. Plain counters of one thread.
+
+/// Counters of one engine since it was made.
+public struct Statistics: Sendable, BitwiseCopyable {
+    /// Requests taken in.
+    public var requests: UInt64 = 0
+    /// Bytes of requests that went well.
+    public var bytes: UInt64 = 0
+    /// Requests that ended in an error.
+    public var errors: UInt64 = 0
+    /// Reads of guest data that were sent to the kernel, not counting repetitions.
+    public var dataReads: UInt64 = 0
+    /// Of these, reads that went through a bounce buffer.
+    public var bounces: UInt64 = 0
+    /// Mapping tables read.
+    public var tableReads: UInt64 = 0
+    /// Compressed clusters read and decoded.
+    public var clustersDecoded: UInt64 = 0
+    /// Parts of requests answered from a decoded cluster that was there already.
+    public var cacheHits: UInt64 = 0
+    /// Parts of requests that joined a cluster on its way.
+    public var cacheJoins: UInt64 = 0
+    /// Times a request had to wait for pieces or buffers.
+    public var parks: UInt64 = 0
+    /// Reads sent again: short, interrupted, or refused for now.
+    public var retries: UInt64 = 0
+
+    public init() {}
+}

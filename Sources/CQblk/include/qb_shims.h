@@ -1,0 +1,52 @@
+// Why this file exists: system calls that Swift cannot reach (variadic, behind _GNU_SOURCE, CMSG macros, fork).
+// One call each; whatever decides something belongs into Swift. Results are the call's: -1 and errno on failure,
+// unless said otherwise.
+#ifndef QB_SHIMS_H
+#define QB_SHIMS_H
+#include <stdint.h>
+#include <sys/types.h>
+
+// files (files.c)
+int qb_fallocate(int fd, int mode, uint64_t offset, uint64_t length);
+/// Bytes of a byte-range lock on the open file description, start and length; `type` is F_RDLCK, F_WRLCK, F_UNLCK.
+int qb_ofd_lock(int fd, short type, uint64_t start, uint64_t length);
+/// 1 when a lock of `type` would be refused because of somebody else's, 0 when not, -1 on failure.
+int qb_ofd_test(int fd, short type, uint64_t start, uint64_t length);
+/// What the kernel says about direct I/O: 1 and the two alignments (0, 0: not possible), or 0 when it does not say.
+int qb_dio_alignment(int fd, uint32_t *memory, uint32_t *offset);
+/// f_type of statfs, or 0.
+unsigned long qb_filesystem_magic(int fd);
+int qb_memfd_create(const char *name, unsigned int flags);
+unsigned int qb_major(uint64_t device);
+unsigned int qb_minor(uint64_t device);
+int qb_mknod_block(const char *path, unsigned int mode, unsigned int major, unsigned int minor);
+
+// messages (messages.c)
+/// Sends `count` bytes and up to 16 descriptors along with them; bytes sent.
+ssize_t qb_send_fds(int socket, const void *bytes, size_t count, const int *fds, int fd_count);
+/// Receives up to `count` bytes; descriptors (close-on-exec) go to `fds`, `*fd_count` says how many fit and is set to
+/// how many came. More than fit: all are closed and the call fails with EMSGSIZE.
+ssize_t qb_recv_fds(int socket, void *bytes, size_t count, int *fds, int *fd_count);
+void qb_openlog(const char *name, int facility); // `name` is copied
+void qb_syslog(int priority, const char *text);
+/// Sends what libdevmapper would print to `sink` instead (NULL: nowhere). Levels are syslog's, 7 being debug.
+void qb_dm_log_to(void (*sink)(int level, const char *text));
+
+// processes (processes.c)
+int qb_set_thread_name(const char *name);
+int qb_pidfd_open(pid_t pid);
+int qb_pidfd_send_signal(int pidfd, int signal);
+int qb_set_io_flusher(void);
+int qb_set_death_signal(int signal);
+
+enum : unsigned int {
+    QB_SPAWN_NEW_SESSION = 1u << 0,   // setsid
+    QB_SPAWN_NULL_STDIO = 1u << 1,    // 0, 1, 2 on /dev/null unless given a descriptor
+    QB_SPAWN_ROOT_DIRECTORY = 1u << 2 // chdir /
+};
+/// Runs `path` (no search) with `sources[i]` inherited as descriptor `targets[i]` and no other descriptor but 0, 1, 2.
+/// Returns the pid, or minus an errno: of fork, or of whatever failed in the child up to and including execve.
+pid_t qb_spawn(
+    const char *path, char *const argv[], char *const envp[], const int *sources, const int *targets, int fd_count,
+    unsigned int flags);
+#endif

@@ -1,0 +1,36 @@
+// Why this file exists: compressed clusters hold streams that strangers wrote. A decoder turns one into exactly one
+// cluster or says no; it never writes past the cluster, and its memory has a bound whatever the stream claims.
+import CQblk
+public import DiskTypes
+
+/// Inflates compressed clusters. One a worker: it keeps working memory between clusters and is not `Sendable`.
+public final class ClusterDecoder {
+    private let deflate: DeflateDecoder
+    private let zstd: ZstdDecoder
+
+    /// nil when there is no memory for the decompressors.
+    public init?() {
+        guard let deflate = DeflateDecoder(), let zstd = ZstdDecoder() else { return nil }
+        self.deflate = deflate
+        self.zstd = zstd
+    }
+
+    /// Decodes the stream that `source` begins with until `target`, one cluster, is full.
+    ///
+    /// What follows the stream in `source` is ignored: compressed sizes are stored in sectors, so there is always
+    /// something. A stream with more than one cluster is cut, as QEMU cuts it. False when the stream is broken or ends
+    /// before the cluster is full; then `target` holds nothing of value.
+    public func decode(
+        _ method: CompressionMethod, from source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer
+    ) -> Bool {
+        guard let from = source.baseAddress, let into = target.baseAddress, source.count > 0, target.count > 0 else {
+            return false
+        }
+        return switch method {
+        case .deflate: deflate.decode(from, source.count, into, target.count)
+        case .zstd: zstd.decode(from, source.count, into, target.count)
+        }
+    }
+}
+
+@available(*, unavailable) extension ClusterDecoder: Sendable {}

@@ -1,0 +1,55 @@
+// Why this file exists: raw deflate, twice. libdeflate is twice as fast as zlib but wants to see the stream's end; a
+// stream that is longer than a cluster, or broken behind it, still holds a good cluster, and zlib is the judge of that.
+import CQblk
+
+/// Decodes raw deflate streams (no zlib header), whatever their window.
+final class DeflateDecoder {
+    private let fast: OpaquePointer
+    private let judge: UnsafeMutablePointer<z_stream>
+
+    init?() {
+        guard let fast = libdeflate_alloc_decompressor() else { return nil }
+        let judge = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
+        judge.initialize(to: z_stream())
+        // QEMU writes a 4 KiB window and others may write more: the largest reads them all.
+        guard inflateInit2_(judge, -15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
+            libdeflate_free_decompressor(fast)
+            judge.deallocate()
+            return nil
+        }
+        self.fast = fast
+        self.judge = judge
+    }
+
+    deinit {
+        libdeflate_free_decompressor(fast)
+        inflateEnd(judge)
+        judge.deallocate()
+    }
+
+    func decode(
+        _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
+    ) -> Bool {
+        var used = 0
+        var made = 0
+        let result = libdeflate_deflate_decompress_ex(fast, source, sourceCount, target, targetCount, &used, &made)
+        if result == LIBDEFLATE_SUCCESS { return made == targetCount }
+        return inflateUntilFull(source, sourceCount, target, targetCount)
+    }
+
+    /// Inflates until the target is full and does not care how the stream goes on.
+    private func inflateUntilFull(
+        _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
+    ) -> Bool {
+        guard let sourceSize = UInt32(exactly: sourceCount), let targetSize = UInt32(exactly: targetCount),
+            inflateReset(judge) == Z_OK
+        else { return false }
+        judge.pointee.next_in = UnsafeMutablePointer(
+            mutating: source.assumingMemoryBound(to: UInt8.self))
+        judge.pointee.avail_in = sourceSize
+        judge.pointee.next_out = target.assumingMemoryBound(to: UInt8.self)
+        judge.pointee.avail_out = targetSize
+        let result = inflate(judge, Z_FINISH)
+        return (result == Z_STREAM_END || result == Z_BUF_ERROR) && judge.pointee.avail_out == 0
+    }
+}

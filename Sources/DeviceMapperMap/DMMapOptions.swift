@@ -1,0 +1,23 @@
+// Why this file exists: everything the caller decides about a device-mapper map, in one value.
+
+public import ImageChain
+public import MapRegistry
+
+/// How to make a device-mapper device of an image.
+public struct DMMapOptions: Sendable {
+    /// Path of the image.
+    public var image: String
+    /// How to open it. `format` nil probes.
+    public var open: OpenOptions
+    /// Name of the map and of the device; nil: the file's name.
+    public var name: String?
+    /// No writes. (Writable maps are refused so far: they need a slow path for what the kernel cannot do.)
+    public var readOnly = true
+    /// Where maps are written down.
+    public var registry = MapRegistry()
+
+    public init(image: String, open: OpenOptions = OpenOptions()) {
+        self.image = image
+        self.open = open
+    }
+}

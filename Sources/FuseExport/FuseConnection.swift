@@ -1,0 +1,107 @@
+// Why this file exists: the connection to the kernel's FUSE must outlive any server process: as long as somebody holds
+// its descriptors, requests wait instead of failing. The supervisor is that somebody.
+import CQblk
+import DiskTypes
+import Glibc
+import LinuxIO
+
+/// A mounted FUSE file and the descriptors that its requests come from. Closing the last of them ends it.
+struct FuseConnection: ~Copyable {
+    let mountPoint: String
+    /// One open /dev/fuse a worker. The first is the one that was mounted; the others are its clones.
+    let devices: [Int32]
+    /// The kernel can send requests again that a dead server had taken.
+    let canResend: Bool
+
+    /// Mounts a file at `mountPoint`, an existing regular file, and agrees with the kernel on how to talk.
+    init(mountPoint: String, file: FuseFile, name: String, workers: Int) throws(ImageError) {
+        var opened: [Int32] = []
+        var mounted = false
+        do throws(ImageError) {
+            opened.append(try Self.openDevice())
+            try Self.mount(opened[0], at: mountPoint, file: file, name: name)
+            mounted = true
+            let canResend = try Self.greet(opened[0], file: file)
+            for _ in 1..<max(workers, 1) { opened.append(try Self.clone(of: opened[0])) }
+            self.canResend = canResend
+        } catch {
+            for device in opened { close(device) }
+            if mounted { umount2(mountPoint, QB_MNT_DETACH) }
+            throw error
+        }
+        self.mountPoint = mountPoint
+        devices = opened
+    }
+
+    deinit {
+        for device in devices { close(device) }
+    }
+
+    /// Has the kernel send everything again that was taken and not answered.
+    borrowing func resend() -> Bool {
+        guard canResend else { return false }
+        let notice = fuse_out_header(
+            len: UInt32(MemoryLayout<fuse_out_header>.size), error: QB_FUSE_NOTIFY_RESEND, unique: 0)
+        return withUnsafeBytes(of: notice) { Glibc.write(devices[0], $0.baseAddress, $0.count) } == 16
+    }
+
+    private static func failed(_ what: String, advice: String? = nil) -> ImageError {
+        ImageError(.system, "\(what): \(errorText(errno))", advice: advice)
+    }
+
+    private static func openDevice() throws(ImageError) -> Int32 {
+        let fd = open("/dev/fuse", O_RDWR | O_CLOEXEC)
+        guard fd >= 0 else {
+            throw failed("cannot open /dev/fuse", advice: "load the kernel module fuse (modprobe fuse)")
+        }
+        return fd
+    }
+
+    private static func clone(of device: Int32) throws(ImageError) -> Int32 {
+        let fd = try openDevice()
+        var source = UInt32(bitPattern: device)
+        guard ioctl(fd, UInt(QB_FUSE_DEV_IOC_CLONE), &source) == 0 else {
+            let error = failed("cannot share the FUSE connection")
+            close(fd)
+            throw error
+        }
+        return fd
+    }
+
+    private static func mount(
+        _ device: Int32, at path: String, file: FuseFile, name: String
+    ) throws(ImageError) {
+        let rootMode = String(file.mode, radix: 8)
+        let options = "fd=\(device),rootmode=\(rootMode),user_id=0,group_id=0,max_read=\(FuseLimits.maxRead)"
+        let flags = UInt(MS_NOSUID) | UInt(MS_NODEV) | UInt(MS_NOEXEC) | (file.readOnly ? UInt(MS_RDONLY) : 0)
+        let result = options.withCString { CQblk.mount(name, path, "fuse.qblk", flags, $0) }
+        guard result == 0 else { throw failed("cannot mount the FUSE file \(path)") }
+    }
+
+    /// Answers INIT, the first request of every connection; whether the kernel can resend.
+    private static func greet(_ device: Int32, file: FuseFile) throws(ImageError) -> Bool {
+        var waiting = pollfd(fd: device, events: Int16(POLLIN), revents: 0)
+        guard poll(&waiting, 1, 10_000) == 1 else {
+            throw ImageError(.system, "the kernel's FUSE does not begin to talk")
+        }
+        var bytes = [UInt64](repeating: 0, count: 1024)
+        var answer = [UInt64](repeating: 0, count: FuseReplies.capacity / 8)
+        let size = bytes.count * 8
+        let count = Glibc.read(device, &bytes, size)
+        guard count > 0 else { throw failed("cannot read from /dev/fuse") }
+        var resends: Bool?
+        let length = bytes.withUnsafeBytes { raw -> Int in
+            guard let start = raw.baseAddress, let request = FuseRequest(start, count: count) else { return 0 }
+            guard request.header.opcode == FuseOperation.initialize else { return 0 }
+            resends = FuseInitOffer(request.body)?.canResend
+            return answer.withUnsafeMutableBytes { out in
+                guard let place = out.baseAddress else { return 0 }
+                return FuseReplies(file: file).answer(request, into: place)
+            }
+        }
+        guard let resends, length > 0, Glibc.write(device, answer, length) == length else {
+            throw failed("the kernel's FUSE does not speak our protocol")
+        }
+        return resends
+    }
+}

@@ -1,0 +1,78 @@
+// Why this file exists: the words of the FUSE kernel protocol that one regular file needs: operations, sizes, flags.
+// The structs are the kernel's own, from linux/fuse.h.
+import CQblk
+
+/// Operations, numbered as in linux/fuse.h (fuse_opcode).
+enum FuseOperation {
+    static let forget: UInt32 = 2
+    static let getAttributes: UInt32 = 3
+    static let setAttributes: UInt32 = 4
+    static let open: UInt32 = 14
+    static let read: UInt32 = 15
+    static let write: UInt32 = 16
+    static let statFileSystem: UInt32 = 17
+    static let release: UInt32 = 18
+    static let sync: UInt32 = 20
+    static let flush: UInt32 = 25
+    static let initialize: UInt32 = 26
+    static let access: UInt32 = 34
+    static let interrupt: UInt32 = 36
+    static let destroy: UInt32 = 38
+    static let batchForget: UInt32 = 42
+    static let allocate: UInt32 = 43
+}
+
+/// Numbers that both sides agreed upon, or that we chose.
+enum FuseLimits {
+    /// The protocol version we speak; an older kernel's minor is taken over, a newer one's ignored.
+    static let major: UInt32 = 7
+    static let minor: UInt32 = 38
+    /// Oldest protocol whose INIT and READ have the shapes we use (kernel 4.20, with MAX_PAGES).
+    static let oldestMinor: UInt32 = 28
+    /// Longest READ, in bytes: a mount option. 256 pages is the kernel's own limit for one request.
+    static let maxRead = 1 << 20
+    static let maxPages: UInt16 = 256
+    /// Longest WRITE. A read-only file gets none; the smallest value keeps the request buffers small, because the
+    /// kernel demands buffers for the longest possible request.
+    static let maxWriteReadOnly = 4096
+    /// Bytes in front of a WRITE's data.
+    static let writeHead = MemoryLayout<fuse_in_header>.size + MemoryLayout<fuse_write_in>.size
+    /// Seconds for which the kernel may believe the attributes: for ever; the size of a map does not change.
+    static let attributesValid: UInt64 = 0x7fff_ffff
+    /// The root is the file; it has no other.
+    static let rootNode: UInt64 = 1
+
+    /// Bytes that one read of /dev/fuse must offer.
+    static func requestBytes(maxWrite: Int) -> Int { max(8192, maxWrite + writeHead) }
+}
+
+/// The head of every request, checked against what was read.
+struct FuseRequest {
+    let header: fuse_in_header
+    /// What follows the header.
+    let body: UnsafeRawBufferPointer
+
+    /// nil when the bytes cannot be a request (which the kernel never sends).
+    @inline(__always) init?(_ bytes: UnsafeRawPointer, count: Int) {
+        let head = MemoryLayout<fuse_in_header>.size
+        guard count >= head else { return nil }
+        header = bytes.load(as: fuse_in_header.self)
+        guard Int(header.len) == count else { return nil }
+        body = UnsafeRawBufferPointer(start: bytes + head, count: count - head)
+    }
+
+    /// The fixed part of the body; nil when it is cut off.
+    @inline(__always) func arguments<T>(_: T.Type) -> T? {
+        guard body.count >= MemoryLayout<T>.size, let start = body.baseAddress else { return nil }
+        return start.load(as: T.self)
+    }
+}
+
+/// What is served: everything a reply says about the file.
+struct FuseFile: Sendable {
+    var size: UInt64
+    var readOnly: Bool
+
+    var mode: UInt32 { 0o100000 | (readOnly ? 0o444 : 0o644) }
+    var maxWrite: Int { readOnly ? FuseLimits.maxWriteReadOnly : 1 << 20 }
+}

@@ -1,0 +1,134 @@
+// Why this file exists: every reply but READ's data, as bytes. Nothing here is on the data path; all of it is pinned
+// by golden tests, because a wrong byte hangs a mount.
+import CQblk
+import Glibc
+
+/// Builds replies in a buffer of `capacity` bytes, one at a time.
+struct FuseReplies {
+    static let capacity = 256
+    static let headerSize = MemoryLayout<fuse_out_header>.size
+
+    let file: FuseFile
+
+    /// Writes a header; the whole reply's length.
+    @inline(__always) static func header(
+        _ out: UnsafeMutableRawPointer, unique: UInt64, error: Int32 = 0, payload: Int = 0
+    ) -> Int {
+        let length = headerSize + payload
+        let header = fuse_out_header(len: UInt32(truncatingIfNeeded: length), error: 0 &- error, unique: unique)
+        out.storeBytes(of: header, as: fuse_out_header.self)
+        return length
+    }
+
+    private func reply<T>(_ out: UnsafeMutableRawPointer, _ unique: UInt64, _ payload: T) -> Int {
+        (out + Self.headerSize).storeBytes(of: payload, as: T.self)
+        return Self.header(out, unique: unique, payload: MemoryLayout<T>.size)
+    }
+
+    /// The answer to any request but READ, in `out`; 0 when it gets none.
+    func answer(_ request: FuseRequest, into out: UnsafeMutableRawPointer) -> Int {
+        let unique = request.header.unique
+        switch request.header.opcode {
+        case FuseOperation.forget, FuseOperation.batchForget: return 0
+        case FuseOperation.initialize: return initialize(request, out)
+        case FuseOperation.getAttributes: return reply(out, unique, attributes)
+        case FuseOperation.open: return open(request, out)
+        case FuseOperation.statFileSystem: return reply(out, unique, fileSystem)
+        case FuseOperation.release, FuseOperation.flush, FuseOperation.sync, FuseOperation.destroy:
+            return Self.header(out, unique: unique)
+        case FuseOperation.write, FuseOperation.allocate, FuseOperation.setAttributes:
+            return Self.header(out, unique: unique, error: EROFS)
+        default:
+            // ENOSYS is said once: the kernel remembers it and decides by itself from then on (access, extended
+            // attributes, lseek, interrupt, ioctl, poll, locks).
+            return Self.header(out, unique: unique, error: ENOSYS)
+        }
+    }
+
+    /// INIT: what we can do of what the kernel offers.
+    private func initialize(_ request: FuseRequest, _ out: UnsafeMutableRawPointer) -> Int {
+        guard let offer = FuseInitOffer(request.body), offer.major == FuseLimits.major,
+            offer.minor >= FuseLimits.oldestMinor
+        else { return Self.header(out, unique: request.header.unique, error: EPROTO) }
+        let flags = FuseReplies.wanted & offer.flags
+        var accepted = fuse_init_out()
+        accepted.major = FuseLimits.major
+        accepted.minor = FuseLimits.minor
+        accepted.max_readahead = offer.maxReadahead
+        accepted.flags = UInt32(truncatingIfNeeded: flags)
+        accepted.flags2 = UInt32(truncatingIfNeeded: flags >> 32)
+        // Direct reads of the loop driver count as background requests: the default of 12 would be the queue depth.
+        accepted.max_background = UInt16.max
+        accepted.congestion_threshold = UInt16.max
+        accepted.max_write = UInt32(truncatingIfNeeded: file.maxWrite)
+        accepted.time_gran = 1
+        accepted.max_pages = FuseLimits.maxPages
+        return reply(out, request.header.unique, accepted)
+    }
+
+    /// ASYNC_DIO is the one that matters: without it the loop driver's depth never reaches us.
+    static let wanted: UInt64 = {
+        let flags: [UInt] = [
+            QB_FUSE_ASYNC_READ, QB_FUSE_BIG_WRITES, QB_FUSE_ASYNC_DIO, QB_FUSE_PARALLEL_DIROPS, QB_FUSE_MAX_PAGES,
+            QB_FUSE_INIT_EXT, QB_FUSE_HAS_RESEND,
+        ]
+        return UInt64(flags.reduce(0, |))
+    }()
+
+    private func open(_ request: FuseRequest, _ out: UnsafeMutableRawPointer) -> Int {
+        let unique = request.header.unique
+        guard let open = request.arguments(fuse_open_in.self) else {
+            return Self.header(out, unique: unique, error: EINVAL)
+        }
+        if file.readOnly, open.flags & UInt32(O_ACCMODE) != UInt32(O_RDONLY) {
+            return Self.header(out, unique: unique, error: EROFS)
+        }
+        var opened = fuse_open_out()
+        opened.open_flags = QB_FOPEN_DIRECT_IO | QB_FOPEN_PARALLEL_DIRECT_WRITES | QB_FOPEN_KEEP_CACHE
+        if file.readOnly { opened.open_flags |= QB_FOPEN_NOFLUSH }
+        return reply(out, unique, opened)
+    }
+
+    private var attributes: fuse_attr_out {
+        var out = fuse_attr_out()
+        out.attr_valid = FuseLimits.attributesValid
+        out.attr.ino = FuseLimits.rootNode
+        out.attr.size = file.size
+        out.attr.blocks = file.size / 512
+        out.attr.mode = file.mode
+        out.attr.nlink = 1
+        out.attr.blksize = 4096
+        return out
+    }
+
+    private var fileSystem: fuse_statfs_out {
+        var out = fuse_statfs_out()
+        out.st.bsize = 512
+        out.st.frsize = 512
+        out.st.blocks = file.size / 512
+        out.st.files = 1
+        out.st.namelen = 255
+        return out
+    }
+}
+
+/// What the kernel offers in INIT: the start of fuse_init_in, which grew over time.
+struct FuseInitOffer {
+    let major: UInt32
+    let minor: UInt32
+    let maxReadahead: UInt32
+    let flags: UInt64
+
+    init?(_ body: UnsafeRawBufferPointer) {
+        guard body.count >= 16 else { return nil }
+        major = body.load(fromByteOffset: 0, as: UInt32.self)
+        minor = body.load(fromByteOffset: 4, as: UInt32.self)
+        maxReadahead = body.load(fromByteOffset: 8, as: UInt32.self)
+        let low = UInt64(body.load(fromByteOffset: 12, as: UInt32.self))
+        // flags2 is there only when the kernel says so; older ones leave noise, or nothing, in its place.
+        let extended = low & UInt64(QB_FUSE_INIT_EXT) != 0 && body.count >= 20
+        flags = low | (extended ? UInt64(body.load(fromByteOffset: 16, as: UInt32.self)) << 32 : 0)
+    }
+
+    var canResend: Bool { flags & UInt64(QB_FUSE_HAS_RESEND) != 0 }
+}

@@ -1,0 +1,133 @@
+// Why this file exists: the round in which a worker works and waits. All of it goes to the kernel in one call: replies
+// that are ready, image reads that were looked up, and one standing read of /dev/fuse, which the kernel completes when
+// the next request comes. At depth 1 that is two calls a request; the deeper the queue, the more requests share one.
+import BlockEngine
+import CQblk
+import Glibc
+import LinuxIO
+
+/// Whose completion it is, in the top byte of the ring's user data (bit 63 is the engine's).
+private enum Tag {
+    static let request: UInt64 = 1 << 56
+    static let reply: UInt64 = 2 << 56
+    static let kinds: UInt64 = 0xff << 56
+    static let index: UInt64 = 0xffff
+}
+
+extension FuseWorker {
+    /// One turn: give the kernel what is ready, wait for news, take it in.
+    func round() {
+        postReplies()
+        postStandingRead()
+        // Replies complete as they are submitted and free nothing that anybody waits for, unless somebody does.
+        let scarce = requests.waiting > 0 || unsentCount > 0 || !standing
+        let alone = engine.inFlight == 0
+        if alone, !scarce, patience.isWorthIt { linger() }
+        ring.submitAndWait(scarce ? 1 : UInt32(truncatingIfNeeded: repliesInFlight &+ 1))
+        if alone { patience.woke() }
+        drain()
+        // A request that came while others were under way is seldom the only one.
+        if !standing, !alone, !ended { sweep() }
+        patience.saw(requests.waiting)
+        serveLine()
+        while let done = engine.nextFinished() { send(Int(done.slot), seal(done)) }
+    }
+
+    /// Looks for the next request for a moment, without asking the kernel: its ring says when it has something to do.
+    @inline(never) private func linger() {
+        ring.submit()
+        patience.starts()
+        while !ring.hasDeferredWork, patience.lasts() {}
+    }
+
+    private func postStandingRead() {
+        guard !standing, requests.free > 0 else { return }
+        let buffer = requests.take()
+        guard
+            ring.prepareRead(
+                fd: fuse, buffer: requests.bytes(buffer), count: UInt32(truncatingIfNeeded: requests.size),
+                offset: Ring.currentPosition, userData: Tag.request | UInt64(buffer))
+        else { return requests.give(buffer) }
+        standing = true
+    }
+
+    /// Takes all requests that are there now. Plain calls: a read on the ring that finds nothing would stay there.
+    private func sweep() {
+        while requests.free > 0 {
+            let buffer = requests.take()
+            let count = Glibc.read(fuse, requests.bytes(buffer), requests.size)
+            guard count > 0 else {
+                requests.give(buffer)
+                return note(count < 0 ? 0 &- errno : 0 &- ENODEV)
+            }
+            requests.enqueue(buffer, length: Int32(truncatingIfNeeded: count))
+        }
+    }
+
+    private func send(_ buffer: Int, _ length: Int) {
+        guard
+            ring.prepareWrite(
+                fd: fuse, buffer: pool.start(buffer), count: UInt32(truncatingIfNeeded: length),
+                offset: Ring.currentPosition, userData: Tag.reply | UInt64(buffer))
+        else {
+            unsent[unsentCount] = UInt16(truncatingIfNeeded: buffer)
+            unsentCount &+= 1
+            return
+        }
+        repliesInFlight &+= 1
+    }
+
+    /// Replies that found no room before.
+    @inline(__always) private func postReplies() {
+        while unsentCount > 0 {
+            unsentCount &-= 1
+            let buffer = Int(unsent[unsentCount])
+            let before = unsentCount
+            send(buffer, Int(pool.start(buffer).load(as: fuse_out_header.self).len))
+            if unsentCount > before { return }
+        }
+    }
+
+    /// After the end: nothing may be in flight when the buffers go.
+    func settle() {
+        while engine.inFlight > 0 || repliesInFlight > 0 {
+            ring.submitAndWait(1)
+            drain()
+            while let done = engine.nextFinished() { pool.give(Int(done.slot)) }
+        }
+    }
+
+    // MARK: completions
+
+    @inline(__always) private func drain() {
+        ring.drain { userData, result in
+            if RequestEngine.owns(userData) {
+                engine.complete(userData, result)
+                return
+            }
+            let index = Int(userData & Tag.index)
+            if userData & Tag.kinds == Tag.reply {
+                // A request that was given up meanwhile (ENOENT) has nobody to answer to; a lost connection shows at
+                // the next read.
+                repliesInFlight &-= 1
+                pool.give(index)
+                return
+            }
+            standing = false
+            if result > 0 {
+                requests.enqueue(index, length: result)
+            } else {
+                requests.give(index)
+                note(result)
+            }
+        }
+    }
+
+    /// What a read of /dev/fuse that brought no request means.
+    @inline(__always) private func note(_ result: Int32) {
+        switch 0 &- result {
+        case EAGAIN, EINTR, ENOENT: break
+        default: ended = true
+        }
+    }
+}

@@ -1,0 +1,124 @@
+// Why this file exists: one thread that carries a FUSE file's requests: out of /dev/fuse, through the engine, back into
+// /dev/fuse, all on one io_uring.
+import BlockEngine
+import CQblk
+import DiskTypes
+import Glibc
+import ImageChain
+import LinuxIO
+import SystemPackage
+
+/// Confined to the thread that makes it.
+final class FuseWorker {
+    /// Our own clone of the FUSE connection: replies must go where the request came from.
+    let fuse: Int32
+    let ring: Ring
+    let engine: RequestEngine
+    let replies: FuseReplies
+    let diskSize: UInt64
+    var pool: ReplyPool
+    var requests: RequestBuffers
+    /// For replies that are not READ's.
+    let scratch: AlignedBuffer
+
+    /// The kernel closed the connection: unmounted or aborted.
+    var ended = false
+    /// The standing read of /dev/fuse is on the ring.
+    var standing = false
+    /// Replies that are on the ring.
+    var repliesInFlight = 0
+    /// Replies that found no room on the ring: a stack of buffers.
+    let unsent: UnsafeMutablePointer<UInt16>
+    var unsentCount = 0
+
+    /// How long to look for the next request before sleeping.
+    var patience = Patience()
+
+    /// Requests read and not yet started, at most.
+    static let batchLimit = 32
+    /// Bytes of all reply buffers of all workers of a server.
+    static let memoryBudget = 32 << 20
+
+    init(fuse: Int32, chain: ImageChain, file: FuseFile, workers: Int) throws(ImageError) {
+        do throws(Errno) {
+            ring = try Ring(entries: 256)
+            pool = try ReplyPool(ReplyPool.plan(budget: Self.memoryBudget / max(workers, 1)))
+            requests = try RequestBuffers(
+                count: Self.batchLimit, size: FuseLimits.requestBytes(maxWrite: file.maxWrite))
+            scratch = try AlignedBuffer(count: FuseReplies.capacity)
+        } catch {
+            throw ImageError(.system, "cannot set up a worker: \(error)")
+        }
+        engine = try RequestEngine(chain: chain, ring: ring, slots: pool.count)
+        self.fuse = fuse
+        replies = FuseReplies(file: file)
+        diskSize = file.size
+        unsent = .allocate(capacity: pool.count)
+        // So that a read which finds nothing says so, instead of holding up the ring.
+        _ = fcntl(fuse, F_SETFL, fcntl(fuse, F_GETFL) | O_NONBLOCK)
+    }
+
+    deinit { unsent.deallocate() }
+
+    /// Serves until the connection ends.
+    func run() {
+        while !ended { round() }
+        settle()
+    }
+
+    // MARK: serving one request
+
+    /// Starts what is in line as far as reply buffers reach.
+    @inline(__always) func serveLine() {
+        while requests.waiting > 0 {
+            let (buffer, length) = requests.first
+            guard serve(requests.bytes(buffer), length) else { return }
+            requests.dequeue()
+        }
+    }
+
+    /// Starts or answers a request; false when it must wait for a reply buffer.
+    @inline(__always) private func serve(_ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
+        guard let request = FuseRequest(bytes, count: count) else { return true }
+        guard request.header.opcode == FuseOperation.read else {
+            answer(request)
+            return true
+        }
+        return read(request)
+    }
+
+    @inline(__always) private func read(_ request: FuseRequest) -> Bool {
+        guard let wanted = request.arguments(fuse_read_in.self), Int(wanted.size) <= FuseLimits.maxRead else {
+            refuse(request, EINVAL)
+            return true
+        }
+        // Past the end there is nothing: a short reply, never an error.
+        let left = wanted.offset < diskSize ? diskSize &- wanted.offset : 0
+        let length = Int(min(UInt64(wanted.size), left))
+        let buffer = pool.take(length)
+        guard buffer >= 0 else { return false }
+        _ = FuseReplies.header(pool.start(buffer), unique: request.header.unique, payload: length)
+        engine.submitRead(
+            slot: buffer, guest: GuestOffset(length == 0 ? 0 : wanted.offset), buffer: pool.data(buffer), length: length
+        )
+        return true
+    }
+
+    /// Everything but reading is rare: answered on the spot.
+    @inline(never) private func answer(_ request: FuseRequest) {
+        let length = replies.answer(request, into: scratch.pointer)
+        if length > 0 { _ = Glibc.write(fuse, scratch.pointer, length) }
+    }
+    @inline(never) private func refuse(_ request: FuseRequest, _ error: Int32) {
+        let length = FuseReplies.header(scratch.pointer, unique: request.header.unique, error: error)
+        _ = Glibc.write(fuse, scratch.pointer, length)
+    }
+
+    /// The reply's length, after its header was made to say how the read went.
+    @inline(__always) func seal(_ done: RequestEngine.Finished) -> Int {
+        let start = pool.start(Int(done.slot))
+        let header = start.load(as: fuse_out_header.self)
+        if done.error == 0 { return Int(header.len) }
+        return FuseReplies.header(start, unique: header.unique, error: done.error)
+    }
+}

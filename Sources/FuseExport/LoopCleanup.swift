@@ -1,0 +1,54 @@
+// Why this file exists: what a crash leaves behind is taken apart from the outside, in an order in which no step waits
+// for a process that is dead or stuck.
+import CQblk
+import DiskTypes
+import Glibc
+import LinuxIO
+import MapRegistry
+import SystemPackage
+
+enum LoopCleanup {
+    /// Fails everything that waits for the FUSE file, now and later. The mount stays.
+    static func abort(_ mountPoint: String) {
+        // MNT_FORCE ends the connection before it asks whether the mount is busy, and a loop device keeps it busy.
+        umount2(mountPoint, Int32(MNT_FORCE) | Int32(QB_UMOUNT_NOFOLLOW))
+    }
+
+    /// Takes the mount out of the tree. Whoever still has the file open keeps it until the connection ends.
+    static func unmount(_ mountPoint: String) {
+        for _ in 0..<20 {
+            if umount2(mountPoint, Int32(QB_UMOUNT_NOFOLLOW)) == 0 || errno != EBUSY { return }
+            usleep(10_000)
+        }
+        umount2(mountPoint, Int32(QB_MNT_DETACH) | Int32(QB_UMOUNT_NOFOLLOW))
+    }
+
+    /// Waits for a process that is about to end, and ends it if it does not.
+    static func end(_ process: ProcessIdentity, patience: Int32 = 3000) {
+        do throws(Errno) {
+            if try process.waitForEnd(milliseconds: patience) { return }
+            try process.kill(SIGKILL)
+            _ = try process.waitForEnd(milliseconds: 5000)
+        } catch {
+            // Gone already, or not ours to end: nothing more that could be done.
+        }
+    }
+
+    /// Whether requests to the device would be answered.
+    static func isServed(_ record: MapRecord) -> Bool { record.server.map(\.isAlive) ?? true }
+
+    /// Takes everything down that the record names, except for a device that is in use and served. Its supervisor,
+    /// if any, must be gone.
+    static func clean(_ record: MapRecord, deferred: Bool) throws(ImageError) -> Bool {
+        if let mountPoint = record.mountPoint, !isServed(record) { abort(mountPoint) }
+        for number in record.loops {
+            // A device without a server is of no use to those who use it: it goes when they let go.
+            let lazily = deferred || !isServed(record)
+            let gone = try LoopUsers.detach(number, of: record, deferred: lazily)
+            if !gone && isServed(record) { return false }
+        }
+        if let mountPoint = record.mountPoint { unmount(mountPoint) }
+        if let server = record.server, server.isAlive { end(server, patience: 500) }
+        return true
+    }
+}

@@ -1,0 +1,106 @@
+// Why this file exists: a map is carried on by other processes than the one that was asked for it. This is all they are
+// told, as one JSON argument, and all they tell back, as one JSON line through a pipe.
+import DiskTypes
+import FoundationEssentials
+import ImageChain
+import MapRegistry
+
+/// What supervisor and server must know. Paths are absolute.
+struct LoopConfig: Codable, Sendable {
+    var name: String
+    var image: String
+    var format: String
+    var allowedFolders: [String]
+    var snapshot: String?
+    var l2CacheLimit: UInt64
+    var lock: Bool
+    var direct: Bool
+    var depthLimit: Int
+    var workers: Int
+    var executable: String
+    var registryFolder: String
+
+    init(_ options: LoopMapOptions, name: String, image: String, format: ImageFormat, registry: MapRegistry) {
+        self.name = name
+        self.image = image
+        self.format = format.rawValue
+        allowedFolders = options.open.allowedFolders
+        snapshot = options.open.snapshot
+        l2CacheLimit = options.open.l2CacheLimit
+        lock = options.open.lock
+        direct = options.open.direct
+        depthLimit = options.open.depthLimit
+        workers = max(1, min(options.workers, 16))
+        executable = options.executable
+        registryFolder = registry.folder
+    }
+
+    var open: OpenOptions {
+        var options = OpenOptions()
+        // Never probed again: what the image was when the map was made, it stays.
+        options.format = ImageFormat(rawValue: format) ?? .raw
+        options.allowedFolders = allowedFolders
+        options.snapshot = snapshot
+        options.l2CacheLimit = l2CacheLimit
+        options.lock = lock
+        options.direct = direct
+        options.depthLimit = depthLimit
+        return options
+    }
+
+    func encoded() throws(ImageError) -> String { try LoopWire.encode(self) }
+    static func decoded(_ text: String) throws(ImageError) -> LoopConfig { try LoopWire.decode(text) }
+}
+
+/// How a stage went: a record (once the map can be used), or an error. A server says "fine" by neither.
+struct LoopReport: Codable, Sendable {
+    var record: MapRecord?
+    var error: WireError?
+
+    struct WireError: Codable, Sendable {
+        var kind: String
+        var what: String
+        var at: UInt64?
+        var advice: String?
+        var path: String?
+    }
+
+    init(_ record: MapRecord?) { self.record = record }
+
+    init(_ error: ImageError) {
+        self.error = WireError(
+            kind: Self.kinds.first { $0.value == error.kind }?.key ?? "system", what: error.what,
+            at: error.at?.bytes, advice: error.advice, path: error.path)
+    }
+
+    /// The error as it was thrown in the other process.
+    var thrown: ImageError? {
+        error.map {
+            ImageError(
+                Self.kinds[$0.kind] ?? .system, $0.what, at: $0.at.map(HostOffset.init), advice: $0.advice,
+                path: $0.path)
+        }
+    }
+
+    private static let kinds: [String: ImageError.Kind] = [
+        "malformed": .malformed, "unsupported": .unsupported, "reference": .reference, "locked": .locked,
+        "system": .system, "notFound": .notFound,
+    ]
+}
+
+enum LoopWire {
+    static func encode(_ value: some Encodable) throws(ImageError) -> String {
+        do {
+            return String(decoding: try JSONEncoder().encode(value), as: UTF8.self)
+        } catch {
+            throw ImageError(.system, "cannot write a message to another qblk process")
+        }
+    }
+    static func decode<Value: Decodable>(_ text: String) throws(ImageError) -> Value {
+        do {
+            return try JSONDecoder().decode(Value.self, from: Data(text.utf8))
+        } catch {
+            throw ImageError(.system, "a message of another qblk process makes no sense")
+        }
+    }
+}

@@ -1,0 +1,31 @@
+// Why this file exists: everything the caller decides about a loop map, in one value that also travels to the
+// processes that carry it out.
+public import ImageChain
+public import MapRegistry
+
+/// How to make a loop device of an image.
+public struct LoopMapOptions: Sendable {
+    /// Path of the image; relative ones are taken from here.
+    public var image: String
+    /// How to open it. `format` nil probes.
+    public var open: OpenOptions
+    /// Name of the map; nil: the file's name.
+    public var name: String?
+    /// No writes. (Writable maps are refused so far.)
+    public var readOnly = true
+    /// Threads that carry requests.
+    public var workers = 1
+    /// Stay in the foreground: the calling process supervises until SIGTERM or SIGINT.
+    public var foreground = false
+    /// Take the plain loop device for raw images where it is possible.
+    public var allowPlain = true
+    /// Where maps are written down.
+    public var registry = MapRegistry()
+    /// The program that the hidden verbs are verbs of.
+    public var executable = "/proc/self/exe"
+
+    public init(image: String, open: OpenOptions = OpenOptions()) {
+        self.image = image
+        self.open = open
+    }
+}

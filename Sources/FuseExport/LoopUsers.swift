@@ -1,0 +1,91 @@
+// Why this file exists: a loop device must not vanish under somebody. The kernel knows of mounts and exclusive users;
+// programs that merely have it open show in /proc only.
+import CQblk
+import DiskTypes
+import Glibc
+import LinuxIO
+import MapRegistry
+import SystemPackage
+
+/// Who uses a loop device, and taking it away from nobody.
+enum LoopUsers {
+    /// Detaches /dev/loopN if it is still the map's and nobody uses it. With `deferred` a device in use goes
+    /// as soon as it is not. True when it is gone on return.
+    @discardableResult
+    static func detach(_ number: Int32, of record: MapRecord, deferred: Bool = false) throws(ImageError) -> Bool {
+        guard record.ownsLoop(number) else { return true }
+        let device = try LoopDevice.open(number)
+        if deferred {
+            try device.detach()
+            return !record.ownsLoop(number)
+        }
+        try waitUntilFree(device)
+        try device.detach()
+        for _ in 0..<50 {
+            if !record.ownsLoop(number) { return true }
+            usleep(10_000)
+        }
+        // Somebody opened it meanwhile; the kernel now waits for them. Take the order back, and say no.
+        keep(number)
+        throw inUse(device, users(of: device))
+    }
+
+    /// udev and its like look at devices for a moment: asked twice before anybody is told.
+    private static func waitUntilFree(_ device: LoopDevice) throws(ImageError) {
+        var found: [String] = []
+        for _ in 0..<20 {
+            found = users(of: device)
+            if found.isEmpty { return }
+            usleep(50_000)
+        }
+        throw inUse(device, found)
+    }
+
+    private static func inUse(_ device: LoopDevice, _ users: [String]) -> ImageError {
+        let who = users.isEmpty ? "" : " (\(users.prefix(3).joined(separator: ", ")))"
+        return ImageError(
+            .locked, "\(device.path) is in use\(who)", advice: "end that first, or use --deferred")
+    }
+
+    static func users(of device: LoopDevice) -> [String] {
+        let known = device.users()
+        return known.isEmpty ? openers(of: device) : known
+    }
+
+    /// Processes that have the device or a partition of it open.
+    private static func openers(of device: LoopDevice) -> [String] {
+        let own = getpid()
+        var found: [String] = []
+        for entry in Filesystem.listIfThere("/proc") {
+            guard let pid = Int32(entry), pid != own else { continue }
+            let folder = "/proc/\(pid)/fd"
+            guard Filesystem.listIfThere(folder).contains(where: { isDevice(device, folder + "/" + $0) }) else {
+                continue
+            }
+            let name = Filesystem.readIfThere("/proc/\(pid)/comm")?.split(separator: "\n").first ?? "?"
+            found.append("open in \(name), pid \(pid)")
+        }
+        return found
+    }
+
+    private static func isDevice(_ device: LoopDevice, _ link: String) -> Bool {
+        var target = [CChar](repeating: 0, count: 64)
+        let length = readlink(link, &target, target.count)
+        guard length > 0, length < target.count else { return false }
+        let path = String(decoding: target[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        guard path.hasPrefix(device.path) else { return false }
+        let rest = path.dropFirst(device.path.count)
+        return rest.isEmpty || (rest.first == "p" && rest.dropFirst().allSatisfy(\.isNumber))
+    }
+
+    /// Clears AUTOCLEAR, which a detach of a device in use sets.
+    private static func keep(_ number: Int32) {
+        let fd = open("/dev/loop\(number)", O_RDONLY | O_CLOEXEC)
+        guard fd >= 0 else { return }
+        defer { close(fd) }
+        var info = loop_info64()
+        guard ioctl(fd, UInt(QB_LOOP_GET_STATUS64), &info) == 0 else { return }
+        info.lo_flags &= ~QB_LO_FLAGS_AUTOCLEAR
+        _ = ioctl(fd, UInt(QB_LOOP_SET_STATUS64), &info)
+    }
+}

@@ -1,0 +1,47 @@
+// Why this file exists: a raw image is its own disk. The loop driver reads it faster than any server could, and no process
+// has to stay behind; the image's locks stay with the open file that the device holds.
+import DiskTypes
+import Glibc
+import ImageChain
+import LinuxIO
+import Logging
+import MapRegistry
+import SystemPackage
+
+enum PlainLoop {
+    /// Whether the chain is one raw file that a loop device shows byte for byte.
+    static func suits(_ chain: ImageChain) -> Bool {
+        guard chain.layers.count == 1, chain.files.count == 1, chain.layers[0].format == .raw else { return false }
+        let file = chain.files[0]
+        // The loop driver cuts a last part of a sector off; the engine fills it up.
+        return file.length == chain.size && file.length % 512 == 0 && file.length > 0
+    }
+
+    static func map(_ chain: ImageChain, name: String, image: String) throws(ImageError) -> MapRecord {
+        let device = try LoopDevice.attach(
+            fd: chain.files[0].fd, readOnly: true, directIO: true, partitionScan: true, blockSize: 512, name: image)
+        var record = MapRecord(
+            name: name, image: image, format: ImageFormat.raw.rawValue, size: chain.size, how: .loop,
+            device: device.path, readOnly: true, created: Int64(time(nil)))
+        record.loops = [device.number]
+        record.backingDevice = chain.files[0].identity.device
+        record.backingInode = chain.files[0].identity.inode
+        return record
+    }
+
+    /// `--foreground`: holds the map until SIGTERM or SIGINT takes it down (not while it is in use), or an unmap did.
+    static func stay(_ record: MapRecord, log: Logger) throws(ImageError) {
+        let signals: SignalFD
+        do throws(Errno) { signals = try SignalFD([SIGTERM, SIGINT, SIGHUP]) } catch {
+            throw ImageError(.system, "cannot take in signals: \(errorText(error.rawValue))")
+        }
+        while record.loops.first.map(record.ownsLoop) ?? false {
+            var entry = pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0)
+            poll(&entry, 1, 1000)
+            guard let next = signals.next(), next.signal != SIGHUP else { continue }
+            do throws(ImageError) { _ = try LoopCleanup.clean(record, deferred: false) } catch {
+                log.warning("\(error): not taken down")
+            }
+        }
+    }
+}

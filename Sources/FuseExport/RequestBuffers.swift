@@ -1,0 +1,67 @@
+// Why this file exists: requests are read ahead of knowing whether they can be served. Those that cannot yet (no reply
+// buffer is free) wait in the very buffer they were read into, in order; while they do, less is read. That bounds
+// everything a worker ever holds.
+import LinuxIO
+import SystemPackage
+
+/// The buffers that requests are read into, and the line of those that wait to be served.
+struct RequestBuffers: ~Copyable {
+    private let memory: AlignedBuffer
+    private let indices: UnsafeMutablePointer<UInt16>
+    /// Buffers that can be read into: a stack of numbers.
+    private(set) var free: Int
+    /// The line of requests that arrived: a ring of numbers with lengths.
+    private let line: UnsafeMutablePointer<(buffer: UInt16, length: Int32)>
+    private var head = 0
+    private(set) var waiting = 0
+    /// Bytes of one buffer.
+    let size: Int
+    let count: Int
+
+    init(count: Int, size: Int) throws(Errno) {
+        let rounded = (size + 4095) & ~4095
+        let memory = try AlignedBuffer(count: rounded * count)
+        indices = .allocate(capacity: count)
+        line = .allocate(capacity: count)
+        for i in 0..<count { indices[i] = UInt16(truncatingIfNeeded: count - 1 - i) }
+        self.memory = memory
+        self.size = rounded
+        self.count = count
+        free = count
+    }
+
+    deinit {
+        indices.deallocate()
+        line.deallocate()
+    }
+
+    @inline(__always) func bytes(_ buffer: Int) -> UnsafeMutableRawPointer { memory.pointer + buffer &* size }
+
+    /// A buffer to read into. There must be a free one.
+    @inline(__always) mutating func take() -> Int {
+        free &-= 1
+        return Int(indices[free])
+    }
+    @inline(__always) mutating func give(_ buffer: Int) {
+        indices[free] = UInt16(truncatingIfNeeded: buffer)
+        free &+= 1
+    }
+
+    /// A request of `length` bytes is in `buffer`: to the end of the line.
+    @inline(__always) mutating func enqueue(_ buffer: Int, length: Int32) {
+        var tail = head &+ waiting
+        if tail >= count { tail &-= count }
+        line[tail] = (UInt16(truncatingIfNeeded: buffer), length)
+        waiting &+= 1
+    }
+    /// The first in line. There must be one.
+    @inline(__always) var first: (buffer: Int, length: Int) { (Int(line[head].buffer), Int(line[head].length)) }
+
+    /// The first in line is served: its buffer is free.
+    @inline(__always) mutating func dequeue() {
+        give(Int(line[head].buffer))
+        head &+= 1
+        if head == count { head = 0 }
+        waiting &-= 1
+    }
+}

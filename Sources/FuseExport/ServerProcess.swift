@@ -1,0 +1,72 @@
+// Why this file exists: the server is a process of its own so that its death, by whatever cause, is an incident and not
+// the end of a disk: the supervisor starts the next one on the same connection.
+import DiskTypes
+import Glibc
+import ImageChain
+import LinuxIO
+import Logging
+import SystemPackage
+
+/// A running server, seen by its supervisor.
+struct ServerProcess: ~Copyable {
+    let process: ChildProcess
+    let identity: ProcessIdentity?
+    /// Readable once the server serves, or is dead.
+    let report: OwnedFD
+
+    /// Where the server finds what it inherits.
+    static let reportNumber: Int32 = 3
+    static let firstDevice: Int32 = 4
+
+    static func start(_ config: LoopConfig, devices: [Int32]) throws(ImageError) -> ServerProcess {
+        let pipe = try ReportPipe()
+        var inherit = [ChildProcess.Inheritance(fd: pipe.writing.raw, as: reportNumber)]
+        for (i, device) in devices.enumerated() {
+            inherit.append(ChildProcess.Inheritance(fd: device, as: firstDevice + Int32(i)))
+        }
+        let arguments = ["qblk", LoopExport.serverVerb, try config.encoded()]
+        let process: ChildProcess
+        do throws(Errno) {
+            process = try ChildProcess.spawn(
+                config.executable, arguments, inherit: inherit, options: [.nullStandardIO, .rootDirectory, .newSession])
+        } catch {
+            throw ImageError(.system, "cannot start the server: \(errorText(error.rawValue))")
+        }
+        return ServerProcess(process: process, identity: process.identity, report: pipe.keepReading())
+    }
+
+    // MARK: the other side
+
+    /// The server's whole life.
+    static func live(_ config: LoopConfig, log: Logger) -> Int32 {
+        // Whoever stops everything at once (systemd) must not take the server before the supervisor took the disk down.
+        for number in [SIGTERM, SIGINT, SIGHUP] { signal(number, SIG_IGN) }
+        signal(SIGPIPE, SIG_IGN)
+        becomeStorage(log)
+        do throws(ImageError) {
+            let chain = try ImageChain.open(path: config.image, options: config.open)
+            let devices = (0..<config.workers).map { firstDevice + Int32($0) }
+            let file = FuseFile(size: chain.size, readOnly: true)
+            try FuseServer(chain: chain, file: file, devices: devices).run {
+                ReportPipe.send(LoopReport(nil), to: reportNumber)
+                close(reportNumber)
+            }
+            return 0
+        } catch {
+            ReportPipe.send(LoopReport(error), to: reportNumber)
+            log.error("cannot serve \(config.image): \(error)")
+            return 1
+        }
+    }
+
+    /// The system may need this disk in order to free memory. Then this process must not be the one that waits.
+    private static func becomeStorage(_ log: Logger) {
+        do throws(Errno) {
+            try ThreadFlags.markAsIOFlusher()
+            try ThreadFlags.lockMemory()
+        } catch {
+            log.notice("not protected against memory shortage: \(errorText(error.rawValue))")
+        }
+        if !ThreadFlags.protectFromOOM() { log.notice("not protected from the out-of-memory killer") }
+    }
+}

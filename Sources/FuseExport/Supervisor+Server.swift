@@ -1,0 +1,82 @@
+// Why this file exists: a server that dies is followed by another on the same connection, and the kernel sends again
+// whatever the dead one had not answered. Whoever reads the disk sees a pause, never an error.
+import DiskTypes
+import Glibc
+import LinuxIO
+import Logging
+import SystemPackage
+
+extension Supervisor {
+    /// A server that lived this long (milliseconds) did not die of its start.
+    private static var longLife: Int64 { 5_000 }
+    private static var longestPause: Int64 { 10_000 }
+
+    func startServer() throws(ImageError) {
+        guard let devices = connection?.devices else { return }
+        serving = false
+        startedAt = Self.now()
+        server = try ServerProcess.start(config, devices: devices)
+    }
+
+    /// What the server has to say of its start: nil when it serves, or is dead and the reaper will say it.
+    func hear() -> ImageError? {
+        guard let pipe = server?.report.raw else { return nil }
+        do throws(ImageError) {
+            guard let report = try ReportPipe.receive(pipe) else {
+                // A pipe that ended would be readable for ever: nothing to hear any more until the process is reaped.
+                serving = true
+                return nil
+            }
+            if let error = report.thrown { return error }
+            serving = true
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    /// Looks whether the server died. While a map is being made that is an error; later the next one is planned.
+    func reapServer() -> ImageError? {
+        guard let process = server?.process else { return nil }
+        let end: ChildProcess.End?
+        do throws(Errno) { end = try process.poll() } catch { end = .exited(255) }
+        guard let end else { return nil }
+        server = nil
+        let text =
+            switch end {
+            case .exited(let code): "ended with code \(code)"
+            case .killed(let signal): "was killed by signal \(signal)"
+            }
+        guard record != nil else { return ImageError(.system, "the server \(text) before it served") }
+        planRestart(after: text)
+        return nil
+    }
+
+    private func planRestart(after text: String) {
+        guard connection?.canResend == true else {
+            // What the dead server had taken would wait for ever. Errors are better than that.
+            log.error("the server \(text); this kernel cannot repeat its requests: the disk now fails all requests")
+            LoopCleanup.abort(diskPath)
+            return
+        }
+        quickDeaths = Self.now() - startedAt > Self.longLife ? 0 : quickDeaths + 1
+        let pause = quickDeaths < 2 ? 0 : min(50 << min(Int64(quickDeaths), 8), Self.longestPause)
+        log.error("the server \(text): starting another\(pause > 0 ? " in \(pause) ms" : "")")
+        restartAt = Self.now() + pause
+        if restartAt == 0 { restartAt = 1 }
+    }
+
+    func restart() {
+        restartAt = 0
+        do throws(ImageError) {
+            try startServer()
+        } catch {
+            log.error("\(error)")
+            quickDeaths += 1
+            restartAt = Self.now() + Self.longestPause
+            return
+        }
+        rewriteRecord()
+        if connection?.resend() != true { log.error("the kernel does not repeat the requests of the dead server") }
+    }
+}

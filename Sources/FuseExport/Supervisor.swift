@@ -1,0 +1,225 @@
+// Why this file exists: somebody must hold the disk together whatever happens to the process that serves it. The
+// supervisor opens the image (and so holds its locks), mounts, keeps the connection, starts servers, attaches the loop
+// device, and takes all of that down in the right order. It carries no requests, so there is little it can die of.
+import DiskTypes
+import Glibc
+import ImageChain
+import LinuxIO
+import Logging
+import MapRegistry
+import SystemPackage
+
+/// One map's supervisor. Everything happens on the thread that runs it, except attaching.
+final class Supervisor {
+    let config: LoopConfig
+    let registry: MapRegistry
+    let log: Logger
+    /// Held for its locks.
+    private var chain: ImageChain?
+    var connection: FuseConnection?
+    var server: ServerProcess?
+    private var signals: SignalFD?
+    private(set) var record: MapRecord?
+    /// The server said that it serves.
+    var serving = false
+    /// Deaths in a row of servers that did not live long; decides how long to wait for the next.
+    var quickDeaths = 0
+    /// When the last server started, and when to start the next (0: not wanted). Monotonic milliseconds.
+    var startedAt: Int64 = 0
+    var restartAt: Int64 = 0
+    /// What the attaching thread will say.
+    private var attaching: Mailbox<Result<LoopDevice, ImageError>>?
+    private var stopWanted = false
+    private var deferredWanted = false
+
+    init(_ config: LoopConfig, log: Logger) {
+        self.config = config
+        self.log = log
+        registry = MapRegistry(folder: config.registryFolder)
+    }
+
+    var folder: String { registry.folder(of: config.name) }
+    var diskPath: String { folder + "/disk" }
+
+    /// Makes the map, tells `ready` how that went (false: nobody wants it any more), and watches over it to its end.
+    func run(ready: (Result<MapRecord, ImageError>) -> Bool) -> Int32 {
+        let made: MapRecord
+        do throws(ImageError) {
+            made = try setUp()
+        } catch {
+            abandon()
+            detachLate()
+            _ = ready(.failure(error))
+            return 1
+        }
+        guard ready(.success(made)) else {
+            log.notice("whoever wanted the map of \(config.image) is gone: taking it down")
+            _ = takeDown(deferred: true)
+            abandon()
+            return 1
+        }
+        log.info("\(made.image) is \(made.device)")
+        watch()
+        log.info("\(made.image) is no longer \(made.device)")
+        return 0
+    }
+
+    // MARK: up
+
+    private func setUp() throws(ImageError) -> MapRecord {
+        do throws(Errno) {
+            SignalFD.ignoreBrokenPipes()
+            signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGUSR1])
+        } catch {
+            throw ImageError(.system, "cannot take in signals: \(errorText(error.rawValue))")
+        }
+        let chain = try ImageChain.open(path: config.image, options: config.open)
+        self.chain = chain
+        let disk = open(diskPath, O_WRONLY | O_CREAT | O_CLOEXEC, 0o400)
+        guard disk >= 0 else { throw ImageError(.system, "cannot make \(diskPath): \(errorText(errno))") }
+        close(disk)
+        let file = FuseFile(size: chain.size, readOnly: true)
+        connection = try FuseConnection(mountPoint: diskPath, file: file, name: config.image, workers: config.workers)
+        try startServer()
+        try turn(until: { serving }, seconds: 60, what: "the server does not begin to serve")
+        let device = try attach()
+        let made = describe(device, size: chain.size)
+        do throws(ImageError) { try registry.write(made) } catch {
+            do throws(ImageError) { try device.detach() } catch { log.error("\(error)") }
+            throw error
+        }
+        record = made
+        return made
+    }
+
+    private func attach() throws(ImageError) -> LoopDevice {
+        let outcome = try LoopAttacher.start(diskPath)
+        attaching = outcome
+        var result: Result<LoopDevice, ImageError>?
+        try turn(
+            until: {
+                result = result ?? outcome.take().first
+                return result != nil
+            }, alsoWaitingFor: outcome.fd, seconds: 60, what: "the loop device does not come up")
+        guard let result else { throw ImageError(.system, "the loop device does not come up") }
+        attaching = nil
+        let device = try result.get()
+        if !device.usesDirectIO { log.warning("\(device.path) caches what it reads: this kernel grants no direct I/O") }
+        return device
+    }
+
+    private func describe(_ device: LoopDevice, size: UInt64) -> MapRecord {
+        var made = MapRecord(
+            name: config.name, image: config.image, format: config.format, snapshot: config.snapshot, size: size,
+            how: .loop, device: device.path, readOnly: true, created: Int64(time(nil)))
+        made.loops = [device.number]
+        made.mountPoint = diskPath
+        made.supervisor = ProcessIdentity.current
+        made.server = server?.identity
+        return made
+    }
+
+    // MARK: watching
+
+    private func watch() {
+        while true {
+            step(milliseconds: deferredWanted ? 500 : -1)
+            if stopWanted || deferredWanted {
+                stopWanted = false
+                if takeDown(deferred: deferredWanted) { return }
+            }
+        }
+    }
+
+    /// Steps until `done`, or throws. While the map is being made, a stop or the server's death ends that.
+    private func turn(
+        until done: () -> Bool, alsoWaitingFor extra: Int32 = -1, seconds: Int64, what: String
+    ) throws(ImageError) {
+        let end = Self.now() + seconds * 1000
+        while !done() {
+            guard Self.now() < end else { throw ImageError(.system, what) }
+            if let error = step(milliseconds: 1000, extra: extra) { throw error }
+            if stopWanted { throw ImageError(.system, "stopped while the map was being made") }
+        }
+    }
+
+    /// Waits for one thing to happen and deals with it. An error is a server that could not begin.
+    @discardableResult
+    private func step(milliseconds: Int64, extra: Int32 = -1) -> ImageError? {
+        var timeout = milliseconds
+        if restartAt > 0 {
+            let left = max(restartAt - Self.now(), 0)
+            timeout = timeout < 0 ? left : min(timeout, left)
+        }
+        let report = serving ? -1 : (server?.report.raw ?? -1)
+        var waits = [signals?.raw ?? -1, report, extra].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+        poll(&waits, 3, Int32(clamping: timeout))
+        var trouble: ImageError?
+        if waits[1].revents != 0 { trouble = hear() }
+        takeSignals()
+        if let end = reapServer() { trouble = trouble ?? end }
+        if restartAt > 0, Self.now() >= restartAt { restart() }
+        return trouble
+    }
+
+    private func takeSignals() {
+        while let next = signals?.next() {
+            switch next.signal {
+            case SIGTERM, SIGINT: stopWanted = true
+            case SIGUSR1: deferredWanted = true
+            default: break
+            }
+        }
+    }
+
+    static func now() -> Int64 {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
+    }
+
+    // MARK: down
+
+    /// Takes the device away, then everything below it. False: it is in use and stays.
+    private func takeDown(deferred: Bool) -> Bool {
+        guard let record, let number = record.loops.first else { return true }
+        do throws(ImageError) {
+            guard try LoopUsers.detach(number, of: record, deferred: deferred) else { return false }
+        } catch {
+            log.warning("\(error): not taken down")
+            return false
+        }
+        abandon()
+        do throws(ImageError) { try registry.remove(config.name) } catch { log.error("\(error)") }
+        return true
+    }
+
+    /// Lets go of everything but the loop device. The record stays.
+    private func abandon() {
+        LoopCleanup.unmount(diskPath)
+        // The end of the connection is the server's cue; a stuck one is helped along.
+        connection = nil
+        if let process = server?.process {
+            if let identity = server?.identity { LoopCleanup.end(identity) }
+            do throws(Errno) { _ = try process.wait() } catch { log.debug("the server was gone already") }
+        }
+        server = nil
+        unlink(diskPath)
+        chain = nil
+    }
+
+    /// A loop device that came up after all when nobody waited for it any more. It cannot take long: the file is gone.
+    private func detachLate() {
+        guard let attaching else { return }
+        var entry = pollfd(fd: attaching.fd, events: Int16(POLLIN), revents: 0)
+        poll(&entry, 1, 10_000)
+        guard case .success(let device) = attaching.take().first else { return }
+        do throws(ImageError) { try device.detach() } catch { log.error("\(error)") }
+    }
+
+    func rewriteRecord() {
+        record?.server = server?.identity
+        guard let record else { return }
+        do throws(ImageError) { try registry.write(record) } catch { log.error("\(error)") }
+    }
+}

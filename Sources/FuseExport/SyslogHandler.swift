@@ -1,0 +1,33 @@
+// Why this file exists: processes in the background have nobody to talk to but the system's log.
+import LinuxIO
+public import Logging
+
+/// Sends what is logged to syslog (and so to the journal).
+public struct SyslogHandler: LogHandler {
+    public var metadata: Logger.Metadata = [:]
+    public var logLevel: Logger.Level = .info
+
+    /// `program` names the process in the log.
+    public init(program: String) { SystemLog.open(name: program) }
+
+    public subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    public func log(event: LogEvent) {
+        let all = metadata.merging(event.metadata ?? [:]) { _, newer in newer }
+        let extra = all.sorted { $0.key < $1.key }.map { " \($0.key)=\($0.value)" }.joined()
+        SystemLog.write(Self.severity(event.level), "\(event.message)\(extra)")
+    }
+
+    private static func severity(_ level: Logger.Level) -> SystemLog.Level {
+        switch level {
+        case .trace, .debug: .debug
+        case .info: .info
+        case .notice: .notice
+        case .warning: .warning
+        case .error, .critical: .error
+        }
+    }
+}

@@ -1,0 +1,39 @@
+// Why this file exists: what the caller of a comparison decides, and what comes of it.
+
+public import DiskTypes
+public import ImageChain
+
+/// How to compare two images.
+public struct CompareOptions: Sendable {
+    public var first = OpenOptions()
+    public var second = OpenOptions()
+    /// Sizes and allocation must be the same, too.
+    public var strict = false
+    public var workers = ConvertOptions.defaultWorkers
+    public var cancel = CancelFlag()
+
+    public init() {}
+}
+
+/// What two images have in common.
+public struct Comparison: Equatable, Sendable {
+    public enum Verdict: Equatable, Sendable {
+        case identical
+        /// Strict: one is longer.
+        case sizesDiffer
+        /// Strict: from here on one has what the other has not.
+        case statusDiffers(at: UInt64)
+        /// The first sector in which they differ.
+        case contentDiffers(at: UInt64)
+    }
+    public var verdict: Verdict
+    /// One is longer, and what both have is the same. The rest of the longer one counts as equal if it is zeros.
+    public var hasOtherSize = false
+}
+
+/// Why a comparison came to no result, and qemu-img's exit code for that.
+public struct CompareFailure: Error, Sendable {
+    public enum Step: Int32, Sendable { case opening = 2, mapping = 3, reading = 4 }
+    public let step: Step
+    public let error: ImageError
+}

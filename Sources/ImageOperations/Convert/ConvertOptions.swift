@@ -1,0 +1,29 @@
+// Why this file exists: everything the caller decides about a conversion, in one value.
+
+public import ImageChain
+
+/// How to write an image out as a raw one.
+public struct ConvertOptions: Sendable {
+    /// How to open the source; the snapshot to read stands here, too.
+    public var source = OpenOptions()
+    /// Write into what is there: a file or a device that is large enough, with unknown contents.
+    public var intoExisting = false
+    /// With `intoExisting`: the target reads as zeros already.
+    public var targetIsZero = false
+    /// Runs of zeros of at least so many bytes are not written. 0 writes everything.
+    public var sparse: UInt64 = 4096
+    /// Threads.
+    public var workers = ConvertOptions.defaultWorkers
+    /// Go on behind what cannot be read; it becomes zeros.
+    public var salvage = false
+    /// Wait until the target is on its disk.
+    public var flush = true
+    public var cancel = CancelFlag()
+
+    public init() {}
+
+    /// Most that `-m` takes, as qemu-img's.
+    public static let workerLimit = 16
+    /// One a processor, up to four.
+    public static var defaultWorkers: Int { max(1, min(4, Workers.processors)) }
+}

@@ -1,0 +1,63 @@
+// Why this file exists: `info` names cipher, hash and key slots of LUKS images. It reads the header and nothing else;
+// no key is asked for.
+
+import DiskTypes
+
+/// The LUKS version 1 header ("LUKS On-Disk Format Specification", version 1.2.3), all integers big-endian.
+public struct LUKSHeader: Sendable {
+    public struct Slot: Sendable {
+        public var isActive: Bool
+        public var iterations: UInt32
+        /// Bytes from the LUKS header's start.
+        public var keyOffset: UInt64
+        public var stripes: UInt32
+    }
+
+    static let bytes = 592
+    private static let magic: [UInt8] = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe]
+    private static let activeMark: UInt32 = 0x00ac_71f3
+
+    public let uuid: String
+    /// With the bits of its key: `aes-256`.
+    public let cipher: String
+    public let cipherMode: String
+    public let ivGenerator: String
+    public let ivHash: String?
+    public let hash: String
+    public let payloadOffset: UInt64
+    public let iterations: UInt32
+    public let slots: [Slot]
+
+    init(_ b: BigEndianBytes) throws(ImageError) {
+        guard b.bytes.starts(with: Self.magic), try b.u16(at: 6) == 1 else {
+            throw .malformed("the LUKS header has no LUKS version 1 magic", at: b.base)
+        }
+        let name = try Self.text(b, 8, 32)
+        let mode = try Self.text(b, 40, 32)
+        hash = try Self.text(b, 72, 32)
+        payloadOffset = UInt64(try b.u32(at: 104)) * 512
+        let keyBytes = UInt64(try b.u32(at: 108))
+        iterations = try b.u32(at: 164)
+        uuid = try Self.text(b, 168, 40)
+        // `xts-plain64`, `cbc-essiv:sha256`
+        let parts = mode.split(separator: "-", maxSplits: 1)
+        cipherMode = parts.first.map(String.init) ?? mode
+        let generator = (parts.count > 1 ? parts[1] : "").split(separator: ":", maxSplits: 1)
+        ivGenerator = generator.first.map(String.init) ?? ""
+        ivHash = generator.count > 1 ? String(generator[1]) : nil
+        // XTS keys are two keys.
+        cipher = "\(name)-\(keyBytes * 8 / (cipherMode == "xts" ? 2 : 1))"
+        var slots: [Slot] = []
+        for at in stride(from: 208, to: Self.bytes, by: 48) {
+            slots.append(
+                Slot(
+                    isActive: try b.u32(at: at) == Self.activeMark, iterations: try b.u32(at: at + 4),
+                    keyOffset: UInt64(try b.u32(at: at + 40)) * 512, stripes: try b.u32(at: at + 44)))
+        }
+        self.slots = slots
+    }
+
+    private static func text(_ b: BigEndianBytes, _ at: Int, _ count: Int) throws(ImageError) -> String {
+        String(decoding: try b.slice(at: at, count: count).prefix { $0 != 0 }, as: UTF8.self)
+    }
+}

@@ -1,0 +1,59 @@
+// Why this file exists: threads wake each other, and signals arrive, as readable descriptors: the only thing that a
+// ring can wait for together with I/O.
+import CQblk
+import Glibc
+public import SystemPackage
+
+/// A counter that makes its descriptor readable while it is not zero. Any thread may raise it, one takes it.
+public struct EventFD: ~Copyable, Sendable {
+    private let owned: OwnedFD
+    public var raw: Int32 { owned.raw }
+
+    public init() throws(Errno) {
+        owned = OwnedFD(taking: try check(eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))))
+    }
+
+    /// Wakes whoever waits. Never blocks; a counter that is full is as awake as can be.
+    public borrowing func signal() {
+        var one: UInt64 = 1
+        while write(raw, &one, 8) < 0 && errno == EINTR {}
+    }
+
+    /// Takes the count and resets it: 0 when nobody signalled.
+    @discardableResult public borrowing func take() -> UInt64 {
+        var count: UInt64 = 0
+        while true {
+            if read(raw, &count, 8) == 8 { return count }
+            if errno != EINTR { return 0 }
+        }
+    }
+}
+
+/// Signals as messages. The set is blocked for the calling thread and for those it starts later: make this first.
+public struct SignalFD: ~Copyable, Sendable {
+    private let owned: OwnedFD
+    public var raw: Int32 { owned.raw }
+
+    public init(_ signals: [Int32]) throws(Errno) {
+        var set = sigset_t()
+        sigemptyset(&set)
+        for signal in signals { sigaddset(&set, signal) }
+        let blocked = pthread_sigmask(SIG_BLOCK, &set, nil)
+        if blocked != 0 { throw Errno(rawValue: blocked) }
+        owned = OwnedFD(taking: try check(signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))))
+    }
+
+    /// The next signal that came, or nil.
+    public borrowing func next() -> (signal: Int32, sender: Int32)? {
+        var info = signalfd_siginfo()
+        while true {
+            if read(raw, &info, MemoryLayout<signalfd_siginfo>.size) > 0 {
+                return (Int32(bitPattern: info.ssi_signo), Int32(bitPattern: info.ssi_pid))
+            }
+            if errno != EINTR { return nil }
+        }
+    }
+
+    /// Makes writes to closed sockets and pipes fail with EPIPE instead of ending the process.
+    public static func ignoreBrokenPipes() { signal(SIGPIPE, SIG_IGN) }
+}

@@ -1,0 +1,101 @@
+// Why this file exists: what a loop device stands for and who uses it, asked of the kernel each time: nothing here may
+// be older than the question.
+import CQblk
+public import DiskTypes
+import Glibc
+import SystemPackage
+
+/// What a loop device is attached to.
+public struct LoopStatus: Hashable, Sendable {
+    /// The file's path as the kernel sees it now (" (deleted)" at the end when it was removed), or the given name.
+    public let backingFile: String
+    public let identity: FileIdentity
+    public let offset: UInt64
+    /// 0: to the end of the file.
+    public let sizeLimit: UInt64
+    public let isReadOnly: Bool
+    public let usesDirectIO: Bool
+    public let clearsItself: Bool
+    public let scansPartitions: Bool
+}
+
+extension LoopDevice {
+    /// What it is attached to; nil when to nothing.
+    public func status() throws(ImageError) -> LoopStatus? {
+        let answer: loop_info64?
+        do throws(Errno) {
+            answer = try withDevice { fd throws(Errno) in try LoopDevice.info(fd) }
+        } catch {
+            throw LoopDevice.loopError("ask for the state of \(path)", error)
+        }
+        guard let answer else { return nil }
+        let given = withUnsafeBytes(of: answer.lo_file_name) { bytes in
+            String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+        }
+        let seen = Filesystem.readIfThere("/sys/block/loop\(number)/loop/backing_file")
+        let isBlock = answer.lo_rdevice != 0
+        return LoopStatus(
+            backingFile: seen.map { String($0.split(separator: "\n").first ?? "") } ?? given,
+            identity: FileIdentity(
+                device: isBlock ? answer.lo_rdevice : answer.lo_device, inode: isBlock ? 0 : answer.lo_inode),
+            offset: answer.lo_offset, sizeLimit: answer.lo_sizelimit,
+            isReadOnly: answer.lo_flags & QB_LO_FLAGS_READ_ONLY != 0,
+            usesDirectIO: answer.lo_flags & QB_LO_FLAGS_DIRECT_IO != 0,
+            clearsItself: answer.lo_flags & QB_LO_FLAGS_AUTOCLEAR != 0,
+            scansPartitions: answer.lo_flags & QB_LO_FLAGS_PARTSCAN != 0)
+    }
+
+    /// Somebody uses it, as far as can be told: plain opens without O_EXCL leave no trace.
+    public var isInUse: Bool { !users().isEmpty }
+
+    /// Who uses it, in words: `mounted on /mnt`, `held by dm-3`, `open elsewhere`.
+    public func users() -> [String] {
+        let name = "loop\(number)"
+        let parts = Filesystem.listIfThere("/sys/block/\(name)").filter { $0.hasPrefix(name + "p") }
+        var users: [String] = []
+        for place in ["/sys/block/\(name)"] + parts.map({ "/sys/block/\(name)/\($0)" }) {
+            for holder in Filesystem.listIfThere("\(place)/holders") { users.append("held by \(holder)") }
+        }
+        let devices = Set([path] + parts.map { "/dev/\($0)" })
+        let mounts = MountTable.parse(Filesystem.readIfThere(MountTable.path) ?? "")
+        for mount in mounts where devices.contains(mount.source) {
+            users.append("mounted on \(mount.mountPoint)")
+        }
+        guard users.isEmpty else { return users }
+        // The kernel refuses an exclusive open while it, or a partition of it, is mounted, mapped or swapped on:
+        // also by another mount namespace, which the lists above do not show.
+        let probe = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_EXCL | O_NONBLOCK)
+        if probe >= 0 { close(probe) } else if errno == EBUSY { users.append("open elsewhere") }
+        return users
+    }
+
+    // MARK: the kernel's side
+
+    /// Nil when the device is not attached.
+    static func info(_ fd: Int32) throws(Errno) -> loop_info64? {
+        var info = loop_info64()
+        if ioctl(fd, UInt(QB_LOOP_GET_STATUS64), &info) == 0 { return info }
+        let error = Errno.last
+        if error.rawValue == ENXIO { return nil }
+        throw error
+    }
+
+    static func freeNumber() throws(Errno) -> Int32 {
+        let control = OwnedFD(taking: try retrying { Glibc.open("/dev/loop-control", O_RDWR | O_CLOEXEC) })
+        let raw = control.raw
+        return try retrying { ioctl(raw, UInt(QB_LOOP_CTL_GET_FREE), 0) }
+    }
+
+    /// The device's node. Made here where nobody else does: in containers /dev is often not the kernel's.
+    static func makeNode(_ number: Int32) throws(Errno) -> String {
+        let path = "/dev/loop\(number)"
+        if Filesystem.exists(path) { return path }
+        let device = try Filesystem.read("/sys/block/loop\(number)/dev").split(separator: "\n").first ?? ""
+        let parts = device.split(separator: ":")
+        guard parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1]) else {
+            throw Errno(rawValue: ENODEV)
+        }
+        if qb_mknod_block(path, 0o660, major, minor) != 0, errno != EEXIST { throw .last }
+        return path
+    }
+}

@@ -1,0 +1,31 @@
+// Why this file exists: the one way for other threads to talk to a worker. The worker's ring polls `fd`; the lock is
+// held for an append or a swap, never on the request path.
+import Synchronization
+public import SystemPackage
+
+/// Messages to one thread, in order, from any thread.
+public final class Mailbox<Message: Sendable>: Sendable {
+    private let waiting = Mutex<[Message]>([])
+    private let event: EventFD
+
+    public init() throws(Errno) { event = try EventFD() }
+
+    /// Readable while messages wait.
+    public var fd: Int32 { event.raw }
+
+    public func post(_ message: Message) {
+        waiting.withLock { $0.append(message) }
+        event.signal()
+    }
+
+    /// All messages that wait, oldest first.
+    public func take() -> [Message] {
+        // Reset before looking: a message posted in between wakes us once more, none is missed.
+        event.take()
+        return waiting.withLock { messages in
+            let taken = messages
+            messages = []
+            return taken
+        }
+    }
+}

@@ -1,0 +1,32 @@
+// Why this file exists: a process that serves a block device must not wait for that device. If it runs out of memory,
+// the kernel may want to write dirty pages to it first: hence these promises to the kernel.
+import CQblk
+import Glibc
+public import SystemPackage
+
+/// What a server of block devices asks of the kernel for itself.
+public enum ThreadFlags {
+    /// This thread and those it starts allocate without write-back to a file system (needs CAP_SYS_RESOURCE).
+    public static func markAsIOFlusher() throws(Errno) { try check(qb_set_io_flusher()) }
+
+    /// Keeps the process's memory, also future, from being swapped once it was touched.
+    public static func lockMemory() throws(Errno) {
+        try check(mlockall(Int32(QB_MCL_CURRENT | QB_MCL_FUTURE | QB_MCL_ONFAULT)))
+    }
+
+    /// Asks not to be killed when memory runs out. False where that is not permitted.
+    @discardableResult public static func protectFromOOM() -> Bool {
+        let fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC)
+        guard fd >= 0 else { return false }
+        defer { close(fd) }
+        return write(fd, "-1000", 5) == 5
+    }
+
+    /// Names the calling thread for ps and debuggers; longer names are cut.
+    public static func setThreadName(_ name: String) {
+        _ = qb_set_thread_name(String(decoding: Array(name.utf8.prefix(15)), as: UTF8.self))
+    }
+
+    /// The signal that this process gets when the thread that started it ends.
+    public static func setDeathSignal(_ signal: Int32) throws(Errno) { try check(qb_set_death_signal(signal)) }
+}

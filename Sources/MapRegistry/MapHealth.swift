@@ -1,0 +1,66 @@
+// Why this file exists: after a crash a record may describe what is no longer there. Telling the living from the dead
+// needs no cooperation from either: the kernel's own lists say.
+public import DiskTypes
+import Glibc
+import LinuxIO
+
+/// What is left of a map.
+public enum MapHealth: Sendable {
+    /// Everything the record names is there.
+    case alive
+    /// The device is there but a process that belongs to it is not: usable perhaps, not to be relied upon.
+    case crippled
+    /// The device is gone.
+    case dead
+}
+
+extension MapRecord {
+    /// What is left of the map now.
+    public var health: MapHealth {
+        guard isDeviceThere else { return .dead }
+        for process in [server, supervisor] {
+            if let process, !process.isAlive { return .crippled }
+        }
+        return .alive
+    }
+
+    private var isDeviceThere: Bool {
+        if how == .loop { return loops.first.map(ownsLoop) ?? false }
+        var there = stat()
+        return stat(device, &there) == 0 && there.st_mode & S_IFMT == S_IFBLK
+    }
+
+    /// Whether /dev/loopN is attached, and still to what this map attached it to. The number alone proves nothing: who
+    /// detaches it by hand sets it free for others.
+    public func ownsLoop(_ number: Int32) -> Bool {
+        guard let line = Filesystem.readIfThere("/sys/block/loop\(number)/loop/backing_file") else { return false }
+        if let backingDevice, let backingInode {
+            // Asked only of plain loop devices: of a file that FUSE serves, the question would go to its server.
+            let known = FileIdentity(device: backingDevice, inode: backingInode)
+            do throws(ImageError) {
+                if let status = try LoopDevice.open(number).status() { return status.identity == known }
+            } catch {
+                // Not root: the name has to do.
+            }
+        }
+        let path = line.split(separator: "\n").first.map(String.init) ?? ""
+        let ours = mountPoint ?? image
+        return path == ours || path == ours + " (deleted)"
+    }
+}
+
+extension MapRegistry {
+    /// Records of maps that a crash left behind, wholly or in part. Taking them down is the business of who made them.
+    public func staleRecords() throws(ImageError) -> [MapRecord] {
+        try all().filter { $0.health != .alive }
+    }
+
+    /// Removes folders of maps that died before they had a record.
+    public func sweep() throws(ImageError) {
+        for name in try names() where try record(of: name) == nil {
+            guard let lock = try FileLock(lockPath(name), patience: 0) else { continue }
+            if try record(of: name) == nil { try RegistryFiles.removeFolder(folder(of: name)) }
+            _ = consume lock
+        }
+    }
+}

@@ -1,0 +1,66 @@
+// Why this file exists: what a map leaves behind for the next `qblk`: enough to list it, to take it apart, and to clean
+// up after it when its processes died.
+public import LinuxIO
+
+/// How an image became a block device.
+public enum MapMethod: String, Codable, Sendable, CaseIterable {
+    /// A loop device, over a FUSE file that a server of ours serves, or over the image itself.
+    case loop
+    /// Device-mapper tables over the image.
+    case dm
+    /// Device-mapper for what the kernel can do, a server for the rest.
+    case hybrid
+    case ublk
+}
+
+/// One mapped image, as written to `state.json`.
+public struct MapRecord: Codable, Equatable, Sendable {
+    public var name: String
+    /// Absolute path of the image.
+    public var image: String
+    /// `qcow2` or `raw`.
+    public var format: String
+    /// The internal snapshot that is shown, if not the active state.
+    public var snapshot: String?
+    /// Bytes of the device.
+    public var size: UInt64
+    public var how: MapMethod
+    /// What `qblk map` printed: the path of the block device.
+    public var device: String
+    public var readOnly: Bool
+    /// The process that carries the requests, where there is one.
+    public var server: ProcessIdentity?
+    /// The process that watches the server and takes everything down on SIGTERM.
+    public var supervisor: ProcessIdentity?
+    /// Numbers N of the /dev/loopN that belong to this map.
+    public var loops: [Int32]
+    /// Which file a plain loop device reads (device and inode): files are renamed while they are mapped.
+    public var backingDevice: UInt64?
+    public var backingInode: UInt64?
+    /// Names of the device-mapper devices that belong to this map, in the order to remove them.
+    public var dmNames: [String]
+    /// The FUSE file that must be unmounted, where there is one.
+    public var mountPoint: String?
+    /// Seconds since 1970.
+    public var created: Int64
+    /// The device goes away by itself as soon as nobody uses it.
+    public var deferred: Bool
+
+    public init(
+        name: String, image: String, format: String, snapshot: String? = nil, size: UInt64, how: MapMethod,
+        device: String, readOnly: Bool, created: Int64
+    ) {
+        self.name = name
+        self.image = image
+        self.format = format
+        self.snapshot = snapshot
+        self.size = size
+        self.how = how
+        self.device = device
+        self.readOnly = readOnly
+        self.created = created
+        loops = []
+        dmNames = []
+        deferred = false
+    }
+}

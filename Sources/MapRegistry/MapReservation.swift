@@ -1,0 +1,53 @@
+// Why this file exists: two `qblk` must not make or take down one map at the same time. Whoever holds this value is the
+// only one at work on that map; the kernel gives it up if the process dies.
+public import DiskTypes
+import FoundationEssentials
+import Synchronization
+
+/// The right to make or take down one map.
+public struct MapReservation: ~Copyable {
+    public let registry: MapRegistry
+    public let name: String
+    private let lock: LockHolder
+
+    init(registry: MapRegistry, name: String, lock: consuming FileLock) {
+        self.registry = registry
+        self.name = name
+        self.lock = LockHolder(lock)
+    }
+
+    /// The map's folder.
+    public var folder: String { registry.folder(of: name) }
+
+    /// Writes or rewrites the record.
+    public borrowing func write(_ record: MapRecord) throws(ImageError) { try registry.write(record) }
+
+    /// Gives up the right: the map is made, and may be taken down by others.
+    public borrowing func letGo() { lock.letGo() }
+    public var lettingGo: @Sendable () -> Void { lock.letGo }
+
+    /// Removes the folder and the record, and gives the name back.
+    public consuming func remove() throws(ImageError) { try registry.remove(name) }
+}
+
+extension MapRegistry {
+    /// Writes a map's record. For the process that made the map or serves it; others hold a reservation.
+    public func write(_ record: MapRecord) throws(ImageError) {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        let data: Data
+        do {
+            data = try encoder.encode(record)
+        } catch {
+            throw ImageError(.system, "cannot write down the map '\(record.name)'")
+        }
+        try RegistryFiles.write(Array(data) + [UInt8(ascii: "\n")], to: statePath(record.name))
+    }
+}
+
+/// The lock, until it is dropped or let go.
+private final class LockHolder: Sendable {
+    private let lock: Mutex<FileLock?>
+    init(_ lock: consuming FileLock) { self.lock = Mutex(lock) }
+    @Sendable func letGo() { lock.withLock { $0 = nil } }
+}

@@ -1,0 +1,116 @@
+// Why this file exists: the registry's few system calls: small files that are whole or not there, locks that die with
+// their holder, folders that vanish with all they hold.
+import DiskTypes
+import Glibc
+
+enum RegistryFiles {
+    static func error(_ what: String, _ path: String, code: Int32 = errno) -> ImageError {
+        ImageError(.system, "\(what) \(path): \(String(cString: strerror(code)))")
+    }
+
+    static func makeFolder(_ path: String) throws(ImageError) {
+        if mkdir(path, 0o755) != 0, errno != EEXIST { throw error("cannot make", path) }
+    }
+
+    /// All of a file, nil when there is none.
+    static func read(_ path: String) throws(ImageError) -> [UInt8]? {
+        let fd = open(path, O_RDONLY | O_CLOEXEC)
+        if fd < 0 {
+            if errno == ENOENT || errno == ENOTDIR { return nil }
+            throw error("cannot read", path)
+        }
+        defer { close(fd) }
+        var all: [UInt8] = []
+        var piece = [UInt8](repeating: 0, count: 16384)
+        while true {
+            let count = Glibc.read(fd, &piece, piece.count)
+            if count == 0 { return all }
+            if count < 0 {
+                if errno == EINTR { continue }
+                throw error("cannot read", path)
+            }
+            all += piece[..<count]
+        }
+    }
+
+    /// Writes a file so that any reader sees the old bytes or the new ones, never a part.
+    static func write(_ bytes: [UInt8], to path: String) throws(ImageError) {
+        let fresh = path + ".new"
+        let fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+        guard fd >= 0 else { throw error("cannot write", fresh) }
+        let written = bytes.withUnsafeBytes { Glibc.write(fd, $0.baseAddress, $0.count) }
+        let code = errno
+        guard close(fd) == 0, written == bytes.count else {
+            unlink(fresh)
+            throw error("cannot write", fresh, code: written < 0 ? code : ENOSPC)
+        }
+        guard rename(fresh, path) == 0 else { throw error("cannot write", path) }
+    }
+
+    /// Names in a folder, without `.` and `..`, sorted; none when there is no folder.
+    static func names(in folder: String) throws(ImageError) -> [String] {
+        guard let stream = opendir(folder) else {
+            if errno == ENOENT { return [] }
+            throw error("cannot list", folder)
+        }
+        defer { closedir(stream) }
+        var names: [String] = []
+        while let entry = readdir(stream) {
+            let length = MemoryLayout.size(ofValue: entry.pointee.d_name)
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: length) { String(cString: $0) }
+            }
+            if name != "." && name != ".." { names.append(name) }
+        }
+        return names.sorted()
+    }
+
+    /// Removes a folder of files. A file that something is mounted on stays, and the folder with it: an error.
+    static func removeFolder(_ path: String) throws(ImageError) {
+        for name in try names(in: path) {
+            if unlink(path + "/" + name) != 0, errno != ENOENT { throw error("cannot remove", path + "/" + name) }
+        }
+        if rmdir(path) != 0, errno != ENOENT { throw error("cannot remove", path) }
+    }
+}
+
+/// A lock on a file, given up when dropped and by the kernel when its holder dies.
+struct FileLock: ~Copyable {
+    private let fd: Int32
+
+    /// Takes the lock; nil when somebody else has it and goes on holding it for `patience` milliseconds.
+    init?(_ path: String, patience: Int) throws(ImageError) {
+        var waited = 0
+        while true {
+            let fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+            guard fd >= 0 else { throw RegistryFiles.error("cannot lock", path) }
+            if flock(fd, LOCK_EX | LOCK_NB) == 0 {
+                if FileLock.isStill(fd, path) {
+                    self.fd = fd
+                    return
+                }
+            } else if errno != EWOULDBLOCK && errno != EINTR {
+                let code = errno
+                close(fd)
+                throw RegistryFiles.error("cannot lock", path, code: code)
+            } else if waited >= patience {
+                close(fd)
+                return nil
+            } else {
+                waited += 10
+                usleep(10_000)
+            }
+            close(fd)
+        }
+    }
+
+    deinit { close(fd) }
+
+    /// A holder removes the file with its folder; whoever waited for it then holds a lock on nothing and must go again.
+    private static func isStill(_ fd: Int32, _ path: String) -> Bool {
+        var ours = stat()
+        var there = stat()
+        return fstat(fd, &ours) == 0 && stat(path, &there) == 0 && ours.st_ino == there.st_ino
+            && ours.st_dev == there.st_dev
+    }
+}

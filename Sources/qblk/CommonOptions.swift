@@ -1,0 +1,60 @@
+// Why this file exists: options that several verbs share mean the same everywhere, because they are declared once.
+
+public import ArgumentParser
+public import ImageChain
+import ImageOperations
+
+/// How to open an image.
+struct ImageOptions: ParsableArguments {
+    @Option(
+        name: [.short, .long],
+        help: ArgumentHelp(
+            "Format of the image: qcow2 or raw. Without it the file's first bytes say.", valueName: "format"))
+    var format: ImageFormat?
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Folder, besides the image's own, where backing and data files may lie. Repeatable.", valueName: "folder"))
+    var allowPath: [String] = []
+
+    @Flag(name: .short, help: "Say more on standard error. Repeatable.")
+    var verbose: Int
+
+    /// What these options ask for.
+    var open: OpenOptions {
+        var options = OpenOptions()
+        options.format = format
+        options.allowedFolders = allowPath
+        return options
+    }
+}
+
+/// For people or for scripts.
+struct OutputOptions: ParsableArguments {
+    @Flag(name: .long, help: "Print JSON. The same as --output=json.")
+    var json = false
+
+    @Option(name: .long, help: ArgumentHelp("human or json.", valueName: "form"))
+    var output: OutputForm?
+
+    var isJSON: Bool { json || output == .json }
+}
+
+enum OutputForm: String, ExpressibleByArgument, CaseIterable {
+    case human, json
+}
+
+extension ImageFormat: ExpressibleByArgument {}
+
+/// A number of bytes: `4096`, `64k`, `1.5G`.
+struct ByteCount: ExpressibleByArgument {
+    let bytes: UInt64
+
+    init(_ bytes: UInt64) { self.bytes = bytes }
+    init?(argument: String) {
+        guard let bytes = ByteSize.parse(argument) else { return nil }
+        self.bytes = bytes
+    }
+    var defaultValueDescription: String { String(bytes) }
+}

@@ -1,0 +1,83 @@
+// Why this file exists: the shape of every error: `qblk: IMAGE: what (where): what to do`, one line, and qemu-img's
+// exit codes (1; compare: 2 and up).
+
+import ArgumentParser
+import DiskTypes
+import Glibc
+
+/// An end that is neither success nor a plain `ImageError`: it carries its own exit code.
+struct Failure: Error {
+    /// Without `qblk: `. nil: everything is said already.
+    var line: String?
+    var code: Int32
+
+    init(_ line: String? = nil, code: Int32 = 1) {
+        self.line = line
+        self.code = code
+    }
+
+    /// The line of an error in an image.
+    static func line(_ error: ImageError) -> String {
+        let line = error.path.map { "\(printable($0)): \(error)" } ?? "\(error)"
+        return line.split(whereSeparator: \.isNewline).joined(separator: " ")
+    }
+
+    /// Says what went wrong; the exit code.
+    static func report(_ error: any Error, _ arguments: [String]) -> Int32 {
+        switch error {
+        case let failure as Failure:
+            if let line = failure.line { warn(line) }
+            return failure.code
+        case let error as ImageError:
+            warn(line(error))
+            return usageCode(arguments)
+        case is BrokenPipe:
+            return 1
+        default:
+            return reportParser(error, arguments)
+        }
+    }
+
+    /// ArgumentParser's errors, and its way to say help and version.
+    private static func reportParser(_ error: any Error, _ arguments: [String]) -> Int32 {
+        let message = Qblk.fullMessage(for: error)
+        if Qblk.exitCode(for: error) == .success {
+            var out = Output()
+            out.line(message)
+            return (try? out.flush()) == nil ? 1 : 0
+        }
+        if let verb = arguments.first, !verb.hasPrefix("-"), !Qblk.verbs.contains(verb) {
+            warn("there is no verb '\(printable(verb))': see `qblk --help`")
+            return 1
+        }
+        let said = Qblk.message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
+        let help = arguments.first.map { $0.hasPrefix("-") ? "qblk --help" : "qblk \($0) --help" } ?? "qblk --help"
+        warn("\(said.hasSuffix(".") ? String(said.dropLast()) : said): see `\(help)`")
+        return usageCode(arguments)
+    }
+
+    /// compare keeps 1 for "different".
+    private static func usageCode(_ arguments: [String]) -> Int32 { arguments.first == "compare" ? 2 : 1 }
+
+    /// One line of failure on standard error.
+    static func warn(_ line: String) { print("qblk: \(line)\n") }
+
+    /// Writes to standard error; if that fails there is nobody left to tell.
+    static func print(_ text: String) {
+        var bytes = Array(text.utf8)[...]
+        while !bytes.isEmpty {
+            let count = bytes.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else { return }
+            bytes = bytes.dropFirst(count)
+        }
+    }
+}
+
+extension Qblk {
+    /// The names of all verbs.
+    static var verbs: [String] {
+        (configuration.subcommands + configuration.groupedSubcommands.flatMap(\.subcommands))
+            .map { $0.configuration.commandName ?? "" }
+    }
+}

@@ -1,0 +1,28 @@
+// Why this file exists: `qblk list`.
+
+import ArgumentParser
+import DiskTypes
+import ImageOperations
+import MapRegistry
+
+struct ListCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list",
+        abstract: "Says which images are mapped.",
+        discussion: """
+            Example:
+              qblk list --json
+            """)
+
+    @OptionGroup var output: OutputOptions
+
+    @Flag(name: .short, help: "Say more on standard error. Repeatable.")
+    var verbose: Int
+
+    func run() throws {
+        let entries = try MapRegistry().all().map(MapEntry.init)
+        if output.isJSON { return try Output.write(JSONValue.array(entries.map(\.json)).text + "\n") }
+        guard !entries.isEmpty else { return }
+        try Output.write(TextTable.text([MapEntry.heading] + entries.map { $0.columns.map(printable) }))
+    }
+}

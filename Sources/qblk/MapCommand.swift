@@ -1,0 +1,120 @@
+// Why this file exists: `qblk map`.
+
+import ArgumentParser
+import DeviceMapperMap
+import DiskTypes
+import FuseExport
+import Glibc
+import ImageChain
+import ImageOperations
+import MapRegistry
+
+struct MapCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "map",
+        abstract: "Makes a block device of an image.",
+        discussion: """
+            Prints the device's path once it can be read: /dev/mapper/NAME by device-mapper, which leaves no process \
+            behind, or /dev/loopN with a server in the background. Needs root. `qblk doctor` says what this machine \
+            can do.
+
+            Example:
+              mount -o ro $(qblk map -r disk.qcow2) /mnt
+            """)
+
+    @OptionGroup var image: ImageOptions
+
+    @Flag(name: [.short, .long], help: "No writes to the device.")
+    var readOnly = false
+
+    @Option(name: .long, help: ArgumentHelp("Name of the map. Default: the file's name.", valueName: "name"))
+    var name: String?
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "How: auto (dm where it can express the image, else loop), dm, hybrid, ublk or loop.", valueName: "way"))
+    var via: MapWay = .auto
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Internal snapshot to show: its id or name, or snapshot.id=ID, snapshot.name=NAME.", valueName: "snapshot"))
+    var snapshot: String?
+
+    @Option(name: .long, help: ArgumentHelp("Queues of the device (ublk only).", valueName: "count"))
+    var queues: Int?
+
+    @Option(name: .long, help: ArgumentHelp("Threads that carry requests, where there is a server.", valueName: "count"))
+    var workers = 1
+
+    @Option(
+        name: [.customLong("l2-cache")],
+        help: ArgumentHelp("Memory for mapping tables of the whole chain (k, M, G).", valueName: "size"))
+    var l2Cache = ByteCount(OpenOptions().l2CacheLimit)
+
+    @Flag(name: .long, help: "Stay, and take the map down on SIGTERM or SIGINT.")
+    var foreground = false
+
+    @Flag(name: .long, help: "Print JSON: the entry that list would show.")
+    var json = false
+
+    @Argument(help: "The image.")
+    var path: String
+
+    func validate() throws {
+        guard (1...64).contains(workers) else { throw ValidationError("--workers takes 1 to 64") }
+        guard queues.map({ (1...64).contains($0) }) ?? true else { throw ValidationError("--queues takes 1 to 64") }
+    }
+
+    func run() throws {
+        var options = image.open
+        options.l2CacheLimit = l2Cache.bytes
+        if let snapshot { options.snapshot = try SnapshotChoice.id(snapshot, in: path, options) }
+        if !readOnly { Notice.say("\(printable(path)): maps are read-only so far (-r says so yourself)") }
+        let choice = via == .auto ? try MapChoice.automatic(path: path, options: options) : MapChoice(way: via, reason: "")
+        if image.verbose > 0, via == .auto { Notice.say("via \(choice.way.rawValue): \(choice.reason)") }
+        switch choice.way {
+        case .dm: try mapByDeviceMapper(options)
+        case .loop, .auto: try mapByLoop(options)
+        case .hybrid, .ublk:
+            throw ImageError(
+                .unsupported, "--via \(choice.way.rawValue) is not there yet", advice: "use --via auto", path: path)
+        }
+    }
+
+    private func mapByDeviceMapper(_ open: OpenOptions) throws {
+        var options = DMMapOptions(image: path, open: open)
+        options.name = name
+        let flag = foreground ? Interrupts.watch() : nil
+        let record: MapRecord
+        do throws(ImageError) { record = try DMMap.map(options) } catch { throw error.named(path) }
+        try announce(record)
+        guard let flag else { return }
+        // Nobody serves a dm device; what stays in the foreground only waits for its end.
+        while !flag.isSet { usleep(100_000) }
+        try DMMap.unmap(record)
+    }
+
+    private func mapByLoop(_ open: OpenOptions) throws {
+        var options = LoopMapOptions(image: path, open: open)
+        options.name = name
+        options.workers = workers
+        options.foreground = foreground
+        let wait = foreground
+        if wait { Logs.toStandardError(verbose: image.verbose > 0) }
+        let made: MapRecord
+        do throws(ImageError) {
+            let record = try LoopExport.map(options) { record in if wait { try? announce(record) } }
+            made = record
+        } catch {
+            throw error.named(path)
+        }
+        if !wait { try announce(made) }
+    }
+
+    /// Says where the device is. If nobody listens any more the map is there all the same; `list` has it.
+    private func announce(_ record: MapRecord) throws {
+        try Output.write((json ? MapEntry(record).json.text : record.device) + "\n")
+    }
+}

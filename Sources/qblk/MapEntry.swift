@@ -1,0 +1,58 @@
+// Why this file exists: how `list` and `map --json` show a map.
+
+import ImageOperations
+import MapRegistry
+
+struct MapEntry {
+    let record: MapRecord
+
+    init(_ record: MapRecord) { self.record = record }
+
+    var state: String {
+        if record.deferred { return "going" }
+        return switch record.health {
+        case .alive: "alive"
+        case .crippled: "crippled"
+        case .dead: "dead"
+        }
+    }
+
+    var json: JSONValue {
+        .members([
+            "name": .string(record.name),
+            "device": .string(record.device),
+            "image": .string(record.image),
+            "format": .string(record.format),
+            "snapshot": record.snapshot.map { .string($0) },
+            "size": .unsigned(record.size),
+            "how": .string(record.how.rawValue),
+            "read-only": .bool(record.readOnly),
+            "server-pid": record.server.map { .number(Int64($0.pid)) },
+            "supervisor-pid": record.supervisor.map { .number(Int64($0.pid)) },
+            "state": .string(state),
+            "created": .number(record.created),
+        ])
+    }
+
+    static let heading = ["NAME", "DEVICE", "SIZE", "HOW", "RO", "PID", "STATE", "IMAGE"]
+    var columns: [String] {
+        [
+            record.name, record.device, ByteSize.text(record.size), record.how.rawValue, record.readOnly ? "yes" : "no",
+            record.server.map { String($0.pid) } ?? "-", state, record.image,
+        ]
+    }
+}
+
+/// Rows of text in columns that are as wide as they must be.
+enum TextTable {
+    static func text(_ rows: [[String]]) -> String {
+        let count = rows.map(\.count).max() ?? 0
+        let widths = (0..<count).map { column in rows.map { column < $0.count ? $0[column].count : 0 }.max() ?? 0 }
+        return rows.map { row in
+            let padded = row.enumerated().map { column, text in
+                column + 1 == row.count ? text : text + String(repeating: " ", count: widths[column] - text.count)
+            }
+            return padded.joined(separator: "  ") + "\n"
+        }.joined()
+    }
+}

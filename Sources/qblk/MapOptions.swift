@@ -1,0 +1,37 @@
+// Why this file exists: the ways to make a device, and which of them `--via auto` takes: decided here for `map` and told
+// by `doctor`, so that they cannot differ.
+
+import ArgumentParser
+import DeviceMapperMap
+import DiskTypes
+import ImageChain
+
+enum MapWay: String, ExpressibleByArgument, CaseIterable {
+    case auto, dm, hybrid, ublk, loop
+}
+
+/// The way to map one image, and why.
+struct MapChoice {
+    let way: MapWay
+    let reason: String
+
+    /// What `--via auto` means for this image on this machine. Opens the image and touches nothing.
+    static func automatic(path: String, options: OpenOptions) throws -> MapChoice {
+        let doctor = DMDoctor()
+        guard doctor.canMap else {
+            return MapChoice(way: .loop, reason: "device-mapper cannot be used here (\(reason(doctor)))")
+        }
+        let chain = try ImageChain.open(path: path, options: options)
+        if let obstacle = try DMMap.obstacle(chain) {
+            return MapChoice(way: .loop, reason: "device-mapper cannot express this image: \(obstacle.what)")
+        }
+        return MapChoice(way: .dm, reason: "device-mapper can express the whole image")
+    }
+
+    /// Why device-mapper cannot be used, in few words: libdevmapper is talkative.
+    static func reason(_ doctor: DMDoctor) -> String {
+        if let reason = doctor.reason { return String(reason.prefix { $0 != ";" }) }
+        if !doctor.hasLoop { return "there are no loop devices" }
+        return "the kernel lacks the targets \(doctor.missingTargets.joined(separator: ", "))"
+    }
+}

@@ -1,0 +1,34 @@
+// Why this file exists: the list of verbs, and what `qblk --help` says first.
+
+import ArgumentParser
+
+struct Qblk: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "qblk",
+        abstract: "Makes QCOW2 images usable as block devices.",
+        discussion: """
+            The options of info, extents, compare and convert are those of qemu-img. Results go to standard output, \
+            everything else to standard error. An error is one line:
+              qblk: IMAGE: what is wrong (where): what to do
+
+            Example:
+              qblk map -r disk.qcow2        prints /dev/mapper/disk.qcow2
+            """,
+        version: "qblk \(Version.text)",
+        groupedSubcommands: [
+            CommandGroup(
+                name: "Block devices",
+                subcommands: [
+                    MapCommand.self, UnmapCommand.self, ListCommand.self, TableCommand.self, DoctorCommand.self,
+                ]),
+            CommandGroup(
+                name: "Images",
+                subcommands: [
+                    InfoCommand.self, ExtentsCommand.self, CompareCommand.self, ConvertCommand.self,
+                ]),
+        ])
+}
+
+enum Version {
+    static let text = "0.1.0"
+}

@@ -1,0 +1,78 @@
+// Why this file exists: `qblk unmap`.
+
+import ArgumentParser
+import DeviceMapperMap
+import DiskTypes
+import FuseExport
+import LinuxIO
+import MapRegistry
+import SystemPackage
+
+struct UnmapCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "unmap",
+        abstract: "Takes a map's device away.",
+        discussion: """
+            Ends its server, too. A device in use is refused. Also cleans up maps whose server has died.
+
+            Example:
+              qblk unmap disk.qcow2
+            """)
+
+    @Flag(name: .long, help: "All maps there are.")
+    var all = false
+
+    @Flag(name: .long, help: "A device in use goes as soon as nobody uses it.")
+    var deferred = false
+
+    @Flag(name: .short, help: "Say more on standard error. Repeatable.")
+    var verbose: Int
+
+    @Argument(help: ArgumentHelp("The map's name, its device or its image.", valueName: "map"))
+    var map: String?
+
+    func validate() throws {
+        guard all != (map != nil) else { throw ValidationError("say which map, or --all") }
+    }
+
+    func run() throws {
+        let registry = MapRegistry()
+        guard let map else { return try unmapAll(registry) }
+        guard let record = try registry.find(map) ?? Self.byDevice(map, registry) else {
+            throw ImageError(.notFound, "is not mapped", advice: "`qblk list` says what is", path: map)
+        }
+        try unmap(record)
+    }
+
+    /// Goes through all, and then says how many stayed.
+    private func unmapAll(_ registry: MapRegistry) throws {
+        let records = try registry.all()
+        var problems: [ImageError] = []
+        for record in records {
+            do throws(ImageError) { try unmap(record) } catch { problems.append(error) }
+        }
+        if verbose > 0 { for problem in problems { Notice.say(Failure.line(problem)) } }
+        guard let first = problems.first else { return }
+        let rest = problems.count > 1 ? " (and \(problems.count - 1) more maps stay)" : ""
+        throw Failure(Failure.line(first) + rest)
+    }
+
+    private func unmap(_ record: MapRecord) throws(ImageError) {
+        do throws(ImageError) {
+            switch record.how {
+            case .dm: try DMMap.unmap(record, deferred: deferred)
+            case .loop: try LoopExport.unmap(record, deferred: deferred)
+            case .hybrid, .ublk:
+                throw ImageError(.unsupported, "was mapped via \(record.how.rawValue), which this qblk cannot undo")
+            }
+        } catch {
+            throw error.named(record.name)
+        }
+    }
+
+    /// The device by another of its names: /dev/dm-0 for /dev/mapper/disk.
+    private static func byDevice(_ path: String, _ registry: MapRegistry) throws(ImageError) -> MapRecord? {
+        guard let wanted = Filesystem.identity(of: path), wanted.inode == 0 else { return nil }
+        return try registry.all().first { Filesystem.identity(of: $0.device) == wanted }
+    }
+}

@@ -1,0 +1,112 @@
+// Why this file exists: servers die, machines are shared and people pull the wrong plug. A dead server costs no I/O
+// error, a dead everything is cleaned up by the next command, and a device in use is not taken away.
+
+import Foundation
+import TestKit
+import Testing
+
+extension MapTests {
+    @Suite("Trouble")
+    struct Trouble {
+        @Test("killing the server under load gives no I/O error", .enabled(if: Tools.have("fio"), "needs fio"))
+        func serverKilled() throws {
+            let mapping = try Mapping(try Contents.patternImage("compressed"))
+            let verify = Contents.fioVerify(mapping.device, ["--time_based", "--runtime=4"])
+            var fio = try Command(verify).spawn()
+            for _ in 0..<3 {
+                usleep(900_000)
+                let server = try #require(try mapping.serverPID(), "list --json names no server pid")
+                #expect(kill(server, SIGKILL) == 0)
+            }
+            let outcome = fio.wait(deadline: 30)
+            #expect(outcome.exit == 0, "\(outcome)")
+            #expect(try mapping.unmap().exit == 0)
+            #expect(mapping.leftoversAfterWaiting().isEmpty, "\(mapping.leftovers())")
+        }
+
+        @Test("after everything was killed, unmap cleans up")
+        func unmapAfterTheEnd() throws {
+            let mapping = try Mapping(try ImageTrait.named("chain-of-2").made().path)
+            try mapping.killEverything()
+            let outcome = try mapping.unmap()
+            #expect(outcome.exit == 0, "\(outcome)")
+            #expect(mapping.leftoversAfterWaiting().isEmpty, "\(mapping.leftovers())")
+            #expect(try mapping.listed() == nil)
+        }
+
+        @Test("after everything was killed, map under the same name works")
+        func mapAfterTheEnd() throws {
+            let image = try ImageTrait.named("chain-of-2").made()
+            let dead = try Mapping(image.path)
+            try dead.killEverything()
+            let mapping = try Mapping(image.path, name: dead.name)
+            #expect(try differenceOfFiles(mapping.device, try image.reference()) == nil)
+            #expect(try mapping.unmap().exit == 0)
+            #expect(mapping.leftoversAfterWaiting().isEmpty, "\(mapping.leftovers())")
+        }
+
+        @Test("a device in use stays, unless unmap is told to wait for its end")
+        func inUse() throws {
+            let mapping = try Mapping(try ImageTrait.named("full").made().path)
+            var holder = try Command(["sh", "-c", "exec sleep 60 < \(mapping.device)"]).spawn()
+            usleep(300_000)
+            let refused = try mapping.unmap()
+            #expect(refused.exit == 1, "\(refused)")
+            #expect(refused.errorLines.count == 1 && refused.errors.hasPrefix("qblk: "), "\(refused)")
+            #expect(try Command(["dd", "if=\(mapping.device)", "of=/dev/null", "bs=64k"]).run().exit == 0)
+            let deferred = try mapping.unmap("--deferred")
+            #expect(deferred.exit == 0, "\(deferred)")
+            holder.end()
+            #expect(mapping.leftoversAfterWaiting().isEmpty, "\(mapping.leftovers())")
+        }
+
+        @Test("a mounted device stays", .enabled(if: Contents.tools.isEmpty, "needs \(Contents.tools)"))
+        func mounted() throws {
+            let mapping = try Mapping(try Contents.image(of: Contents.Disk(kind: "ext4", compressed: false)))
+            try Scratch.withFolder { folder in
+                try Command(["mount", "-o", "ro", mapping.device, folder]).succeed()
+                let refused = try mapping.unmap()
+                let names = try? FileManager.default.contentsOfDirectory(atPath: folder)
+                try Command(["umount", folder]).succeed()
+                #expect(refused.exit == 1 && refused.errorLines.count == 1, "\(refused)")
+                #expect(names?.contains("deep") == true)
+            }
+            #expect(try mapping.unmap().exit == 0)
+            #expect(mapping.leftoversAfterWaiting().isEmpty, "\(mapping.leftovers())")
+        }
+
+        @Test(
+            "unmap of what is not mapped is one clear error",
+            arguments: ["nobody-mapped-this", "/dev/null", "/nowhere"])
+        func nothing(word: String) throws {
+            let outcome = try qblk("unmap", word)
+            #expect(outcome.exit == 1, "\(outcome)")
+            #expect(outcome.errorLines.count == 1 && outcome.errors.hasPrefix("qblk: "), "\(outcome)")
+        }
+
+        static let unmappable = [
+            "magic", "cluster-bits-63", "l1-past-end-of-file", "unknown-incompatible-bit-63", "backing-missing",
+            "backing-self", "backing-fifo", "backing-absolute", "data-file-missing", "image-is-a-fifo",
+            "image-is-empty",
+            "image-missing", "aes-encrypted",
+        ]
+
+        @Test("a map that fails is one clear error and leaves nothing behind", arguments: unmappable)
+        func refused(name: String) throws {
+            let malformed = try #require(Malformed.all.first { $0.name == name })
+            let made = try MadeMalformed(malformed)
+            defer { made.remove() }
+            let map = Mapping.freshName()
+            defer { _ = try? qblk("unmap", map) }
+            let outcome = try made.qblk(["map", made.image, "-f", "qcow2", "-r", "--via", "loop", "--name", map])
+            #expect(outcome.exit == 1 && !outcome.timedOut, "\(outcome)")
+            #expect(outcome.errorLines.count == 1 && outcome.errors.hasPrefix("qblk: "), "\(outcome)")
+            #expect(outcome.output.isEmpty, "\(outcome)")
+            let listed = try qblk("list", "--json").json().array ?? []
+            let isListed = listed.contains { $0["name"]?.string == map }
+            #expect(!isListed)
+            let isMounted = try Command(["cat", "/proc/self/mountinfo"]).succeed().output.contains(map)
+            #expect(!isMounted)
+        }
+    }
+}

@@ -1,0 +1,61 @@
+// Why this file exists: buffers are handed out by hand; one given twice is somebody else's data in a reply.
+import Testing
+
+@testable import FuseExport
+
+@Suite struct BufferTests {
+    @Test func noBufferIsGivenTwice() throws {
+        var pool = try ReplyPool([(4096, 3), (16384, 2), (65536, 1)])
+        var taken: [Int] = []
+        for _ in 0..<6 { taken.append(pool.take(100)) }
+        #expect(Set(taken) == Set(0..<6), "small requests use large buffers rather than wait")
+        #expect(pool.take(1) == -1)
+        pool.give(taken[5])
+        #expect(pool.take(65536) == 5)
+        #expect(pool.take(65537) == -1)
+    }
+
+    @Test func dataIsAlignedAndApart() throws {
+        let plan = [(capacity: 4096, count: 3), (capacity: 16384, count: 2)]
+        let pool = try ReplyPool(plan)
+        #expect(pool.count == 5)
+        var end: UInt = 0
+        for buffer in 0..<5 {
+            let start = UInt(bitPattern: pool.data(buffer))
+            #expect(start % 4096 == 0)
+            #expect(UInt(bitPattern: pool.start(buffer)) == start - 16)
+            #expect(start - 16 >= end, "the header lies in nobody's data")
+            end = start + (buffer < 3 ? 4096 : 16384)
+        }
+    }
+
+    @Test func aLargeBufferIsKeptForLargeRequests() throws {
+        var pool = try ReplyPool(ReplyPool.plan(budget: 32 << 20))
+        for _ in 0..<128 { #expect(pool.take(4096) < 128) }
+        #expect(pool.take(1 << 20) >= 128)
+    }
+
+    @Test(arguments: [1, 2, 4, 16])
+    func thePlanKeepsToTheBudget(workers: Int) throws {
+        let budget = FuseWorker.memoryBudget / workers
+        let bytes = ReplyPool.plan(budget: budget).reduce(0) { $0 + ($1.capacity + 4096) * $1.count }
+        // Below a minimum nothing works; from four workers on that minimum is what each has.
+        #expect(bytes <= max(budget, 8 << 20))
+    }
+
+    @Test func requestsWaitInOrder() throws {
+        var requests = try RequestBuffers(count: 4, size: 8192)
+        for turn in 0..<10 {
+            let first = requests.take()
+            let second = requests.take()
+            requests.enqueue(first, length: Int32(100 + turn))
+            requests.enqueue(second, length: Int32(200 + turn))
+            #expect(requests.free == 2 && requests.waiting == 2)
+            #expect(requests.first.buffer == first && requests.first.length == 100 + turn)
+            requests.dequeue()
+            #expect(requests.first.buffer == second && requests.first.length == 200 + turn)
+            requests.dequeue()
+            #expect(requests.free == 4 && requests.waiting == 0)
+        }
+    }
+}

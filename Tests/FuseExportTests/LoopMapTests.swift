@@ -1,0 +1,233 @@
+// Why this file exists: the loop door against the real kernel: content, crashes, refusals, and that nothing stays behind.
+import DiskTypes
+import Foundation
+import FuseExport
+import Glibc
+import LinuxIO
+import MapRegistry
+import TestKit
+import Testing
+
+private let possible = Tools.canLoop && Tools.haveQblk && Tools.have("qemu-img")
+private let reason = "\(Tools.loopReason), \(Tools.qblkReason), qemu-img"
+
+/// A folder with images, a registry of its own, and the promise that nothing of it is left mounted or attached.
+private struct Bench {
+    let workshop: Workshop
+    let registry: MapRegistry
+
+    static func run(_ body: (Bench) throws -> Void) throws {
+        try Scratch.withFolder("loop") { folder in
+            let bench = Bench(workshop: Workshop(folder: folder), registry: MapRegistry(folder: folder + "/run"))
+            defer { bench.takeAllDown() }
+            try body(bench)
+            for record in try bench.registry.all() { try LoopExport.unmap(record, registry: bench.registry) }
+            try bench.expectNothingLeft()
+        }
+    }
+
+    func map(
+        _ image: String, raw: Bool = false, name: String? = nil, plain: Bool = true, workers: Int = 1
+    ) throws -> MapRecord {
+        var options = LoopMapOptions(image: workshop.path(image))
+        options.open.format = raw ? .raw : .qcow2
+        options.name = name
+        options.allowPlain = plain
+        options.workers = workers
+        options.registry = registry
+        options.executable = Tools.qblk
+        return try LoopExport.map(options)
+    }
+
+    func unmap(_ record: MapRecord, deferred: Bool = false) throws {
+        try LoopExport.unmap(record, deferred: deferred, registry: registry)
+    }
+
+    /// The record as it is now: servers change.
+    func current(_ record: MapRecord) throws -> MapRecord { try #require(try registry.record(of: record.name)) }
+
+    func expectNothingLeft() throws {
+        #expect(try registry.all().isEmpty)
+        #expect(Filesystem.listIfThere(registry.folder).filter { !$0.hasPrefix(".") }.isEmpty)
+        #expect(try MountTable.read().allSatisfy { !$0.mountPoint.hasPrefix(registry.folder) })
+        let loops = try LoopDevice.all().compactMap { try $0.status()?.backingFile }
+        #expect(loops.allSatisfy { !$0.hasPrefix(workshop.folder) }, "\(loops)")
+    }
+
+    /// After a failed test, too.
+    private func takeAllDown() {
+        for record in (try? registry.all()) ?? [] {
+            for process in [record.supervisor, record.server] { _ = try? process?.kill(SIGKILL) }
+            try? LoopExport.unmap(record, deferred: true, registry: registry)
+        }
+    }
+}
+
+@Suite(.serialized, .enabled(if: possible, "\(reason)")) struct LoopMapTests {
+    @Test(arguments: [("", 1), ("-c", 1), ("", 2)])
+    func contentIsTheImages(option: String, workers: Int) throws {
+        try Bench.run { bench in
+            try bench.workshop.rawFile("a.raw", 20 << 20)
+            try bench.workshop.run(
+                "qemu-img", "convert", "-O", "qcow2", option.isEmpty ? "-q" : option, "a.raw", "a.qcow2")
+            let record = try bench.map("a.qcow2", workers: workers)
+            #expect(record.size == 20 << 20 && record.health == .alive && record.device.hasPrefix("/dev/loop"))
+            #expect(try differenceOfFiles(record.device, bench.workshop.path("a.raw")) == nil)
+            try bench.workshop.run("dd", "if=\(record.device)", "of=b.raw", "bs=1M", "iflag=direct", "status=none")
+            #expect(try differenceOfFiles(bench.workshop.path("b.raw"), bench.workshop.path("a.raw")) == nil)
+            #expect(try LoopDevice.open(try #require(record.loops.first)).status()?.isReadOnly == true)
+            try bench.unmap(record)
+        }
+    }
+
+    @Test(arguments: [512, 513, 1_048_576 + 700, 3 << 20])
+    func oddSizes(size: Int) throws {
+        try Bench.run { bench in
+            try bench.workshop.rawFile("a.raw", size)
+            let rounded = (size + 511) / 512 * 512
+            for plain in [true, false] {
+                let record = try bench.map("a.raw", raw: true, plain: plain)
+                #expect(record.size == UInt64(rounded))
+                #expect((record.server == nil) == (plain && size % 512 == 0), "the plain way where it is possible")
+                try bench.workshop.run("dd", "if=\(record.device)", "of=b.raw", "bs=512", "status=none")
+                #expect(try fileSize(bench.workshop.path("b.raw")) == rounded)
+                try bench.workshop.run("cmp", "-n", "\(size)", "a.raw", "b.raw")
+                try bench.unmap(record)
+            }
+        }
+    }
+
+    @Test func aPlainDeviceIsKnownByItsFileNotItsName() throws {
+        try Bench.run { bench in
+            try bench.workshop.rawFile("a.raw", 1 << 20)
+            let record = try bench.map("a.raw", raw: true)
+            #expect(record.server == nil && record.supervisor == nil)
+            try bench.workshop.run("mv", "a.raw", "b.raw")
+            #expect(record.health == .alive)
+            try LoopExport.cleanUp(bench.registry)
+            #expect(try bench.current(record).health == .alive)
+            // Somebody else's use of the number is not the map's.
+            try bench.workshop.rawFile("c.raw", 1 << 20)
+            try bench.workshop.run("losetup", "-d", record.device)
+            try bench.workshop.run("losetup", record.device, "c.raw")
+            #expect(record.health == .dead)
+            try bench.unmap(record)
+            #expect(try LoopDevice.open(try #require(record.loops.first)).status() != nil)
+            try bench.workshop.run("losetup", "-d", record.device)
+        }
+    }
+
+    @Test func twoMapsAtOnce() throws {
+        try Bench.run { bench in
+            try bench.workshop.rawFile("a.raw", 2 << 20, seed: 1)
+            try bench.workshop.rawFile("b.raw", 2 << 20, seed: 2)
+            for name in ["a", "b"] { try bench.workshop.img("convert", "-O", "qcow2", "\(name).raw", "\(name).qcow2") }
+            let first = try bench.map("a.qcow2")
+            let second = try bench.map("b.qcow2")
+            let again = try bench.map("a.qcow2", name: "again")
+            #expect(Set([first, second, again].map(\.device)).count == 3)
+            for (record, file) in [(first, "a.raw"), (second, "b.raw"), (again, "a.raw")] {
+                #expect(try differenceOfFiles(record.device, bench.workshop.path(file)) == nil)
+            }
+            let error = #expect(throws: ImageError.self) { _ = try bench.map("a.qcow2") }
+            #expect(error?.description.contains("there already") == true)
+        }
+    }
+
+    @Test func aDeviceInUseIsNotTakenAway() throws {
+        try Bench.run { bench in
+            try bench.workshop.rawFile("a.raw", 2 << 20)
+            try bench.workshop.img("convert", "-O", "qcow2", "a.raw", "a.qcow2")
+            let record = try bench.map("a.qcow2")
+            var user = try Command(["sh", "-c", "exec sleep 60 < \(record.device)"]).spawn()
+            usleep(200_000)
+            let error = #expect(throws: ImageError.self) { try bench.unmap(record) }
+            #expect(error?.description.contains("in use (open in sleep") == true, "\(error?.description ?? "")")
+            #expect(try bench.current(record).health == .alive)
+            try bench.unmap(record, deferred: true)
+            #expect(record.health == .alive, "somebody reads it still")
+            #expect(try differenceOfFiles(record.device, bench.workshop.path("a.raw")) == nil)
+            user.end()
+            for _ in 0..<100 where try !bench.registry.all().isEmpty { usleep(50_000) }
+            try bench.expectNothingLeft()
+        }
+    }
+
+    @Test func imagesThatCannotBeOpenedLeaveNothing() throws {
+        try Bench.run { bench in
+            try bench.workshop.rawFile("a.raw", 65536)
+            #expect(throws: ImageError.self) { _ = try bench.map("a.raw") }
+            #expect(throws: ImageError.self) { _ = try bench.map("missing.qcow2") }
+            #expect(throws: ImageError.self) { _ = try bench.map("a.raw", raw: true, name: "../x") }
+            try bench.expectNothingLeft()
+        }
+    }
+}
+
+@Suite(.serialized, .enabled(if: possible && Tools.have("fio"), "\(reason), fio")) struct LoopCrashTests {
+    /// A qcow2 image that fio wrote its checksums into.
+    private func verified(_ bench: Bench) throws -> MapRecord {
+        try bench.workshop.run(
+            "fio", "--name=w", "--filename=v.raw", "--size=64M", "--rw=write", "--bs=4k", "--verify=crc32c",
+            "--do_verify=0", "--ioengine=psync")
+        try bench.workshop.img("convert", "-O", "qcow2", "v.raw", "v.qcow2")
+        return try bench.map("v.qcow2")
+    }
+
+    @Test func readersDoNotNoticeThatServersDie() throws {
+        try Bench.run { bench in
+            let record = try verified(bench)
+            var reader = try Command([
+                "fio", "--name=r", "--filename=\(record.device)", "--size=64M", "--rw=randread", "--bs=4k",
+                "--iodepth=32", "--ioengine=io_uring", "--direct=1", "--verify=crc32c", "--verify_fatal=1",
+                "--loops=1000",
+                "--time_based", "--runtime=4", "--readonly",
+            ]).spawn()
+            var servers: Set<Int32> = []
+            for _ in 0..<5 {
+                usleep(500_000)
+                guard let server = try bench.current(record).server else { continue }
+                servers.insert(server.pid)
+                try server.kill(SIGKILL)
+            }
+            let outcome = reader.wait(deadline: 60)
+            #expect(outcome.exit == 0, "\(outcome)")
+            #expect(servers.count > 1, "the next server is in the record")
+            #expect(try differenceOfFiles(record.device, bench.workshop.path("v.raw")) == nil)
+        }
+    }
+
+    @Test func theServerGoesOnWithoutItsSupervisor() throws {
+        try Bench.run { bench in
+            let record = try verified(bench)
+            try #require(record.supervisor).kill(SIGKILL)
+            #expect(try #require(record.supervisor).waitForEnd(milliseconds: 2000))
+            #expect(record.health == .crippled)
+            #expect(try differenceOfFiles(record.device, bench.workshop.path("v.raw")) == nil)
+            try bench.unmap(record)
+        }
+    }
+
+    @Test func theNextMapCleansUpWhenBothAreDead() throws {
+        try Bench.run { bench in
+            let record = try verified(bench)
+            for process in [record.supervisor, record.server] { try #require(process).kill(SIGKILL) }
+            for process in [record.supervisor, record.server] {
+                #expect(try #require(process).waitForEnd(milliseconds: 2000))
+            }
+            let next = try bench.map("v.qcow2")
+            #expect(next.name == record.name && next.health == .alive)
+            #expect(try differenceOfFiles(next.device, bench.workshop.path("v.raw")) == nil)
+        }
+    }
+
+    @Test func aSupervisorThatIsToldToStopTakesEverythingDown() throws {
+        try Bench.run { bench in
+            let record = try verified(bench)
+            let supervisor = try #require(record.supervisor)
+            try supervisor.kill(SIGTERM)
+            #expect(try supervisor.waitForEnd(milliseconds: 10_000))
+            try bench.expectNothingLeft()
+        }
+    }
+}

@@ -1,0 +1,127 @@
+// Why this file exists: the one place that talks to posix_spawn and wait4. Output goes to files, never to pipes, so that
+// a child that prints a lot, or leaves a server behind that holds its stderr, cannot block the test.
+
+public import Foundation
+
+/// A child that has been started. Whoever holds it must wait for it or end it.
+public struct RunningCommand: Sendable {
+    public let pid: pid_t
+    let line: String
+    let outputFile: String
+    let errorFile: String
+    let started: Double
+
+    /// Waits until the child ends; kills its whole group at the deadline.
+    public mutating func wait(deadline: Double) -> Outcome {
+        var status: Int32 = 0
+        var usage = rusage()
+        var sampled = 0
+        var timedOut = false
+        var pause: useconds_t = 500
+        while wait4(pid, &status, WNOHANG, &usage) == 0 {
+            sampled = max(sampled, highWater(of: "\(pid)"))
+            if now() - started > deadline {
+                timedOut = true
+                kill(-pid, SIGKILL)
+            }
+            usleep(pause)
+            pause = min(pause * 2, 5000)
+        }
+        let elapsed = now() - started
+        defer {
+            unlink(outputFile)
+            unlink(errorFile)
+        }
+        let signal = status & 0x7f
+        return Outcome(
+            command: line, exit: signal == 0 ? (status >> 8) & 0xff : nil, signal: signal == 0 ? nil : signal,
+            timedOut: timedOut, seconds: elapsed, cpuSeconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+            peakBytes: peak(reported: usage.ru_maxrss * 1024, sampled: sampled), output: text(outputFile),
+            errors: text(errorFile))
+    }
+
+    /// Ends the child and its group at once.
+    public mutating func end() {
+        kill(-pid, SIGKILL)
+        _ = wait(deadline: 5)
+    }
+
+    /// What the child has said on standard output so far.
+    public func outputSoFar() -> String { text(outputFile) }
+
+    /// The kernel starts a child's ru_maxrss at its parent's own peak (exec keeps the old high-water mark), so a report
+    /// no higher than ours tells nothing and the sampled VmHWM stands in for it.
+    private func peak(reported: Int, sampled: Int) -> Int {
+        reported > highWater(of: "self") ? reported : sampled
+    }
+}
+
+extension Command {
+    /// Starts it in a process group of its own.
+    public func spawn() throws -> RunningCommand {
+        let outputFile = try Scratch.newFile("out")
+        let errorFile = try Scratch.newFile("err")
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_addopen(&actions, 1, outputFile, O_WRONLY | O_TRUNC, 0)
+        posix_spawn_file_actions_addopen(&actions, 2, errorFile, O_WRONLY | O_TRUNC, 0)
+
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF))
+        posix_spawnattr_setpgroup(&attributes, 0)
+        var defaults = sigset_t()
+        sigfillset(&defaults)
+        posix_spawnattr_setsigdefault(&attributes, &defaults)
+
+        var child: pid_t = 0
+        let started = now()
+        let variables = ProcessInfo.processInfo.environment.merging(environment) { $1 }.map { "\($0)=\($1)" }
+        // env steps into the folder: posix_spawn's own way is a GNU extension that Swift does not see.
+        let words = folder.map { ["env", "-C", $0] + arguments } ?? arguments
+        let error = withCStrings(words) { argv in
+            withCStrings(variables) { envp in
+                posix_spawnp(&child, words[0], &actions, &attributes, argv, envp)
+            }
+        }
+        guard error == 0 else { throw POSIXError(POSIXErrorCode(rawValue: error) ?? .EIO) }
+        return RunningCommand(
+            pid: child, line: description, outputFile: outputFile, errorFile: errorFile, started: started)
+    }
+}
+
+private func withCStrings<R>(
+    _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> R
+) -> R {
+    var pointers = strings.map { strdup($0) }
+    pointers.append(nil)
+    defer { for pointer in pointers { free(pointer) } }
+    return pointers.withUnsafeMutableBufferPointer { buffer in
+        // Never empty: the terminating nil is always there.
+        body(buffer.baseAddress.unsafelyUnwrapped)
+    }
+}
+
+func now() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+}
+
+private func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) / 1e6 }
+
+private func text(_ path: String) -> String {
+    String(decoding: FileManager.default.contents(atPath: path) ?? Data(), as: UTF8.self)
+}
+
+/// VmHWM of a process in bytes; 0 once it is gone.
+private func highWater(of process: String) -> Int {
+    for line in text("/proc/\(process)/status").split(separator: "\n") where line.hasPrefix("VmHWM:") {
+        return (line.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first.flatMap { Int($0) } ?? 0)
+            * 1024
+    }
+    return 0
+}

@@ -1,0 +1,108 @@
+// Why this file exists: images are made by the peer, qemu-img and qemu-io, never by the code under test. A workshop is
+// the folder in which one image is made, with the few steps that recipes are written in.
+
+public import Foundation
+
+public struct Workshop: Sendable {
+    public let folder: String
+
+    public init(folder: String) { self.folder = folder }
+
+    public func path(_ name: String) -> String { "\(folder)/\(name)" }
+
+    /// A step of qemu-img, run inside the folder.
+    public func img(_ arguments: String...) throws {
+        try Command(["qemu-img"] + arguments, in: folder).succeed()
+    }
+
+    /// A step of any other program, run inside the folder.
+    public func run(_ arguments: String...) throws {
+        try Command(arguments, in: folder).succeed()
+    }
+
+    /// `qemu-img create`; `backing` is "format:name".
+    public func create(
+        _ size: String, _ options: String = "", backing: String? = nil, as name: String = "image.qcow2"
+    ) throws {
+        var arguments = ["qemu-img", "create", "-q", "-f", "qcow2"]
+        if !options.isEmpty { arguments += ["-o", options] }
+        if let backing {
+            let parts = backing.split(separator: ":", maxSplits: 1).map(String.init)
+            arguments += ["-F", parts[0], "-b", parts[1]]
+        }
+        try Command(arguments + [name, size].filter { !$0.isEmpty }, in: folder).succeed()
+    }
+
+    /// qemu-io commands, all in one session. Discards reach the file (they do not by default).
+    public func io(_ commands: [String], on name: String = "image.qcow2", options: [String] = []) throws {
+        let steps = commands.flatMap { ["-c", $0] }
+        let outcome = try Command(
+            ["qemu-io", "-f", "qcow2", "-d", "unmap"] + options + steps + [name], in: folder
+        ).run()
+        // sigraise ends the session as a crash would: that is asked for, a failed write is not.
+        let crashed = commands.contains { $0.hasPrefix("sigraise") || $0 == "abort" }
+        guard outcome.exit == 0 || crashed, !outcome.output.contains("failed") else {
+            throw CommandFailure(outcome: outcome)
+        }
+    }
+
+    /// Writes in places where implementations stumble: the start, an unaligned middle, a long run, zeros inside it, and
+    /// the very last bytes. `salt` tells layers apart.
+    public func scribble(_ size: Int, salt: Int = 0, on name: String = "image.qcow2") throws {
+        let eighth = max(size / 8 & ~511, 512)
+        try io(
+            [
+                "write -P \(0x11 + salt) 0 \(min(eighth, 65536))",
+                "write -P \(0x22 + salt) \(size / 4 + 1234) 5000",
+                "write -P \(0x33 + salt) \(size / 2) \(eighth)",
+                "write -z \(size / 2 + eighth / 4) \(eighth / 4)",
+                "write -P \(0x44 + salt) \(size - 700) 700",
+            ], on: name)
+    }
+
+    /// A raw file of text, zeros and noise in turns: part compresses well, part not at all.
+    public func rawFile(_ name: String, _ size: Int, seed: UInt64 = 1) throws {
+        var bytes = Data(capacity: size)
+        var noise = Noise(seed: seed)
+        var stretch = 0
+        while bytes.count < size {
+            let length = 4096 + Int(noise.next() % 48) * 1024
+            switch stretch % 3 {
+            case 0: bytes.append(Data((0..<length).map { UInt8(truncatingIfNeeded: 32 + ($0 / 7 + stretch) % 64) }))
+            case 1: bytes.append(noise.bytes(length))
+            default: bytes.append(Data(count: length))
+            }
+            stretch += 1
+        }
+        try bytes.prefix(size).write(to: URL(filePath: path(name)))
+    }
+
+    /// Changes bytes of an image in place.
+    public func patch(_ name: String = "image.qcow2", _ body: (inout Patcher) throws -> Void) throws {
+        var patcher = try Patcher(path(name))
+        try body(&patcher)
+        try patcher.save()
+    }
+}
+
+/// A small reproducible random source (splitmix64), so that a failing image can be made again.
+public struct Noise: RandomNumberGenerator {
+    private var state: UInt64
+    public init(seed: UInt64) { state = seed }
+
+    public mutating func next() -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+        return z ^ (z >> 31)
+    }
+
+    public mutating func bytes(_ count: Int) -> Data {
+        var data = Data(capacity: count + 8)
+        while data.count < count {
+            withUnsafeBytes(of: next()) { data.append(contentsOf: $0) }
+        }
+        return data.prefix(count)
+    }
+}

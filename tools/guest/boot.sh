@@ -1,0 +1,51 @@
+# How each kind of kernel is started, for 'run', which sets the variables used here. Both see the host's root
+# folder as their own, read-only, and start 'init' from it; neither needs an initramfs.
+#
+# Each boot_* runs in a process of its own and becomes the guest: the command's stdout and stderr are fds 3 and 4,
+# the kernel log is $work/log, what the guest program itself says is $work/vmm. A guest never outlives 'run', even
+# if that is killed: every process on the way asks to die with its parent.
+# shellcheck shell=bash disable=SC2154,SC2054
+
+mortal=(setpriv --pdeathsig KILL)
+
+boot_uml() {
+	local n args=(mem="${mem}M" root=/dev/root rootfstype=hostfs rootflags=/ ro init="$work/init" QBLK_CTL="$work/ctl"
+		con=null 'con0=null,fd:2' 'con1=null,fd:3' 'con2=null,fd:4' console=tty0 stderr=1 quiet loglevel=5
+		panic=-1 uml_dir="$work/uml/" umid=guest nbd.nbds_max=4)
+	for n in "${!all_disks[@]}"; do args+=("ubd$n=${all_disks[n]}"); done
+	# shellcheck disable=SC2086 # $append is several kernel parameters
+	exec "${mortal[@]}" timeout -k 5 "$limit" "${mortal[@]}" \
+		"$(kernel_dir uml)/linux" "${args[@]}" $append </dev/null >"$work/vmm" 2>"$work/log"
+}
+
+# serve TAG FOLDER CACHE: one file server per folder, as virtiofs has it
+serve() {
+	"${mortal[@]}" "$(kernel_dir tcg)/virtiofsd" --socket-path="$work/$1.sock" -o "source=$2" -o "cache=$3" \
+		-o sandbox=chroot -o no_posix_lock -o xattr --thread-pool-size=0 </dev/null >>"$work/vmm" 2>&1 3>&- 4>&- &
+	args+=(-chardev "socket,id=$1,path=$work/$1.sock" -device "vhost-user-fs-pci,chardev=$1,tag=$1")
+	local tries=100
+	until [ -S "$work/$1.sock" ]; do
+		[ $((tries -= 1)) -gt 0 ] || die "the file server for $2 does not start: $(tail -n 1 "$work/vmm")"
+		sleep 0.05
+	done
+}
+
+boot_tcg() {
+	local n args=(-M pc,hpet=off,usb=off,vmport=off,memory-backend=memory -accel tcg,thread=multi -cpu max,la57=off
+		-object "memory-backend-memfd,id=memory,size=${mem}M,share=on" -smp "$cpus" -m "$mem"
+		-nodefaults -no-user-config -display none -no-reboot -serial "file:$work/log"
+		-kernel "$(kernel_dir tcg)/vmlinuz" -device virtio-serial-pci
+		-chardev file,id=out,path=/dev/fd/3 -device virtserialport,chardev=out,name=out
+		-chardev file,id=err,path=/dev/fd/4 -device virtserialport,chardev=err,name=err)
+	serve hostroot / always
+	serve ctl "$work/ctl" none
+	for n in "${!shares[@]}"; do serve "share$n" "${shares[n]}" auto; done
+	for n in "${!all_disks[@]}"; do
+		args+=(-drive "file=${all_disks[n]},if=none,id=disk$n,format=raw,cache=unsafe,discard=unmap"
+			-device "virtio-blk-pci,drive=disk$n,num-queues=$cpus")
+	done
+	exec "${mortal[@]}" timeout -k 5 "$limit" "${mortal[@]}" qemu-system-x86_64 "${args[@]}" -append \
+		"rootfstype=virtiofs root=hostroot ro init=$work/init QBLK_CTL=$work/ctl console=ttyS0 panic=-1 loglevel=5 \
+mitigations=off nokaslr tsc=nowatchdog clocksource=tsc nmi_watchdog=0 no_timer_check lpj=4000000 \
+cryptomgr.notests random.trust_cpu=on rcupdate.rcu_expedited=1 $append" </dev/null >>"$work/vmm" 2>&1
+}
