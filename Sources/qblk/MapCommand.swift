@@ -47,7 +47,7 @@ struct MapCommand: ParsableCommand {
 
     @Option(
         name: .long, help: ArgumentHelp("Threads that carry requests, where there is a server.", valueName: "count"))
-    var workers = 1
+    var workers = 2
 
     @Option(
         name: [.customLong("l2-cache")],
