@@ -106,6 +106,9 @@ let package = Package(
         .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
         .testTarget(
             name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
+        .testTarget(
+            name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes"],
+            swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )

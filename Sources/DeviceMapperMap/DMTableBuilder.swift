@@ -48,8 +48,8 @@ public struct DMTableBuilder {
 
     // MARK: -
 
-    /// Data: as far as the file has whole sectors it is a line; beyond the file's end it reads as zeros, as QEMU
-    /// reads it (a file need not have the unused end of its last cluster).
+    /// Data: as far as the file has whole sectors it is a line. Beyond the file's end it is lost, not zero: an image
+    /// has every byte that its guest can see, so reading what is missing is an I/O error.
     private mutating func addData(_ extent: Extent) throws(DMObstacle) {
         let misaligned = DMObstacle(.misaligned(file: extent.file), at: extent.guest)
         guard Int(extent.file) < fileLengths.count, extent.host.bytes % DMLimits.sectorSize == 0 else {
@@ -70,7 +70,7 @@ public struct DMTableBuilder {
         guard extent.host.bytes + inside >= fileEnd else {
             throw DMObstacle(.partialSector(file: extent.file), at: rest)
         }
-        try append(.zeros, at: rest, bytes: extent.length - inside, blame: extent.file)
+        try append(.error, at: rest, bytes: extent.length - inside, blame: extent.file)
     }
 
     private mutating func append(

@@ -22,22 +22,35 @@ extension FuseWorker {
         // Replies complete as they are submitted and free nothing that anybody waits for, unless somebody does.
         let scarce = requests.waiting > 0 || unsentCount > 0 || !standing
         let alone = engine.inFlight == 0
-        if alone, !scarce, patience.isWorthIt { linger() }
-        ring.submitAndWait(scarce ? 1 : UInt32(truncatingIfNeeded: repliesInFlight &+ 1))
-        if alone { patience.woke() }
+        if engine.inFlight != 1 || !awaitImage() {
+            ring.submitAndWait(scarce ? 1 : UInt32(truncatingIfNeeded: repliesInFlight &+ 1))
+            if engine.inFlight == 1 { patience.woke() }
+        }
         drain()
         // A request that came while others were under way is seldom the only one.
         if !standing, !alone, !ended { sweep() }
-        patience.saw(requests.waiting)
+        start()
+    }
+
+    /// Starts what came, and answers what is done.
+    @inline(__always) private func start() {
         serveLine()
         while let done = engine.nextFinished() { send(Int(done.slot), seal(done)) }
     }
 
-    /// Looks for the next request for a moment, without asking the kernel: its ring says when it has something to do.
-    @inline(never) private func linger() {
+    /// One image read is under way and nothing else: looks for its end before sleeping, where that lately paid off.
+    /// Whether it came. From memory it is there as soon as it is submitted.
+    ///
+    /// (Looking for the next request in the same way does not pay: whoever sends it needs the processor meanwhile.)
+    @inline(never) private func awaitImage() -> Bool {
         ring.submit()
         patience.starts()
-        while !ring.hasDeferredWork, patience.lasts() {}
+        // Replies are complete by now; anything beyond them is news.
+        while ring.completionsReady <= repliesInFlight {
+            if ring.hasDeferredWork { ring.submitAndWait(0) } else if !patience.lasts() { return false }
+        }
+        patience.woke()
+        return true
     }
 
     private func postStandingRead() {

@@ -31,8 +31,8 @@ final class FuseWorker {
     let unsent: UnsafeMutablePointer<UInt16>
     var unsentCount = 0
 
-    /// How long to look for the next request before sleeping.
-    var patience = Patience()
+    /// How long to look for the end of a single image read before sleeping.
+    var patience = Patience(limit: 80_000)
 
     /// Requests read and not yet started, at most.
     static let batchLimit = 32

@@ -13,8 +13,8 @@ public struct LoopMapOptions: Sendable {
     public var name: String?
     /// No writes. (Writable maps are refused so far.)
     public var readOnly = true
-    /// Threads that carry requests.
-    public var workers = 1
+    /// Threads that carry requests. Two are faster than one at every depth; more get in each other's way.
+    public var workers = 2
     /// Stay in the foreground: the calling process supervises until SIGTERM or SIGINT.
     public var foreground = false
     /// Take the plain loop device for raw images where it is possible.

@@ -1,26 +1,19 @@
-// Why this file exists: at depth 1 half of a request's time is two threads waking each other. Who looks a little longer
-// before going to sleep saves that; who looks too long takes the processor away from those he waits for. So: look only
-// after single requests, and only as long as that lately paid off.
+// Why this file exists: when one image read is under way and nothing else, a worker that sleeps until it ends pays for
+// being woken, and so does its request. Looking a little longer before going to sleep saves that, as long as it lately
+// paid off.
 import Glibc
 
-/// How long a worker looks for the next request before it sleeps. Learns like QEMU's event loop does.
+/// How long a worker looks for the end of a read before it sleeps. Learns like QEMU's event loop does.
 struct Patience {
     /// Nanoseconds to look; 0: sleep at once.
     private(set) var window: Int64 = 0
     private var began: Int64 = 0
     private var until: Int64 = 0
     private var looked = false
-    /// The last wait ended with exactly one request.
-    private var wasSingle = false
-
     static let first: Int64 = 4_000
-    static let limit: Int64 = 32_000
+    private let limit: Int64
 
-    @inline(__always) var isWorthIt: Bool { wasSingle }
-
-    @inline(__always) mutating func saw(_ requests: Int) {
-        if requests > 0 { wasSingle = requests == 1 }
-    }
+    init(limit: Int64) { self.limit = limit }
 
     mutating func starts() {
         began = Self.now()
@@ -39,11 +32,11 @@ struct Patience {
 
     mutating func adjust(waited: Int64) {
         if waited <= window { return }
-        if waited > Self.limit {
+        if waited > limit {
             window /= 2
             if window < Self.first { window = 0 }
         } else {
-            window = min(max(window &* 2, Self.first), Self.limit)
+            window = min(max(window &* 2, Self.first), limit)
         }
     }
 

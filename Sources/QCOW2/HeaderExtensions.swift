@@ -67,6 +67,9 @@ public struct HeaderExtensions: Sendable {
         else { throw .malformed("the backing file name lies outside the first cluster", at: HostOffset(8)) }
         // An offset with an empty name means no backing file, as QEMU reads it.
         if size > 0 {
+            guard header.backingNameOffset >= UInt64(header.length) else {
+                throw .malformed("the backing file name overlaps the header", at: HostOffset(8))
+            }
             let name = try first.slice(at: Int(header.backingNameOffset), count: size)
             guard !name.contains(0) else {
                 throw .malformed("the backing file name contains a NUL byte", at: HostOffset(header.backingNameOffset))
@@ -93,7 +96,11 @@ public struct HeaderExtensions: Sendable {
             }
             encryptionHeader = (HostOffset(try b.u64(at: at)), try b.u64(at: at + 8))
         case Kind.externalDataFile:
-            externalDataFile = try b.text(at: at, count: length)
+            let name = try b.slice(at: at, count: length)
+            guard !name.contains(0) else {
+                throw .malformed("the data file name contains a NUL byte", at: HostOffset(UInt64(at)))
+            }
+            externalDataFile = String(decoding: name, as: UTF8.self)
         default:
             unknown.append(Unknown(type: type, bytes: Array(try b.slice(at: at, count: length))))
         }

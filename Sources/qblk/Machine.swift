@@ -36,7 +36,8 @@ struct Machine {
             Self.node("loop", "/dev/loop-control", "loop", modules),
             Self.node("fuse", "/dev/fuse", "fuse", modules),
             Finding(name: "fuse-passthrough", state: recent ? .yes : .no, detail: "since Linux 6.9"),
-            Finding(name: "fuse-resend", state: recent ? .yes : .no, detail: "since Linux 6.9: a server may be replaced"),
+            Finding(
+                name: "fuse-resend", state: recent ? .yes : .no, detail: "since Linux 6.9: a server may be replaced"),
             Self.ring(),
             Self.node("ublk", "/dev/ublk-control", "ublk_drv", modules),
             Self.node("vhost-scsi", "/dev/vhost-scsi", "vhost_scsi", modules),
@@ -67,7 +68,8 @@ struct Machine {
             if finding.state == .no { lines.append("\(finding.name): use a kernel that has it; maps via loop need it") }
         }
         if findings.contains(where: { $0.name == "io_uring" && $0.state == .no }) {
-            lines.append("io_uring: needed; look at /proc/sys/kernel/io_uring_disabled and at the container's seccomp filter")
+            lines.append(
+                "io_uring: needed; look at /proc/sys/kernel/io_uring_disabled and at the container's seccomp filter")
         }
         return lines
     }

@@ -7,7 +7,6 @@ import FuseExport
 import Glibc
 import ImageChain
 import ImageOperations
-import LinuxIO
 import MapRegistry
 
 struct MapCommand: ParsableCommand {
@@ -46,8 +45,9 @@ struct MapCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Queues of the device (ublk only).", valueName: "count"))
     var queues: Int?
 
-    @Option(name: .long, help: ArgumentHelp("Threads that carry requests, where there is a server.", valueName: "count"))
-    var workers = 1
+    @Option(
+        name: .long, help: ArgumentHelp("Threads that carry requests, where there is a server.", valueName: "count"))
+    var workers = 2
 
     @Option(
         name: [.customLong("l2-cache")],
@@ -73,7 +73,8 @@ struct MapCommand: ParsableCommand {
         options.l2CacheLimit = l2Cache.bytes
         if let snapshot { options.snapshot = try SnapshotChoice.id(snapshot, in: path, options) }
         if !readOnly { Notice.say("\(printable(path)): maps are read-only so far (-r says so yourself)") }
-        let choice = via == .auto ? try MapChoice.automatic(path: path, options: options) : MapChoice(way: via, reason: "")
+        let choice =
+            via == .auto ? try MapChoice.automatic(path: path, options: options) : MapChoice(way: via, reason: "")
         if image.verbose > 0, via == .auto { Notice.say("via \(choice.way.rawValue): \(choice.reason)") }
         switch choice.way {
         case .dm: try mapByDeviceMapper(options)
@@ -90,20 +91,11 @@ struct MapCommand: ParsableCommand {
         let flag = foreground ? Interrupts.watch() : nil
         let record: MapRecord
         do throws(ImageError) { record = try DMMap.map(options) } catch { throw error.named(path) }
-        notePartitions(record)
         try announce(record)
         guard let flag else { return }
         // Nobody serves a dm device; what stays in the foreground only waits for its end.
         while !flag.isSet { usleep(100_000) }
         try DMMap.unmap(record, deferred: true)
-    }
-
-    /// Device-mapper devices have no partitions of their own; whoever expects some should know how to get them.
-    private func notePartitions(_ record: MapRecord) {
-        guard let file = try? HostFile.open(path: record.device, direct: .never),
-            let sector = try? file.read(at: HostOffset(0), count: 512), sector.suffix(2) == [0x55, 0xaa]
-        else { return }
-        Notice.say("\(printable(path)): for its partitions `kpartx -a \(record.device)`, or map it with --via loop")
     }
 
     private func mapByLoop(_ open: OpenOptions) throws {
@@ -125,6 +117,7 @@ struct MapCommand: ParsableCommand {
 
     /// Says where the device is. If nobody listens any more the map is there all the same; `list` has it.
     private func announce(_ record: MapRecord) throws {
+        PartitionNote.sayIfNeeded(record)
         try Output.write((json ? MapEntry(record).json.text : record.device) + "\n")
     }
 }

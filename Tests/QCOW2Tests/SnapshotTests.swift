@@ -96,6 +96,9 @@ extension ImageBytes {
         #expect(error?.kind == .notFound)
     }
 
+    @Test(arguments: [("a\u{202e}gnp.exe", "a?gnp.exe"), ("a\u{2028}b\u{9b}c\r\n", "a?b?c??"), ("é 名", "é 名")])
+    func printedNamesAreOneHonestLine(_ name: String, _ printed: String) { #expect(printable(name) == printed) }
+
     @Test func namesThatAreNotUnicodeAreNoLongerThanTheirBytes() throws {
         var image = ImageBytes(snapshots: [SnapshotEntry(id: "1", name: "abcd")])
         image.put([0xff, 0xfe] as [UInt8], at: ImageBytes.snapshotsAt + 40 + 24 + 1)

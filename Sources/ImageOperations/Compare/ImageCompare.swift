@@ -36,7 +36,7 @@ public enum ImageCompare {
         do {
             return try ImageChain.open(path: path, options: options)
         } catch {
-            throw CompareFailure(step: .opening, error: error)
+            throw CompareFailure(step: .opening, error: error.named(path))
         }
     }
 }
@@ -114,7 +114,7 @@ final class CompareJob: Sendable {
     func found(_ verdict: Comparison.Verdict, at place: UInt64) { found(.verdict(verdict), at: place) }
 
     func found(_ step: CompareFailure.Step, _ error: ImageError, at place: UInt64) {
-        found(.failure(CompareFailure(step: step, error: error)), at: place)
+        found(.failure(CompareFailure(step: step, error: error.named(first.layers[0].path))), at: place)
     }
 
     private func found(_ what: Finding, at place: UInt64) {

@@ -47,7 +47,11 @@ final class CopyTarget: Sendable {
                 throw ImageError(.system, "cannot be made: \(errorText(errno))", path: path)
             }
         }
-        return try HostFile.open(path: path, writable: true, direct: .never)
+        do {
+            return try HostFile.open(path: path, writable: true, direct: .never)
+        } catch {
+            throw error.named(path)
+        }
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at place: UInt64) throws(ImageError) {

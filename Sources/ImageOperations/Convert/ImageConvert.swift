@@ -26,7 +26,7 @@ public enum ImageConvert {
             try job.run(report)
             if options.flush { try output.file.sync() }
         } catch {
-            throw error.advising("\(printable(target)) is incomplete")
+            throw error.named(source).advising("\(printable(target)) is incomplete")
         }
     }
 }
