@@ -19,7 +19,9 @@ struct ManPageTests {
         #expect(help.output.contains("Example:"), "\(verb) --help has no example")
         // mdoc writes -O as `Fl O` and --json as `Fl -json`.
         let page = try String(contentsOf: Self.folder.appending(path: "qblk-\(verb).1"), encoding: .utf8)
-        for match in help.output.matches(of: #/(?:^|\s)-(-?[A-Za-z][a-z0-9-]*)/#) {
+        // What comes before is prose, with other programs' options in its examples.
+        let usage = try #require(help.output.range(of: "USAGE:")).lowerBound
+        for match in help.output[usage...].matches(of: #/(?:^|\s)-(-?[A-Za-z][a-z0-9-]*)/#) {
             let option = String(match.1)
             let isNamed = page.matches(of: try Regex("[ ,]\(option)[ ,\n]")).isEmpty == false
             #expect(isNamed, "-\(option) is not in qblk-\(verb).1: run tools/man")

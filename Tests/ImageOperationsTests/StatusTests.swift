@@ -32,7 +32,7 @@ struct StatusTests {
         var bytes = [UInt8](repeating: 0, count: 64)
         #expect(Preallocation.nonZero(bytes, entries: 1000, order: order) == 0)
         bytes[63] = 0x80
-        let entries = 64 * 8 >> order
+        let entries = (64 * 8) >> order
         #expect(Preallocation.nonZero(bytes, entries: entries, order: order) == 1)
         #expect(Preallocation.nonZero(bytes, entries: entries - 1, order: order) == 0, "the last entry was not asked for")
         bytes = [UInt8](repeating: 0xff, count: 64)
