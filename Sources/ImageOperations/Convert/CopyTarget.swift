@@ -26,7 +26,8 @@ final class CopyTarget: Sendable {
         }
         if options.source.lock { try ImageLock.take(.writableImage, on: file) }
         guard options.intoExisting || file.isBlockDevice else {
-            try file.truncate(to: 0)
+            // Only what has bytes: ext4 takes a file cut to nothing for one being replaced, and writes it out on close.
+            if file.length > 0 { try file.truncate(to: 0) }
             try file.truncate(to: chain.size)
             return CopyTarget(file, isZero: true)
         }
