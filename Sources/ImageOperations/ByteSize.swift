@@ -47,7 +47,8 @@ public enum ByteSize {
         withVaList(values) { list in
             var buffer = [CChar](repeating: 0, count: 256)
             let count = vsnprintf(&buffer, buffer.count, format, list)
-            return String(decoding: buffer[..<max(0, min(Int(count), 255))].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+            return String(
+                decoding: buffer[..<max(0, min(Int(count), 255))].map { UInt8(bitPattern: $0) }, as: UTF8.self)
         }
     }
 }

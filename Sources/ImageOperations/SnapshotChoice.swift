@@ -17,7 +17,8 @@ public enum SnapshotChoice {
             } else if part.hasPrefix("snapshot.name=") {
                 wantedName = String(part.dropFirst("snapshot.name=".count))
             } else {
-                throw ImageError(.notFound, "\"\(part)\" names no snapshot", advice: "say snapshot.id= or snapshot.name=")
+                throw ImageError(
+                    .notFound, "\"\(part)\" names no snapshot", advice: "say snapshot.id= or snapshot.name=")
             }
         }
         let report = try ImageInfo.read(path: path, options: options)

@@ -137,7 +137,9 @@ struct CopyTests {
     @Test("a longer image is the same if the rest is zeros")
     func longer() throws {
         let folder = Folder()
-        let (a, b) = (folder.file("a", Self.pattern), folder.file("b", Self.pattern + [UInt8](repeating: 0, count: 8192)))
+        let (a, b) = (
+            folder.file("a", Self.pattern), folder.file("b", Self.pattern + [UInt8](repeating: 0, count: 8192))
+        )
         #expect(try ImageCompare.run(a, b) == Comparison(verdict: .identical, hasOtherSize: true))
         var strict = CompareOptions()
         strict.strict = true

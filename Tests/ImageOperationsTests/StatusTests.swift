@@ -34,7 +34,8 @@ struct StatusTests {
         bytes[63] = 0x80
         let entries = (64 * 8) >> order
         #expect(Preallocation.nonZero(bytes, entries: entries, order: order) == 1)
-        #expect(Preallocation.nonZero(bytes, entries: entries - 1, order: order) == 0, "the last entry was not asked for")
+        #expect(
+            Preallocation.nonZero(bytes, entries: entries - 1, order: order) == 0, "the last entry was not asked for")
         bytes = [UInt8](repeating: 0xff, count: 64)
         #expect(Preallocation.nonZero(bytes, entries: entries, order: order) == UInt64(entries))
     }

@@ -5,19 +5,23 @@ import Testing
 @testable import ImageOperations
 
 struct TextTests {
-    @Test("sizes are rounded as qemu-img rounds them", arguments: [
-        (0, "0 B"), (512, "512 B"), (999, "999 B"), (1000, "0.977 KiB"), (1024, "1 KiB"), (197_120, "192 KiB"),
-        (1_335_296, "1.27 MiB"), (8 << 20, "8 MiB"), (1 << 50, "1 PiB"), (UInt64.max, "16 EiB"),
-    ] as [(UInt64, String)])
+    @Test(
+        "sizes are rounded as qemu-img rounds them",
+        arguments: [
+            (0, "0 B"), (512, "512 B"), (999, "999 B"), (1000, "0.977 KiB"), (1024, "1 KiB"), (197_120, "192 KiB"),
+            (1_335_296, "1.27 MiB"), (8 << 20, "8 MiB"), (1 << 50, "1 PiB"), (UInt64.max, "16 EiB"),
+        ] as [(UInt64, String)])
     func sizes(bytes: UInt64, text: String) {
         #expect(ByteSize.text(bytes) == text)
     }
 
-    @Test("sizes are read with qemu-img's suffixes", arguments: [
-        ("0", 0), ("4096", 4096), ("4k", 4096), ("4K", 4096), ("1.5M", 1_572_864), ("2G", 2 << 30), ("1P", 1 << 50),
-        ("7E", 7 << 60), ("512b", 512), ("0x10", 16), ("", nil), ("-1", nil), ("k", nil), ("1x", nil), ("16E", nil),
-        ("99999999999999999999", nil), ("1.5.5M", nil),
-    ] as [(String, UInt64?)])
+    @Test(
+        "sizes are read with qemu-img's suffixes",
+        arguments: [
+            ("0", 0), ("4096", 4096), ("4k", 4096), ("4K", 4096), ("1.5M", 1_572_864), ("2G", 2 << 30), ("1P", 1 << 50),
+            ("7E", 7 << 60), ("512b", 512), ("0x10", 16), ("", nil), ("-1", nil), ("k", nil), ("1x", nil), ("16E", nil),
+            ("99999999999999999999", nil), ("1.5.5M", nil),
+        ] as [(String, UInt64?)])
     func parsing(text: String, bytes: UInt64?) {
         #expect(ByteSize.parse(text) == bytes)
     }
@@ -30,7 +34,8 @@ struct TextTests {
     @Test("JSON keeps the order of keys and leaves out what is not there")
     func order() {
         let value = JSONValue.members(["b": .unsigned(UInt64.max), "none": nil, "a": .array([]), "c": .strings(["x"])])
-        #expect(value.text == "{\n    \"b\": 18446744073709551615,\n    \"a\": [],\n    \"c\": [\n        \"x\"\n    ]\n}")
+        #expect(
+            value.text == "{\n    \"b\": 18446744073709551615,\n    \"a\": [],\n    \"c\": [\n        \"x\"\n    ]\n}")
         #expect(value["c"] == .strings(["x"]) && value["none"] == nil)
     }
 

@@ -18,11 +18,13 @@ final class CopyTarget: Sendable {
     }
 
     /// Opens or makes the target and gives it its size. Nothing is changed before all that can be wrong was looked at.
-    static func open(_ path: String, for chain: ImageChain, _ options: ConvertOptions) throws(ImageError) -> CopyTarget {
+    static func open(_ path: String, for chain: ImageChain, _ options: ConvertOptions) throws(ImageError) -> CopyTarget
+    {
         let file = try open(path, mayCreate: !options.intoExisting)
         guard !chain.files.contains(where: { $0.identity == file.identity }) else {
             throw ImageError(
-                .reference, "the output is the input, or a file that it needs", advice: "choose another name", path: path)
+                .reference, "the output is the input, or a file that it needs", advice: "choose another name",
+                path: path)
         }
         if options.source.lock { try ImageLock.take(.writableImage, on: file) }
         guard options.intoExisting || file.isBlockDevice else {

@@ -21,7 +21,8 @@ extension ImageInfo {
         var next: InfoReader.Place? = .init(path: path, format: options.format)
         while let place = next {
             guard reader.report.images.count < options.depthLimit else {
-                throw ImageError(.reference, "the backing chain is deeper than \(options.depthLimit) images", path: path)
+                throw ImageError(
+                    .reference, "the backing chain is deeper than \(options.depthLimit) images", path: path)
             }
             do {
                 let image = try reader.take(place)
