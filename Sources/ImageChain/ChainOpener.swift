@@ -73,7 +73,7 @@ private struct ChainOpener {
                     dataFile: metadataFile))
             return nil
         }
-        let image = try QCOW2Image(reading: file)
+        let image = try QCOW2Image(reading: file, listing: isTop)
         try image.requireReadable()
         let snapshot: Snapshot? = if isTop, let wanted = options.snapshot { try image.snapshot(wanted) } else { nil }
         let dataFile = try openDataFile(image, from: name) ?? metadataFile
@@ -129,6 +129,7 @@ private struct ChainOpener {
 
     /// Shares the memory for L2 tables among the layers by what each could use.
     private func buildMaps() throws(ImageError) -> [ImageLayer] {
+        try checkMemory()
         let needs = layers.map { $0.image.map { QCOW2Map.cacheNeed($0.header) } ?? 0 }
         let total = needs.reduce(UInt64(0)) { $0.addingReportingOverflow($1).partialValue }
         var built: [ImageLayer] = []
@@ -140,6 +141,19 @@ private struct ChainOpener {
         }
         return built
     }
+
+    /// L1 tables stay in memory whole. One image's is bounded by its format, but a chain could add up hundreds.
+    private func checkMemory() throws(ImageError) {
+        let bytes = layers.reduce(UInt64(0)) { sum, layer in
+            sum + (layer.image.map { $0.header.l1EntriesNeeded(for: $0.header.size) * 8 } ?? 0)
+        }
+        guard bytes <= Self.l1Limit else {
+            throw ImageError(
+                .unsupported, "the chain's L1 tables take \(bytes >> 20) MiB, more than \(Self.l1Limit >> 20)",
+                advice: "flatten it with qemu-img convert", path: path)
+        }
+    }
+    private static let l1Limit: UInt64 = 128 << 20
 
     private static func share(of need: UInt64, _ total: UInt64, _ limit: UInt64) -> UInt64 {
         UInt64(Double(limit) * (Double(need) / Double(total)))

@@ -13,7 +13,10 @@ public struct QCOW2Image: Sendable {
     public let bitmaps: Result<[Bitmap], ImageError>
 
     /// Reads and judges header, extensions, snapshot table and bitmap directory.
-    public init(reading source: some ByteSource) throws(ImageError) {
+    ///
+    /// `listing`: whether snapshots and bitmaps will be asked for. A chain's lower layers need neither, and a hostile
+    /// one could make 256 of them hold long lists.
+    public init(reading source: some ByteSource, listing: Bool = true) throws(ImageError) {
         let start = BigEndianBytes(try source.read(at: HostOffset(0), count: 512))
         let header = try Header(start)
         let first = BigEndianBytes(try source.read(at: HostOffset(0), count: Int(header.clusterSize)))
@@ -23,6 +26,10 @@ public struct QCOW2Image: Sendable {
         extensions = try Self.readExtensions(first, header)
         self.header = header
         try Self.requireTables(header, source)
+        guard listing else {
+            (snapshots, bitmaps) = (.success([]), .success([]))
+            return
+        }
         snapshots = Self.attempt { () throws(ImageError) in try SnapshotTable.read(header, from: source) }
         bitmaps = Self.readBitmaps(header, extensions, source)
     }
