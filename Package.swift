@@ -51,6 +51,7 @@ let package = Package(
         .target(name: "QCOW2", dependencies: ["DiskTypes"], swiftSettings: strict),
         .target(name: "ClusterCodec", dependencies: ["DiskTypes", "CQblk"], swiftSettings: hot),
         .target(name: "LinuxIO", dependencies: ["DiskTypes", "CQblk", system], swiftSettings: hot),
+        .target(name: "Virtqueue", dependencies: ["DiskTypes"], swiftSettings: hot),
         // 2 chain
         .target(name: "ImageChain", dependencies: ["QCOW2", "LinuxIO", "DiskTypes", system], swiftSettings: hot),
         .target(name: "MapRegistry", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
