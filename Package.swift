@@ -54,6 +54,7 @@ let package = Package(
         .target(name: "Virtqueue", dependencies: ["DiskTypes"], swiftSettings: hot),
         // 2 chain
         .target(name: "ImageChain", dependencies: ["QCOW2", "LinuxIO", "DiskTypes", system], swiftSettings: hot),
+        .target(name: "VirtqueueMock", dependencies: ["Virtqueue"], swiftSettings: hot),
         .target(name: "MapRegistry", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
         // 3 engine
         .target(
@@ -97,6 +98,8 @@ let package = Package(
         .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
         .testTarget(
             name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
+        .testTarget(
+            name: "VirtqueueTests", dependencies: ["Virtqueue", "VirtqueueMock", "DiskTypes"], swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )

@@ -49,7 +49,7 @@ public enum RingLayout {
 }
 
 /// Whether the other side asked to hear of a step from `old` to `new` by naming `event` (vring_need_event).
-@inline(__always) func needsEvent(_ event: UInt16, new: UInt16, old: UInt16) -> Bool {
+@inline(__always) package func needsEvent(_ event: UInt16, new: UInt16, old: UInt16) -> Bool {
     new &- event &- 1 < new &- old
 }
 
@@ -60,28 +60,28 @@ public enum RingLayout {
     place.assumingMemoryBound(to: Atomic<UInt64>.self)
 }
 
-@inline(__always) func load16(_ place: UnsafeMutableRawPointer) -> UInt16 {
+@inline(__always) package func load16(_ place: UnsafeMutableRawPointer) -> UInt16 {
     UInt16(littleEndian: word16(place).pointee.load(ordering: .relaxed))
 }
-@inline(__always) func acquire16(_ place: UnsafeMutableRawPointer) -> UInt16 {
+@inline(__always) package func acquire16(_ place: UnsafeMutableRawPointer) -> UInt16 {
     UInt16(littleEndian: word16(place).pointee.load(ordering: .acquiring))
 }
-@inline(__always) func store16(_ place: UnsafeMutableRawPointer, _ value: UInt16) {
+@inline(__always) package func store16(_ place: UnsafeMutableRawPointer, _ value: UInt16) {
     word16(place).pointee.store(value.littleEndian, ordering: .relaxed)
 }
-@inline(__always) func release16(_ place: UnsafeMutableRawPointer, _ value: UInt16) {
+@inline(__always) package func release16(_ place: UnsafeMutableRawPointer, _ value: UInt16) {
     word16(place).pointee.store(value.littleEndian, ordering: .releasing)
 }
-@inline(__always) func load64(_ place: UnsafeMutableRawPointer) -> UInt64 {
+@inline(__always) package func load64(_ place: UnsafeMutableRawPointer) -> UInt64 {
     UInt64(littleEndian: word64(place).pointee.load(ordering: .relaxed))
 }
-@inline(__always) func acquire64(_ place: UnsafeMutableRawPointer) -> UInt64 {
+@inline(__always) package func acquire64(_ place: UnsafeMutableRawPointer) -> UInt64 {
     UInt64(littleEndian: word64(place).pointee.load(ordering: .acquiring))
 }
-@inline(__always) func store64(_ place: UnsafeMutableRawPointer, _ value: UInt64) {
+@inline(__always) package func store64(_ place: UnsafeMutableRawPointer, _ value: UInt64) {
     word64(place).pointee.store(value.littleEndian, ordering: .relaxed)
 }
-@inline(__always) func release64(_ place: UnsafeMutableRawPointer, _ value: UInt64) {
+@inline(__always) package func release64(_ place: UnsafeMutableRawPointer, _ value: UInt64) {
     word64(place).pointee.store(value.littleEndian, ordering: .releasing)
 }
 /// Bytes have no order; used for marks in shared memory that a restarted process reads.
@@ -90,4 +90,4 @@ public enum RingLayout {
 }
 
 /// The barrier of every "tell the other side, then look again".
-@inline(__always) func fullFence() { atomicMemoryFence(ordering: .sequentiallyConsistent) }
+@inline(__always) package func fullFence() { atomicMemoryFence(ordering: .sequentiallyConsistent) }

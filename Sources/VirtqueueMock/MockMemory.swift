@@ -1,0 +1,67 @@
+// Why this file exists: a guest's memory without a guest: ordinary host memory under guest addresses, in as many
+// regions as a test wants, with a bump allocator. Never shipped in a data path.
+public import Virtqueue
+
+/// Guest memory in this process. Every region is an allocation of its own, so that a sanitizer sees a step outside.
+public final class MockMemory {
+    public let regions: [GuestRegion]
+    private let isOwner: Bool
+    private var next: [UInt64]
+
+    public init(_ regions: [(guest: UInt64, bytes: Int)]) {
+        self.regions = regions.map {
+            let host = UnsafeMutableRawPointer.allocate(byteCount: $0.bytes, alignment: 4096)
+            host.initializeMemory(as: UInt8.self, repeating: 0, count: $0.bytes)
+            return GuestRegion(guest: GuestAddress($0.guest), size: UInt64($0.bytes), host: host)
+        }
+        isOwner = true
+        next = self.regions.map(\.guest.raw)
+    }
+
+    /// Memory that belongs to somebody else: a mapping shared with a server, say.
+    public init(adopting regions: [GuestRegion]) {
+        self.regions = regions
+        isOwner = false
+        next = regions.map(\.guest.raw)
+    }
+
+    deinit {
+        if isOwner { for region in regions { region.host.deallocate() } }
+    }
+
+    /// A guest address for `bytes` of one region; nil when it is full.
+    public func allocate(_ bytes: Int, alignment: UInt64 = 16, region: Int = 0) -> UInt64? {
+        let start = (next[region] + alignment - 1) & ~(alignment - 1)
+        guard UInt64(bytes) <= regions[region].guest.raw + regions[region].size - start else { return nil }
+        next[region] = start + UInt64(bytes)
+        return start
+    }
+
+    /// Host pointer of a guest address; nil outside.
+    public func host(_ address: UInt64) -> UnsafeMutableRawPointer? {
+        for region in regions {
+            let offset = address &- region.guest.raw
+            if offset < region.size { return region.host + Int(offset) }
+        }
+        return nil
+    }
+
+    public func write(_ bytes: [UInt8], at address: UInt64) {
+        for (i, byte) in bytes.enumerated() {
+            host(address &+ UInt64(i))?.storeBytes(of: byte, as: UInt8.self)
+        }
+    }
+    public func read(_ count: Int, at address: UInt64) -> [UInt8] {
+        (0..<count).map { host(address &+ UInt64($0))?.load(as: UInt8.self) ?? 0 }
+    }
+    /// A little-endian integer.
+    public func store<T: FixedWidthInteger>(_ value: T, at address: UInt64) {
+        write((0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }, at: address)
+    }
+    public func load<T: FixedWidthInteger>(_: T.Type, at address: UInt64) -> T {
+        read(T.bitWidth / 8, at: address).reversed().reduce(0) { $0 << 8 | T(truncatingIfNeeded: $1) }
+    }
+}
+
+/// Bound to one thread, or to a test that knows what it shares.
+extension MockMemory: @unchecked Sendable {}
