@@ -45,7 +45,7 @@ public import Darwin
 }
 
 /// The answer to a request, as every door can give it.
-@frozen public enum BlockStatus: UInt8, Sendable, BitwiseCopyable {
+@frozen public enum RequestStatus: UInt8, Sendable, BitwiseCopyable {
     case ok = 0
     case ioError = 1
     case unsupported = 2

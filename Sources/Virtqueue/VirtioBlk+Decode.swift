@@ -48,7 +48,7 @@ extension VirtioBlk {
 
     /// Writes the status and gives the bytes to push the chain with: QEMU counts everything writable, written or not.
     @inline(__always)
-    public static func finish(_ chain: UnsafeMutablePointer<DescriptorChain>, _ status: BlockStatus) -> UInt32 {
+    public static func finish(_ chain: UnsafeMutablePointer<DescriptorChain>, _ status: RequestStatus) -> UInt32 {
         guard let place = chain.pointee.lastWritable else { return 0 }
         place.pointee = status.rawValue
         return UInt32(truncatingIfNeeded: min(chain.pointee.writableBytes, UInt64(UInt32.max)))
@@ -57,7 +57,7 @@ extension VirtioBlk {
     /// A chain that is no request: I/O error where a status byte can be reached, else the bare chain goes back.
     @inline(never) private static func refuse(_ chain: UnsafeMutablePointer<DescriptorChain>) -> UInt32 {
         guard let place = chain.pointee.lastWritable else { return 0 }
-        place.pointee = BlockStatus.ioError.rawValue
+        place.pointee = RequestStatus.ioError.rawValue
         // The buffers in front of the status hold nothing, and the driver is told so.
         return chain.pointee.writableBytes == 1 ? 1 : 0
     }
