@@ -118,7 +118,24 @@ extension Virtqueue {
         nextAvail = UInt16(truncatingIfNeeded: next >= size ? next - size : next)
         availWrap = next >= size ? !usedWrap : usedWrap
         entriesInFlight = state.ringEntries
+        takeBackUsed(state.ringEntries)
         setReplay(state.chains)
+    }
+
+    /// The process before may have written used entries behind one that it did not get to publish. They are this
+    /// side's to write still: marked as available again, or the driver would read on into them.
+    private func takeBackUsed(_ entries: Int) {
+        var index = Int(nextUsed)
+        var wrap = usedWrap
+        for _ in 0..<entries {
+            let flags = wrap ? RingLayout.flagAvail : RingLayout.flagUsed
+            release16(descriptors + index * RingLayout.descriptorBytes + 14, flags)
+            index += 1
+            if index == size {
+                index = 0
+                wrap.toggle()
+            }
+        }
     }
 
     private mutating func setReplay(_ list: [UInt16]) {

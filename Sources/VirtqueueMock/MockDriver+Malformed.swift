@@ -32,6 +32,12 @@ extension MockDriver {
         advance(&nextAvail, &availWrap, 1)
     }
 
+    /// Packed: what the device wrote at an entry of the ring, whoever's turn it is there.
+    public func usedEntry(_ index: Int) -> MockUsed {
+        let word = load64(descriptors + index * RingLayout.descriptorBytes + 8)
+        return MockUsed(id: UInt16(truncatingIfNeeded: word >> 32), written: UInt32(truncatingIfNeeded: word))
+    }
+
     /// A chain as the driver's words are: flags and links as given, direct, from descriptor `first` on (split) or from
     /// the next entry on (packed, where `next` is the id and availability is added).
     public func publishRaw(

@@ -1,18 +1,18 @@
 // Why this file exists: a guest's memory without a guest: ordinary host memory under guest addresses, in as many
 // regions as a test wants, with a bump allocator. Never shipped in a data path.
+import Glibc
 public import Virtqueue
 
-/// Guest memory in this process. Every region is an allocation of its own, so that a sanitizer sees a step outside.
+/// Guest memory in this process. Every region has pages without access around it, so that a step outside is seen.
 public final class MockMemory {
     public let regions: [GuestRegion]
     private let isOwner: Bool
     private var next: [UInt64]
 
     public init(_ regions: [(guest: UInt64, bytes: Int)]) {
-        self.regions = regions.map {
-            let host = UnsafeMutableRawPointer.allocate(byteCount: $0.bytes, alignment: 4096)
-            host.initializeMemory(as: UInt8.self, repeating: 0, count: $0.bytes)
-            return GuestRegion(guest: GuestAddress($0.guest), size: UInt64($0.bytes), host: host)
+        self.regions = regions.map { region in
+            let host = Self.map(region.bytes)
+            return GuestRegion(guest: GuestAddress(region.guest), size: UInt64(region.bytes), host: host)
         }
         isOwner = true
         next = self.regions.map(\.guest.raw)
@@ -26,7 +26,24 @@ public final class MockMemory {
     }
 
     deinit {
-        if isOwner { for region in regions { region.host.deallocate() } }
+        guard isOwner else { return }
+        for region in regions { munmap(region.host - Self.page, Self.pages(Int(region.size)) + 2 * Self.page) }
+    }
+
+    private static let page = 4096
+    private static func pages(_ bytes: Int) -> Int { (bytes + page - 1) & ~(page - 1) }
+
+    /// Zeroed memory between two guard pages.
+    private static func map(_ bytes: Int) -> UnsafeMutableRawPointer {
+        let whole = pages(bytes) + 2 * page
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+        guard let base = mmap(nil, whole, PROT_NONE, flags, -1, 0), base != MAP_FAILED,
+            mprotect(base + page, pages(bytes), PROT_READ | PROT_WRITE) == 0
+        else {
+            perror("mock guest memory")
+            exit(1)
+        }
+        return base + page
     }
 
     /// A guest address for `bytes` of one region; nil when it is full.

@@ -105,7 +105,9 @@ struct HostileTests {
         #expect(rig.driver.nextUsedBuffer() == MockUsed(id: id, written: 0))
         rig.push(chain, written: 513)
         _ = rig.publish()
-        #expect(rig.driver.nextUsedBuffer() == MockUsed(id: id, written: 513))
+        // The driver believes that the first answer was for three entries; the second is behind its one.
+        let second = kind.isPacked ? rig.driver.usedEntry(1) : rig.driver.nextUsedBuffer()
+        #expect(second == MockUsed(id: id, written: 513))
         #expect(rig.damage == .none)
     }
 

@@ -95,7 +95,7 @@ struct InflightTests {
     @Test func theSplitRecordSurvivesACrashBetweenAnyTwoStepsOfAPublication() throws {
         // Two of three requests are published; `step` of the stores happen.
         for step in 0...6 {
-            let it = try Recorded(.split)
+            let it = try Recorded(.split, size: 16)
             let ids = [try it.publish(), try it.publish(), try it.publish()]
             let chains = [try it.pop(), try it.pop(), try it.pop()]
             it.rig.push(chains[2], written: 1)
