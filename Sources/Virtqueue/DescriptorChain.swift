@@ -25,6 +25,8 @@ public struct DescriptorChain: BitwiseCopyable {
     var ringEntries: UInt16 = 0
     /// Head of the chain's in-flight record (packed).
     var record: UInt16 = 0
+    /// Steps of the walk that took no room in the list.
+    var slowSteps: UInt16 = 0
     /// The list of the pool that holds the iovecs when they are many; -1 when the short one does.
     var longList: Int32 = -1
     var memory: GuestMemorySnapshot
@@ -49,7 +51,7 @@ public enum ChainLimits {
     static let shortList = 8
     /// Long lists a queue has; only those in use touch memory.
     static let longLists = 1024
-    /// Descriptors walked before a chain counts as endless.
+    /// Descriptors walked, beyond those that fit the list, before a chain counts as endless.
     public static let descriptors = 2048
     /// Entries an indirect table may have (virtio: at most the queue size; drivers exceed it, `next` is 16 bits wide).
     public static let indirectEntries = 65535

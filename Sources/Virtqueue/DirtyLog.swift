@@ -44,10 +44,11 @@ extension Virtqueue {
     public mutating func setLog(_ log: DirtyLog, ring: Bool) {
         self.log = log
         logRing = ring && log.isOn
+        refresh()
     }
 
     /// All that the device may have written for this request, found by the snapshot it was read with.
-    @inline(never) func logWritten(_ chain: UnsafeMutablePointer<DescriptorChain>) {
+    @inline(never) mutating func logWritten(_ chain: UnsafeMutablePointer<DescriptorChain>) {
         let memory = chain.pointee.memory
         for i in 0..<Int(chain.pointee.writableCount) {
             let buffer = chain.pointee.writable[i]
@@ -60,7 +61,7 @@ extension Virtqueue {
     }
 
     /// `bytes` at `offset` of the part of the ring that the device writes.
-    @inline(never) func logRingWrite(_ offset: Int, _ bytes: Int) {
+    @inline(never) mutating func logRingWrite(_ offset: Int, _ bytes: Int) {
         log.mark(usedGuestAddress &+ UInt64(offset), UInt64(bytes))
     }
 }

@@ -15,21 +15,24 @@ extension GuestMemorySnapshot {
     }
 
     /// Where `address` is and how many bytes (at most `length`) follow it there; nil when it is outside the memory.
-    func piece(at address: UInt64, length: UInt64, hit: inout Int) -> (host: UnsafeMutableRawPointer, length: UInt64)? {
-        if address &- regions[hit].guest.raw >= regions[hit].size {
+    /// `region` is where the last one was, and is where this one is afterwards.
+    func piece(
+        at address: UInt64, length: UInt64, region: inout UnsafePointer<GuestRegion>
+    ) -> (host: UnsafeMutableRawPointer, length: UInt64)? {
+        if address &- region.pointee.guest.raw >= region.pointee.size {
             let found = index(of: address)
             guard found >= 0 else { return nil }
-            hit = found
+            region = regions + found
         }
-        let offset = address &- regions[hit].guest.raw
-        let room = regions[hit].size &- offset
-        return (regions[hit].host + Int(truncatingIfNeeded: offset), min(length, room))
+        let offset = address &- region.pointee.guest.raw
+        let room = region.pointee.size &- offset
+        return (region.pointee.host + Int(truncatingIfNeeded: offset), min(length, room))
     }
 
     /// `length` bytes at `address` as one piece of host memory; nil when they are not one piece.
     public func contiguous(_ address: GuestAddress, _ length: UInt64) -> UnsafeMutableRawPointer? {
-        var hit = 0
-        guard let found = piece(at: address.raw, length: length, hit: &hit), found.length == length else { return nil }
+        var region = regions
+        guard let found = piece(at: address.raw, length: length, region: &region), found.length == length else { return nil }
         return found.host
     }
 
@@ -45,12 +48,15 @@ extension GuestMemorySnapshot {
     }
 
     /// Copies `length` bytes at `address` out, over region borders; false when some of them are outside the memory.
-    func copyOut(_ address: UInt64, to target: UnsafeMutableRawPointer, length: Int, hit: inout Int) -> Bool {
+    func copyOut(
+        _ address: UInt64, to target: UnsafeMutableRawPointer, length: Int, region: inout UnsafePointer<GuestRegion>
+    ) -> Bool {
         var done = 0
         while done < length {
             // An address that wraps around starts again at 0, which the driver did not ask for.
             let (at, overflow) = address.addingReportingOverflow(UInt64(done))
-            guard !overflow, let found = piece(at: at, length: UInt64(length - done), hit: &hit) else { return false }
+            guard !overflow, let found = piece(at: at, length: UInt64(length - done), region: &region)
+            else { return false }
             (target + done).copyMemory(from: found.host, byteCount: Int(found.length))
             done += Int(found.length)
         }

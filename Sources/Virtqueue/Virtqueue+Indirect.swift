@@ -2,95 +2,91 @@
 // the guest's memory, aligned or not, over region borders or not. Linux sends nearly every block request this way.
 
 extension Virtqueue {
-    /// Takes in the table that `descriptor` names. By value and back, so that the caller's gatherer stays in registers.
-    @inline(__always)
-    func gatherIndirect(_ start: ChainGatherer, _ descriptor: Descriptor, flags: UInt16) -> ChainGatherer {
-        var gatherer = start
+    // `mutating`, though nothing changes: a borrowed queue is copied to be read.
+
+    /// Takes in the table that `descriptor` names. `isPacked` is a constant where this is inlined.
+    @inline(__always) mutating func gatherIndirect(
+        _ gatherer: inout ChainGatherer, _ descriptor: Descriptor, flags: UInt16,
+        _ chain: UnsafeMutablePointer<DescriptorChain>, isPacked: Bool
+    ) {
         let bytes = UInt64(descriptor.length)
-        guard features.contains(.indirect) else {
-            gatherer.giveUp(.indirectNotNegotiated)
-            return gatherer
-        }
-        let entries = Int(descriptor.length) / RingLayout.descriptorBytes
-        guard bytes > 0, bytes & 15 == 0, entries <= ChainLimits.indirectEntries else {
-            gatherer.giveUp(.indirectLength)
-            return gatherer
-        }
-        let region = memory.regions + gatherer.hit
+        let region = gatherer.region
         let offset = descriptor.address &- region.pointee.guest.raw
         let size = region.pointee.size
-        if offset < size, bytes <= size &- offset, descriptor.address & 7 == 0 {
-            let table = region.pointee.host + Int(truncatingIfNeeded: offset)
-            if UInt(bitPattern: table) & 7 == 0 {
-                walk(&gatherer, entries) { index, descriptor in
-                    let place = table + index &* RingLayout.descriptorBytes
-                    descriptor = Descriptor(address: load64(place), word: load64(place + 8))
-                    return true
-                }
-            } else {
-                gatherer = gatherAwkward(gatherer, descriptor, entries)
-            }
-        } else {
-            gatherer = gatherAwkward(gatherer, descriptor, entries)
+        let table = region.pointee.host + Int(truncatingIfNeeded: offset & 0x7FFF_FFFF_FFFF_FFFF)
+        guard features.contains(.indirect), flags & RingLayout.flagNext == 0, bytes > 0, bytes & 15 == 0,
+            bytes <= UInt64(ChainLimits.indirectEntries) << 4, offset < size, bytes <= size &- offset,
+            UInt(bitPattern: table) & 7 == 0
+        else {
+            gatherer = gatherAwkward(gatherer, descriptor, flags, chain)
+            return
         }
-        if flags & RingLayout.flagNext != 0, !gatherer.fault.isStructural { gatherer.fault = .indirectWithNext }
-        return gatherer
+        walk(&gatherer, Int(truncatingIfNeeded: bytes >> 4), chain, isPacked: isPacked) { index, descriptor in
+            let place = table + index &* RingLayout.descriptorBytes
+            descriptor = Descriptor(address: load64(place), word: load64(place + 8))
+            return true
+        }
     }
 
-    /// A table in another region than the last address, over a border, or misaligned.
-    @inline(never)
-    private func gatherAwkward(_ start: ChainGatherer, _ table: Descriptor, _ entries: Int) -> ChainGatherer {
+    /// A table that is wrong, or in another region than the last address, over a border, or misaligned.
+    @inline(never) private mutating func gatherAwkward(
+        _ start: ChainGatherer, _ table: Descriptor, _ flags: UInt16,
+        _ chain: UnsafeMutablePointer<DescriptorChain>
+    ) -> ChainGatherer {
         var gatherer = start
+        guard features.contains(.indirect) else { return gatherer.givenUp(.indirectNotNegotiated, chain) }
+        let entries = Int(table.length) / RingLayout.descriptorBytes
+        guard table.length > 0, table.length & 15 == 0, entries <= ChainLimits.indirectEntries else {
+            return gatherer.givenUp(.indirectLength, chain)
+        }
         let memory = memory
         let scratch = scratch
-        var hit = gatherer.hit
-        // Alone in its region and aligned, it is worth the fast walk still.
-        if table.address & 7 == 0,
-            let piece = memory.piece(at: table.address, length: UInt64(table.length), hit: &hit),
-            piece.length == UInt64(table.length), UInt(bitPattern: piece.host) & 7 == 0
-        {
-            walk(&gatherer, entries) { index, descriptor in
-                let place = piece.host + index &* RingLayout.descriptorBytes
-                descriptor = Descriptor(address: load64(place), word: load64(place + 8))
-                return true
-            }
-            return gatherer
-        }
-        walk(&gatherer, entries) { index, descriptor in
+        var region = gatherer.region
+        walk(&gatherer, entries, chain, isPacked: isPacked) { index, descriptor in
             let (at, overflow) = table.address.addingReportingOverflow(UInt64(index &* RingLayout.descriptorBytes))
             guard !overflow,
-                memory.copyOut(at, to: scratch, length: RingLayout.descriptorBytes, hit: &hit)
+                memory.copyOut(at, to: scratch, length: RingLayout.descriptorBytes, region: &region)
             else { return false }
             descriptor = Descriptor(address: load64(scratch), word: load64(scratch + 8))
             return true
         }
+        if flags & RingLayout.flagNext != 0 { gatherer.failWhole(.indirectWithNext, chain) }
         return gatherer
     }
 
     /// Walks a table of `entries`, each of which `load` copies out.
-    @inline(__always)
-    private func walk(
-        _ gatherer: inout ChainGatherer, _ entries: Int, load: (Int, inout Descriptor) -> Bool
+    @inline(__always) private mutating func walk(
+        _ gatherer: inout ChainGatherer, _ entries: Int, _ chain: UnsafeMutablePointer<DescriptorChain>,
+        isPacked: Bool, load: (Int, inout Descriptor) -> Bool
     ) {
+        let pool = pool
         var index = 0
-        var left = min(entries, ChainLimits.descriptors)
         var descriptor = Descriptor(address: 0, word: 0)
         while true {
-            guard load(index, &descriptor) else { return gatherer.giveUp(.indirectOutsideMemory) }
+            guard load(index, &descriptor) else {
+                gatherer = gatherer.givenUp(.indirectOutsideMemory, chain)
+                return
+            }
             // Packed tables are read in order, and of the flags only WRITE means anything in them.
             let flags = isPacked ? descriptor.packedFlags & RingLayout.flagWrite : descriptor.splitFlags
-            guard flags & RingLayout.flagIndirect == 0 else { return gatherer.giveUp(.indirectInIndirect) }
-            gatherer.add(descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0)
-            left &-= 1
+            guard flags & RingLayout.flagIndirect == 0 else {
+                gatherer = gatherer.givenUp(.indirectInIndirect, chain)
+                return
+            }
+            guard
+                gatherer.add(
+                    descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
+            else { return }
             if isPacked {
                 index &+= 1
                 if index == entries { return }
-                guard left > 0 else { return gatherer.giveUp(.endless) }
             } else {
                 if flags & RingLayout.flagNext == 0 { return }
                 index = Int(descriptor.splitNext)
-                guard index < entries else { return gatherer.giveUp(.nextOutOfRange) }
-                guard left > 0 else { return gatherer.giveUp(.endless) }
+                guard index < entries else {
+                    gatherer = gatherer.givenUp(.nextOutOfRange, chain)
+                    return
+                }
             }
         }
     }

@@ -67,6 +67,7 @@ extension Virtqueue {
     ) throws(VirtqueueError) {
         guard inFlight == 0 else { throw .busy }
         isRunning = false
+        refresh()
         descriptors = places.descriptors
         driver = places.driver
         device = places.device
@@ -82,6 +83,7 @@ extension Virtqueue {
         owesSignal = true
         damage = .none
         isRunning = true
+        refresh()
     }
 
     private mutating func startSplit(_ base: UInt32, _ inflight: InflightMemory?) throws(VirtqueueError) {
@@ -124,7 +126,7 @@ extension Virtqueue {
 
     /// The process before may have written used entries behind one that it did not get to publish. They are this
     /// side's to write still: marked as available again, or the driver would read on into them.
-    private func takeBackUsed(_ entries: Int) {
+    private mutating func takeBackUsed(_ entries: Int) {
         var index = Int(nextUsed)
         var wrap = usedWrap
         for _ in 0..<entries {
@@ -157,6 +159,7 @@ extension Virtqueue {
     /// that is pushed later is dropped (and comes back by the in-flight record, if there is one).
     public mutating func stop() -> UInt32 {
         isRunning = false
+        refresh()
         shadowAvail = nextAvail
         return base
     }
@@ -166,8 +169,9 @@ extension Virtqueue {
     public mutating func adopt(_ next: GuestMemorySnapshot, _ places: RingPlaces?) {
         guard next.generation != memory.generation else { return }
         unsettled = inFlight
+        refresh()
         memory = next
-        hit = 0
+        lastRegion = next.regions
         guard let places else { return }
         descriptors = places.descriptors
         driver = places.driver

@@ -14,7 +14,7 @@ extension Virtqueue {
 
     @inline(__always) var packedHasAvailable: Bool { isAvailable(load16(entry(nextAvail) + 14)) }
 
-    @inline(__always) mutating func popPacked() -> UnsafeMutablePointer<DescriptorChain>? {
+    @inline(never) mutating func popPacked() -> UnsafeMutablePointer<DescriptorChain>? {
         guard isRunning, damage == .none else { return nil }
         if replayed < replayCount { return replayPacked() }
         while true {
@@ -42,7 +42,7 @@ extension Virtqueue {
     }
 
     /// Takes a buffer id into flight; false when it is there already.
-    @inline(__always) func mark(_ id: UInt16) -> Bool {
+    @inline(__always) mutating func mark(_ id: UInt16) -> Bool {
         let word = idsInFlight + Int(id >> 6)
         let bit = UInt64(1) << UInt64(id & 63)
         guard word.pointee & bit == 0 else { return false }
@@ -55,7 +55,11 @@ extension Virtqueue {
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ first: Descriptor
     ) -> UInt16? {
         let slot = Int(chain.pointee.slot)
-        var gatherer = ChainGatherer(iovecs: shortList(slot), memory: memory, pool: pool, hit: hit)
+        var gatherer = ChainGatherer(chain, list: shortList(slot), memory: memory, region: lastRegion)
+        let pool = pool
+        let size = size
+        let ring = descriptors
+        let isRecorded = inflightPacked != nil
         var descriptor = first
         var index = nextAvail
         var wrap = availWrap
@@ -63,21 +67,21 @@ extension Virtqueue {
         let most = size &- entriesInFlight &- pendingEntries
         while true {
             guard entries < most else {
-                brokenChain(gatherer, entries)
+                brokenChain(chain, entries == size ? .endlessChain : .overcommitted)
                 return nil
             }
             let flags = descriptor.packedFlags
-            if gatherer.fault.isStructural || entries >= ChainLimits.descriptors {
+            if chain.pointee.fault.isStructural {
                 // Only the id in the last entry matters now.
-                if !gatherer.fault.isStructural { gatherer.giveUp(.endless) }
             } else if flags & RingLayout.flagIndirect != 0 {
-                gatherer = gatherIndirect(gatherer, descriptor, flags: flags)
+                gatherIndirect(&gatherer, descriptor, flags: flags, chain, isPacked: true)
             } else {
-                gatherer.add(
-                    descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0)
+                _ = gatherer.add(
+                    descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
             }
-            if inflightPacked != nil, inflightPacked?.note(descriptor, isHead: entries == 0) != true {
-                return brokenRecord(gatherer)
+            if isRecorded, inflightPacked?.note(descriptor, isHead: entries == 0) != true {
+                brokenChain(chain, .inflightRecord)
+                return nil
             }
             entries &+= 1
             index &+= 1
@@ -86,28 +90,24 @@ extension Virtqueue {
                 wrap.toggle()
             }
             if flags & RingLayout.flagNext == 0 { break }
-            let place = entry(index)
+            let place = ring + Int(index) &* RingLayout.descriptorBytes
             descriptor = Descriptor(address: load64(place), word: load64(place + 8))
         }
         nextAvail = index
         availWrap = wrap
         gatherer.finish(chain)
-        hit = gatherer.hit
+        lastRegion = gatherer.region
         chain.pointee.ringEntries = UInt16(truncatingIfNeeded: entries)
         entriesInFlight &+= entries
-        if let entry = inflightPacked?.enter() { chain.pointee.record = entry }
+        if isRecorded, let entry = inflightPacked?.enter() { chain.pointee.record = entry }
         enter(chain, id: descriptor.packedID)
         return descriptor.packedID
     }
 
-    @inline(never) private mutating func brokenChain(_ gatherer: ChainGatherer, _ entries: Int) {
-        if gatherer.longList >= 0 { pool.free.give(gatherer.longList) }
-        markBroken(entries == size ? .endlessChain : .overcommitted)
-    }
-    @inline(never) private mutating func brokenRecord(_ gatherer: ChainGatherer) -> UInt16? {
-        if gatherer.longList >= 0 { pool.free.give(gatherer.longList) }
-        markBroken(.inflightRecord)
-        return nil
+    @inline(never)
+    mutating func brokenChain(_ chain: UnsafeMutablePointer<DescriptorChain>, _ why: RingDamage) {
+        if chain.pointee.longList >= 0 { returnList(chain) }
+        markBroken(why)
     }
 
     /// The driver gave away an id that it had given away. The first owner keeps it; this one goes straight back.
@@ -121,15 +121,16 @@ extension Virtqueue {
 
     // MARK: used
 
-    @inline(__always) mutating func pushPacked(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
+    /// Frees what the chain held of the queue's own.
+    @inline(__always) mutating func leavePacked(_ chain: UnsafeMutablePointer<DescriptorChain>) {
         let id = chain.pointee.id
         idsInFlight[Int(id >> 6)] &= ~(UInt64(1) << UInt64(id & 63))
         freeSlots.give(Int32(truncatingIfNeeded: chain.pointee.slot))
-        guard isRunning else { return }
-        if inflightPacked != nil {
-            batch[batchCount] = chain.pointee.record
-            batchCount &+= 1
-        }
+    }
+
+    @inline(__always)
+    mutating func writeUsedPacked(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
+        let id = chain.pointee.id
         var flags: UInt16 = usedWrap ? RingLayout.flagAvail | RingLayout.flagUsed : 0
         if written > 0 { flags |= RingLayout.flagWrite }
         let word = UInt64(written) | UInt64(id) << 32 | UInt64(flags) << 48

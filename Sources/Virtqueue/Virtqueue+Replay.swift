@@ -19,25 +19,25 @@ extension Virtqueue {
         let index = Int(replay[replayed])
         let slot = Int(freeSlots.take())
         let chain = chains + slot
-        var gatherer = ChainGatherer(iovecs: shortList(slot), memory: memory, pool: pool, hit: hit)
+        var gatherer = ChainGatherer(chain, list: shortList(slot), memory: memory, region: lastRegion)
         var walk = record.descriptors(of: index)
         let entries = walk.left
         var id: UInt16 = 0
         while let descriptor = walk.next() {
             id = descriptor.packedID
             let flags = descriptor.packedFlags
-            if gatherer.fault.isStructural { continue }
+            if chain.pointee.fault.isStructural { continue }
             if flags & RingLayout.flagIndirect != 0 {
-                gatherer = gatherIndirect(gatherer, descriptor, flags: flags)
+                gatherIndirect(&gatherer, descriptor, flags: flags, chain, isPacked: true)
             } else {
-                gatherer.add(descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0)
+                _ = gatherer.add(
+                    descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
             }
         }
         gatherer.finish(chain)
         guard walk.left == 0, mark(id) else {
-            if gatherer.longList >= 0 { pool.free.give(gatherer.longList) }
             freeSlots.give(Int32(truncatingIfNeeded: slot))
-            markBroken(.inflightRecord)
+            brokenChain(chain, .inflightRecord)
             return nil
         }
         replayed &+= 1

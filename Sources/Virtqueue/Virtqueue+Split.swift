@@ -7,7 +7,8 @@ extension Virtqueue {
     }
 
     @inline(__always) mutating func popSplit() -> UnsafeMutablePointer<DescriptorChain>? {
-        if shadowAvail == nextAvail || replayed < replayCount {
+        // What was seen by the last look is taken first; while there is something to replay, nothing was.
+        if shadowAvail == nextAvail {
             guard isRunning, damage == .none else { return nil }
             if replayed < replayCount { return replaySplit() }
             guard lookAgain() else { return nil }
@@ -16,7 +17,7 @@ extension Virtqueue {
     }
 
     /// Reads avail.idx; false when nothing is new.
-    @inline(__always) private mutating func lookAgain() -> Bool {
+    private mutating func lookAgain() -> Bool {
         shadowAvail = acquire16(driver + RingLayout.availIndexOffset)
         guard shadowAvail != nextAvail else { return false }
         guard Int(shadowAvail &- nextAvail) <= size else {
@@ -59,48 +60,42 @@ extension Virtqueue {
 
     @inline(never) private mutating func refuseSplit(_ head: UInt16) {
         refused &+= 1
-        writeUsed(head, 0)
+        writeUsedSplit(head, 0)
     }
 
     @inline(__always) mutating func gatherSplit(_ chain: UnsafeMutablePointer<DescriptorChain>, _ head: Int) {
-        var gatherer = ChainGatherer(iovecs: shortList(head), memory: memory, pool: pool, hit: hit)
+        var gatherer = ChainGatherer(chain, list: shortList(head), memory: memory, region: lastRegion)
+        let descriptors = descriptors
+        let size = size
+        let pool = pool
         var index = head
-        var left = min(size, ChainLimits.descriptors)
         while true {
             let place = descriptors + index &* RingLayout.descriptorBytes
             let descriptor = Descriptor(address: load64(place), word: load64(place + 8))
             let flags = descriptor.splitFlags
             if flags & RingLayout.flagIndirect != 0 {
-                gatherer = gatherIndirect(gatherer, descriptor, flags: flags)
+                gatherIndirect(&gatherer, descriptor, flags: flags, chain, isPacked: false)
                 break
             }
-            gatherer.add(
-                descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0)
-            if flags & RingLayout.flagNext == 0 { break }
+            guard
+                gatherer.add(
+                    descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool),
+                flags & RingLayout.flagNext != 0
+            else { break }
             index = Int(descriptor.splitNext)
-            left &-= 1
-            guard index < size, left > 0 else {
-                gatherer.giveUp(index < size ? .endless : .nextOutOfRange)
+            guard index < size else {
+                gatherer = gatherer.givenUp(.nextOutOfRange, chain)
                 break
             }
         }
         gatherer.finish(chain)
-        hit = gatherer.hit
+        lastRegion = gatherer.region
         enter(chain, id: UInt16(truncatingIfNeeded: head))
     }
 
     // MARK: used
 
-    @inline(__always) mutating func pushSplit(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
-        guard isRunning else { return }
-        if inflightSplit != nil {
-            batch[batchCount] = chain.pointee.id
-            batchCount &+= 1
-        }
-        writeUsed(chain.pointee.id, written)
-    }
-
-    @inline(__always) private mutating func writeUsed(_ id: UInt16, _ written: UInt32) {
+    @inline(__always) mutating func writeUsedSplit(_ id: UInt16, _ written: UInt32) {
         let offset = RingLayout.usedRingOffset + RingLayout.usedElementBytes &* (Int(nextUsed) & mask)
         // Two words of four bytes each: the element is aligned to no more than that.
         let place = device + offset

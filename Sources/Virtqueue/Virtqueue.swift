@@ -31,6 +31,8 @@ public struct Virtqueue: ~Copyable {
     var driver: UnsafeMutableRawPointer
     var device: UnsafeMutableRawPointer
     public internal(set) var isRunning = false
+    /// Running, and nothing out of the ordinary: the short way back for a request.
+    var isPlain = false
     /// Why the queue takes no more requests; `.none` while it does.
     public internal(set) var damage: RingDamage = .none
 
@@ -67,7 +69,7 @@ public struct Virtqueue: ~Copyable {
 
     // Guest memory.
     public internal(set) var memory: GuestMemorySnapshot
-    var hit = 0
+    var lastRegion: UnsafePointer<GuestRegion>
     /// Requests in flight that were read with an older snapshot.
     var unsettled = 0
 
@@ -93,6 +95,7 @@ public struct Virtqueue: ~Copyable {
         self.features = features
         self.isPacked = isPacked
         self.memory = memory
+        lastRegion = memory.regions
         mask = size - 1
         shortLists = slab(size * ChainLimits.shortList, of: iovec())
         chains = slab(size, of: DescriptorChain(slot: 0, iovecs: shortLists, memory: memory))
@@ -125,7 +128,8 @@ public struct Virtqueue: ~Copyable {
     /// comes out too: its owner answers it, in its status byte where it has one.
     @inline(__always)
     public mutating func pop() -> UnsafeMutablePointer<DescriptorChain>? {
-        isPacked ? popPacked() : popSplit()
+        if isPacked { return popPacked() }
+        return popSplit()
     }
 
     /// Whether `pop` may have something: what a polling worker looks at. One load, no ordering.
@@ -142,12 +146,38 @@ public struct Virtqueue: ~Copyable {
     @inline(__always)
     public mutating func push(_ chain: UnsafeMutablePointer<DescriptorChain>, written: UInt32) {
         precondition(chain.pointee.isInFlight, "the chain is not in flight")
-        if isRunning { if log.isOn { logWritten(chain) } }
-        if isPacked { pushPacked(chain, written) } else { pushSplit(chain, written) }
         chain.pointee.isInFlight = false
         inFlight &-= 1
         if chain.pointee.longList >= 0 { returnList(chain) }
-        if chain.pointee.memory.generation != memory.generation { unsettled &-= 1 }
+        guard isPlain else { return pushCarefully(chain, written) }
+        if isPacked {
+            leavePacked(chain)
+            writeUsedPacked(chain, written)
+        } else {
+            writeUsedSplit(chain.pointee.id, written)
+        }
+    }
+
+    /// With a dirty log, an in-flight record, an older snapshot of the memory, or after `stop`.
+    @inline(never)
+    private mutating func pushCarefully(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
+        if isRunning, log.isOn { logWritten(chain) }
+        if isPacked { leavePacked(chain) }
+        if chain.pointee.memory.generation != memory.generation {
+            unsettled &-= 1
+            refresh()
+        }
+        guard isRunning else { return }
+        if inflightSplit != nil || inflightPacked != nil {
+            batch[batchCount] = isPacked ? chain.pointee.record : chain.pointee.id
+            batchCount &+= 1
+        }
+        if isPacked { writeUsedPacked(chain, written) } else { writeUsedSplit(chain.pointee.id, written) }
+    }
+
+    /// To be called when anything changes that `isPlain` is about.
+    mutating func refresh() {
+        isPlain = isRunning && !log.isOn && inflightSplit == nil && inflightPacked == nil && unsettled == 0
     }
 
     /// The chain of a slot that is in flight.
@@ -164,7 +194,7 @@ public struct Virtqueue: ~Copyable {
         return isPacked ? publishPacked() : publishSplit()
     }
 
-    private func returnList(_ chain: UnsafeMutablePointer<DescriptorChain>) {
+    @inline(never) mutating func returnList(_ chain: UnsafeMutablePointer<DescriptorChain>) {
         pool.free.give(chain.pointee.longList)
         chain.pointee.longList = -1
     }

@@ -46,6 +46,15 @@ public final class MockMemory {
         return base + page
     }
 
+    /// As new: zeroed as far as it was allocated, and free.
+    public func reset() {
+        for (i, region) in regions.enumerated() {
+            let used = min(next[i] - region.guest.raw + 4096, region.size)
+            region.host.initializeMemory(as: UInt8.self, repeating: 0, count: Int(used))
+            next[i] = region.guest.raw
+        }
+    }
+
     /// A guest address for `bytes` of one region; nil when it is full.
     public func allocate(_ bytes: Int, alignment: UInt64 = 16, region: Int = 0) -> UInt64? {
         let start = (next[region] + alignment - 1) & ~(alignment - 1)
