@@ -71,7 +71,9 @@ let package = Package(
             swiftSettings: hot),
         .target(
             name: "DeviceMapperMap",
-            dependencies: ["BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging],
+            dependencies: [
+                "BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging,
+            ],
             swiftSettings: house),
         .target(
             name: "ImageOperations",

@@ -1,9 +1,9 @@
 // Why this file exists: the words between the doors and the engine. A door checks what its client sent and makes one
 // of these; behind the door nobody checks again, and nobody knows which door it was.
 #if canImport(Glibc)
-public import Glibc
+    public import Glibc
 #else
-public import Darwin
+    public import Darwin
 #endif
 
 /// What is asked of the disk. Plain bytes; it names memory, and only who moves the bytes touches it.

@@ -32,7 +32,9 @@ extension GuestMemorySnapshot {
     /// `length` bytes at `address` as one piece of host memory; nil when they are not one piece.
     public func contiguous(_ address: GuestAddress, _ length: UInt64) -> UnsafeMutableRawPointer? {
         var region = regions
-        guard let found = piece(at: address.raw, length: length, region: &region), found.length == length else { return nil }
+        guard let found = piece(at: address.raw, length: length, region: &region), found.length == length else {
+            return nil
+        }
         return found.host
     }
 

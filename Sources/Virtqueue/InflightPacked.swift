@@ -178,7 +178,8 @@ public struct InflightPacked: BitwiseCopyable {
             if flags != (oldWrap ? RingLayout.flagAvail : RingLayout.flagUsed) { commit() }
         }
         release16(base + Field.freeHead, load16(base + Field.oldFreeHead))
-        announce(usedIndex: load16(base + Field.oldUsedIndex), wrap: (base + Field.oldUsedWrap).load(as: UInt8.self) != 0)
+        announce(
+            usedIndex: load16(base + Field.oldUsedIndex), wrap: (base + Field.oldUsedWrap).load(as: UInt8.self) != 0)
     }
 
     /// Entries of the free list are in flight no more, whatever they say.

@@ -17,7 +17,9 @@ struct GuestMemoryTests {
         }
     }
 
-    @Test(arguments: [(UInt64.max, UInt64(2)), (UInt64(0x1000), UInt64(0)), (UInt64(0x8000_0000_0000_0000), UInt64.max)])
+    @Test(arguments: [
+        (UInt64.max, UInt64(2)), (UInt64(0x1000), UInt64(0)), (UInt64(0x8000_0000_0000_0000), UInt64.max),
+    ])
     func regionsThatOverflowAreRefused(start: UInt64, size: UInt64) throws {
         let place = host()
         defer { place.deallocate() }

@@ -204,7 +204,8 @@ struct InflightTests {
             for _ in 0..<Int.random(in: 1...8, using: &random) {
                 // Not the version: a new record is no rubbish.
                 let at = Int.random(in: 10..<it.record.bytes, using: &random)
-                it.record.base.storeBytes(of: UInt8.random(in: 0...255, using: &random), toByteOffset: at, as: UInt8.self)
+                it.record.base.storeBytes(
+                    of: UInt8.random(in: 0...255, using: &random), toByteOffset: at, as: UInt8.self)
             }
             // Both while it runs and when it starts again.
             it.rig.driver.publish([MockBuffer(Rig.low, 8, isWritable: true)])

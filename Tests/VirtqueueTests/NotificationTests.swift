@@ -88,7 +88,9 @@ struct NotificationTests {
         let shared = Unchecked(rig)
         let isServed = Atomic(false)
         // A thread of its own: a task would wait for one of the pool, which the tests are sleeping on.
-        let device = Box { isServed.store(Self.serve(shared, total: total, kick: kick, call: call), ordering: .releasing) }
+        let device = Box {
+            isServed.store(Self.serve(shared, total: total, kick: kick, call: call), ordering: .releasing)
+        }
         var thread = pthread_t()
         pthread_create(
             &thread, nil,

@@ -14,6 +14,12 @@ func trap(_ what: StaticString) {
     abort()
 }
 
+func store<T: FixedWidthInteger>(_ value: T, in bytes: inout [UInt8], at offset: Int) {
+    for i in 0..<T.bitWidth / 8 where offset + i < bytes.count {
+        bytes[offset + i] = UInt8(truncatingIfNeeded: value >> (8 * i))
+    }
+}
+
 /// Lays `bytes` out in pieces as `cuts` say, each of which is a buffer.
 func cut(_ bytes: Int, at start: UInt64, _ cuts: [UInt8], isWritable: Bool) -> [MockBuffer] {
     var left = bytes
@@ -67,15 +73,25 @@ public func fuzz(_ data: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
         var queue = try? Virtqueue(size: 32, features: features, memory: guest.snapshot),
         let places = try? RingPlaces(driver.addresses, size: 32, isPacked: flags & 1 != 0, in: guest.snapshot),
         (try? queue.start(places, base: flags & 1 != 0 ? Virtqueue.packedBase : 0)) != nil,
-        let out = memory.allocate(8192), let back = memory.allocate(8192),
+        let out = memory.allocate(8192, alignment: flags & 128 == 0 ? 16 : 1), let back = memory.allocate(8192),
         let disk = VirtioBlkDisk(
             capacityBytes: UInt64(input[1]) << 12, blockSize: flags & 2 != 0 ? 4096 : 512, isReadOnly: flags & 4 != 0)
     else { return 0 }
-    // Header and payload as they are in the input; how much of them, and in what pieces, too.
-    let payload = Array(input[16...].prefix(4096))
+    // What a driver might write, mostly; the input itself behind the header, at times even as the header.
+    var payload = Array(input[16...].prefix(4096))
+    if flags & 16 == 0 {
+        let types: [UInt32] = [0, 1, 4, 8, 11, 13, 0x8000_000B, 14]
+        store(types[Int(input[14] & 7)], in: &payload, at: 0)
+        store(UInt64(input[18]) | UInt64(input[19] & 3) << 8, in: &payload, at: 8)
+        payload += Array(repeating: 0, count: max(0, 32 - payload.count))
+        store(UInt64(input[20]) | UInt64(input[21] & 3) << 8, in: &payload, at: 16)
+        store(UInt32(input[22]) | UInt32(input[23]) << 8, in: &payload, at: 24)
+        store(UInt32(input[24] & 3), in: &payload, at: 28)
+    }
     memory.write(payload, at: out)
-    let readable = Int(input[2]) | Int(input[3] & 15) << 8
-    let writable = Int(input[4]) | Int(input[5] & 15) << 8
+    let lengths = [0, 16, 512, 4096, 1024, 15, 17, Int(input[3]) * 8]
+    let readable = min(8192, (flags & 32 == 0 ? 16 : Int(input[3] & 31)) + lengths[Int(input[2] & 7)])
+    let writable = min(8192, (flags & 64 == 0 ? 1 : Int(input[5])) + lengths[Int(input[4] & 7)])
     let buffers =
         cut(readable, at: out, Array(input[6..<10]), isWritable: false)
         + cut(writable, at: back, Array(input[10..<14]), isWritable: true)
