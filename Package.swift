@@ -29,7 +29,9 @@ let package = Package(
     products: [
         .library(name: "QCOW2", targets: ["DiskTypes", "QCOW2"]),
         .library(name: "DiskImages", targets: ["ImageChain", "ImageOperations"]),
-        .library(name: "BlockServing", targets: ["BlockEngine", "FuseExport", "DeviceMapperMap"]),
+        .library(name: "BlockServing", targets: ["Virtqueue", "BlockEngine", "FuseExport", "DeviceMapperMap"]),
+        // For tools/fuzz-virtqueue.
+        .library(name: "VirtqueueParts", targets: ["DiskTypes", "Virtqueue", "VirtqueueMock"]),
         .executable(name: "qblk", targets: ["qblk"]),
     ],
     dependencies: [
@@ -51,8 +53,10 @@ let package = Package(
         .target(name: "QCOW2", dependencies: ["DiskTypes"], swiftSettings: strict),
         .target(name: "ClusterCodec", dependencies: ["DiskTypes", "CQblk"], swiftSettings: hot),
         .target(name: "LinuxIO", dependencies: ["DiskTypes", "CQblk", system], swiftSettings: hot),
+        .target(name: "Virtqueue", dependencies: ["DiskTypes"], swiftSettings: hot),
         // 2 chain
         .target(name: "ImageChain", dependencies: ["QCOW2", "LinuxIO", "DiskTypes", system], swiftSettings: hot),
+        .target(name: "VirtqueueMock", dependencies: ["Virtqueue"], swiftSettings: hot),
         .target(name: "MapRegistry", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
         // 3 engine
         .target(
@@ -109,6 +113,7 @@ let package = Package(
         .testTarget(
             name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes"],
             swiftSettings: house),
+            name: "VirtqueueTests", dependencies: ["Virtqueue", "VirtqueueMock", "DiskTypes"], swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )

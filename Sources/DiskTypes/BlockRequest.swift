@@ -1,0 +1,52 @@
+// Why this file exists: the words between the doors and the engine. A door checks what its client sent and makes one
+// of these; behind the door nobody checks again, and nobody knows which door it was.
+#if canImport(Glibc)
+    public import Glibc
+#else
+    public import Darwin
+#endif
+
+/// What is asked of the disk. Plain bytes; it names memory, and only who moves the bytes touches it.
+@safe @frozen public struct BlockRequest: BitwiseCopyable {
+    @frozen public enum Operation: UInt8, Sendable, BitwiseCopyable {
+        case read
+        case write
+        /// Everything answered before reaches the medium. Has no range.
+        case flush
+        /// The bytes need not be kept.
+        case discard
+        /// The bytes read as zeros from now on.
+        case writeZeroes
+    }
+    public var operation: Operation
+    /// Zeros may be made by giving up the storage.
+    public var mayUnmap: Bool
+    /// The door's number for the request, handed back when it is done.
+    public var slot: UInt32
+    public var iovecCount: Int32
+    /// The range lies inside the disk.
+    public var guest: GuestOffset
+    public var length: UInt64
+    /// Where the bytes go or come from, `length` of them in total; nil for operations without.
+    public var iovecs: UnsafePointer<iovec>?
+
+    @inlinable public init(
+        _ operation: Operation, slot: UInt32, guest: GuestOffset = GuestOffset(0), length: UInt64 = 0,
+        iovecs: UnsafePointer<iovec>? = nil, iovecCount: Int32 = 0, mayUnmap: Bool = false
+    ) {
+        self.operation = operation
+        self.mayUnmap = mayUnmap
+        self.slot = slot
+        self.iovecCount = iovecCount
+        self.guest = guest
+        self.length = length
+        unsafe self.iovecs = iovecs
+    }
+}
+
+/// The answer to a request, as every door can give it.
+@frozen public enum RequestStatus: UInt8, Sendable, BitwiseCopyable {
+    case ok = 0
+    case ioError = 1
+    case unsupported = 2
+}

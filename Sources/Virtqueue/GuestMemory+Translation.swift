@@ -1,0 +1,77 @@
+// Why this file exists: the only arithmetic between a guest's address and a host pointer. Nothing a guest writes may
+// make it trap or point outside a region, so every sum here is checked by subtraction from something known.
+
+extension GuestMemorySnapshot {
+    /// Index of the region that holds `address`; -1 when none does.
+    func index(of address: UInt64) -> Int {
+        var low = 0
+        var high = Int(count)
+        while low < high {
+            let middle = (low &+ high) >> 1
+            if regions[middle].guest.raw <= address { low = middle &+ 1 } else { high = middle }
+        }
+        guard low > 0, address &- regions[low &- 1].guest.raw < regions[low &- 1].size else { return -1 }
+        return low &- 1
+    }
+
+    /// Where `address` is and how many bytes (at most `length`) follow it there; nil when it is outside the memory.
+    /// `region` is where the last one was, and is where this one is afterwards.
+    func piece(
+        at address: UInt64, length: UInt64, region: inout UnsafePointer<GuestRegion>
+    ) -> (host: UnsafeMutableRawPointer, length: UInt64)? {
+        if address &- region.pointee.guest.raw >= region.pointee.size {
+            let found = index(of: address)
+            guard found >= 0 else { return nil }
+            region = regions + found
+        }
+        let offset = address &- region.pointee.guest.raw
+        let room = region.pointee.size &- offset
+        return (region.pointee.host + Int(truncatingIfNeeded: offset), min(length, room))
+    }
+
+    /// `length` bytes at `address` as one piece of host memory; nil when they are not one piece.
+    public func contiguous(_ address: GuestAddress, _ length: UInt64) -> UnsafeMutableRawPointer? {
+        var region = regions
+        guard let found = piece(at: address.raw, length: length, region: &region), found.length == length else {
+            return nil
+        }
+        return found.host
+    }
+
+    /// The same for an address in the front-end's own address space.
+    public func contiguous(user address: UInt64, _ length: UInt64) -> UnsafeMutableRawPointer? {
+        for i in 0..<Int(count) {
+            let offset = address &- regions[i].user
+            if offset < regions[i].size, length <= regions[i].size - offset {
+                return regions[i].host + Int(truncatingIfNeeded: offset)
+            }
+        }
+        return nil
+    }
+
+    /// Copies `length` bytes at `address` out, over region borders; false when some of them are outside the memory.
+    func copyOut(
+        _ address: UInt64, to target: UnsafeMutableRawPointer, length: Int, region: inout UnsafePointer<GuestRegion>
+    ) -> Bool {
+        var done = 0
+        while done < length {
+            // An address that wraps around starts again at 0, which the driver did not ask for.
+            let (at, overflow) = address.addingReportingOverflow(UInt64(done))
+            guard !overflow, let found = piece(at: at, length: UInt64(length - done), region: &region)
+            else { return false }
+            (target + done).copyMemory(from: found.host, byteCount: Int(found.length))
+            done += Int(found.length)
+        }
+        return true
+    }
+
+    /// The guest's address of a host pointer that came out of this snapshot; nil for any other.
+    func guestAddress(of host: UnsafeRawPointer) -> UInt64? {
+        let position = UInt(bitPattern: host)
+        for i in 0..<Int(count) {
+            let offset = UInt64(position &- UInt(bitPattern: regions[i].host))
+            if offset < regions[i].size { return regions[i].guest.raw &+ offset }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,188 @@
+// Why this file exists: the door's check of a block request. What comes out cannot be wrong: inside the disk, whole
+// sectors, memory that exists; what cannot be is answered here, with the status that QEMU's own handler gives
+// (block/export/virtio-blk-handler.c), so that a guest sees no difference.
+public import DiskTypes
+import Glibc
+
+extension VirtioBlk {
+    @frozen public enum Decoded: BitwiseCopyable {
+        /// Hand it to the engine; `finish` when it is done.
+        case request(BlockRequest)
+        /// Answered already: push the chain with this many bytes written.
+        case answered(UInt32)
+    }
+
+    /// The longest read or write (QEMU's BDRV_REQUEST_MAX_SECTORS), which fits in an Int32 of bytes.
+    static let maxSectors = UInt64(Int32.max) >> sectorBits
+
+    /// Reads the request out of a chain, copying its header once, and leaves the data alone in the chain's iovecs.
+    @inline(__always)
+    public static func decode(_ chain: UnsafeMutablePointer<DescriptorChain>, _ disk: VirtioBlkDisk) -> Decoded {
+        guard chain.pointee.fault == .none, chain.pointee.lastWritable != nil,
+            chain.pointee.readableBytes >= UInt64(Header.bytes)
+        else { return .answered(refuse(chain)) }
+        var type: UInt64 = 0
+        var sector: UInt64 = 0
+        takeHeader(chain, &type, &sector)
+        dropStatus(chain)
+        let kind = UInt32(truncatingIfNeeded: type) & ~RequestType.barrier
+        if kind <= RequestType.write {
+            let isWrite = kind == RequestType.write
+            let length =
+                isWrite ? chain.pointee.readableBytes &- UInt64(Header.bytes) : chain.pointee.writableBytes &- 1
+            guard !(isWrite && disk.isReadOnly), isInside(disk, sector, length) else {
+                return .answered(finish(chain, .ioError))
+            }
+            guard length > 0 else { return .answered(finish(chain, .ok)) }
+            let count = isWrite ? chain.pointee.readableCount : chain.pointee.writableCount
+            guard Int(count) <= ChainLimits.segments else { return .answered(finish(chain, .ioError)) }
+            return .request(
+                BlockRequest(
+                    isWrite ? .write : .read, slot: chain.pointee.slot, guest: GuestOffset(sector << sectorBits),
+                    length: length,
+                    iovecs: UnsafePointer(isWrite ? chain.pointee.readable : chain.pointee.writable),
+                    iovecCount: count))
+        }
+        return decodeOther(chain, disk, UInt32(truncatingIfNeeded: type))
+    }
+
+    /// Writes the status and gives the bytes to push the chain with: QEMU counts everything writable, written or not.
+    @inline(__always)
+    public static func finish(_ chain: UnsafeMutablePointer<DescriptorChain>, _ status: RequestStatus) -> UInt32 {
+        guard let place = chain.pointee.lastWritable else { return 0 }
+        place.pointee = status.rawValue
+        return UInt32(truncatingIfNeeded: min(chain.pointee.writableBytes, UInt64(UInt32.max)))
+    }
+
+    /// A chain that is no request: I/O error where a status byte can be reached, else the bare chain goes back.
+    @inline(never) private static func refuse(_ chain: UnsafeMutablePointer<DescriptorChain>) -> UInt32 {
+        guard let place = chain.pointee.lastWritable else { return 0 }
+        place.pointee = RequestStatus.ioError.rawValue
+        // The buffers in front of the status hold nothing, and the driver is told so.
+        return chain.pointee.writableBytes == 1 ? 1 : 0
+    }
+
+    private static func isInside(_ disk: VirtioBlkDisk, _ sector: UInt64, _ length: UInt64) -> Bool {
+        let sectors = length >> sectorBits
+        return length & (sectorBytes &- 1) == 0 && sectors <= maxSectors
+            && (sector << sectorBits) & UInt64(disk.blockSize &- 1) == 0
+            && sector <= disk.capacity && sectors <= disk.capacity &- sector
+    }
+
+    // MARK: the chain's two ends
+
+    /// Copies the header once and takes it off the front, however it is cut up.
+    @inline(__always) private static func takeHeader(
+        _ chain: UnsafeMutablePointer<DescriptorChain>, _ type: inout UInt64, _ sector: inout UInt64
+    ) {
+        let first = chain.pointee.iovecs
+        if first.pointee.iov_len == Header.bytes, let base = first.pointee.iov_base, UInt(bitPattern: base) & 7 == 0 {
+            type = load64(base)
+            sector = load64(base + Header.sector)
+            chain.pointee.iovecs = first + 1
+            chain.pointee.readableCount &-= 1
+        } else {
+            (type, sector) = takeSplitHeader(chain)
+        }
+    }
+
+    @inline(never) private static func takeSplitHeader(
+        _ chain: UnsafeMutablePointer<DescriptorChain>
+    ) -> (UInt64, UInt64) {
+        var words: (UInt64, UInt64) = (0, 0)
+        withUnsafeMutableBytes(of: &words) { target in
+            _ = takeFront(chain, target.baseAddress, Header.bytes)
+        }
+        return (UInt64(littleEndian: words.0), UInt64(littleEndian: words.1))
+    }
+
+    /// Moves up to `count` bytes from the front of the readable buffers to `target`; how many there were.
+    private static func takeFront(
+        _ chain: UnsafeMutablePointer<DescriptorChain>, _ target: UnsafeMutableRawPointer?, _ count: Int
+    ) -> Int {
+        var done = 0
+        while done < count, chain.pointee.readableCount > 0, let target {
+            let buffer = chain.pointee.iovecs
+            guard let base = buffer.pointee.iov_base else { break }
+            let part = min(buffer.pointee.iov_len, count - done)
+            (target + done).copyMemory(from: base, byteCount: part)
+            done += part
+            if part == buffer.pointee.iov_len {
+                chain.pointee.iovecs += 1
+                chain.pointee.readableCount -= 1
+            } else {
+                buffer.pointee.iov_base = base + part
+                buffer.pointee.iov_len -= part
+            }
+        }
+        return done
+    }
+
+    /// Takes the status byte off the end of the writable buffers.
+    @inline(__always) private static func dropStatus(_ chain: UnsafeMutablePointer<DescriptorChain>) {
+        let last = chain.pointee.writable + Int(chain.pointee.writableCount &- 1)
+        last.pointee.iov_len &-= 1
+        if last.pointee.iov_len == 0 { chain.pointee.writableCount &-= 1 }
+    }
+
+    // MARK: the other types
+
+    @inline(never) private static func decodeOther(
+        _ chain: UnsafeMutablePointer<DescriptorChain>, _ disk: VirtioBlkDisk, _ type: UInt32
+    ) -> Decoded {
+        switch type & ~RequestType.barrier {
+        case RequestType.flush:
+            return .request(BlockRequest(.flush, slot: chain.pointee.slot))
+        case RequestType.getID:
+            giveID(chain, disk)
+            return .answered(finish(chain, .ok))
+        case RequestType.discard, RequestType.writeZeroes:
+            guard !disk.isReadOnly else { return .answered(finish(chain, .ioError)) }
+            return decodeRange(chain, disk, type)
+        default:
+            return .answered(finish(chain, .unsupported))
+        }
+    }
+
+    private static func giveID(_ chain: UnsafeMutablePointer<DescriptorChain>, _ disk: VirtioBlkDisk) {
+        withUnsafeBytes(of: disk.serial) { serial in
+            var done = 0
+            for i in 0..<Int(chain.pointee.writableCount) {
+                let buffer = chain.pointee.writable[i]
+                let part = min(buffer.iov_len, disk.serialBytes - done)
+                guard part > 0, let source = serial.baseAddress else { return }
+                buffer.iov_base?.copyMemory(from: source + done, byteCount: part)
+                done += part
+            }
+        }
+    }
+
+    /// DISCARD and WRITE_ZEROES: one segment, checked in the order in which QEMU does.
+    private static func decodeRange(
+        _ chain: UnsafeMutablePointer<DescriptorChain>, _ disk: VirtioBlkDisk, _ type: UInt32
+    ) -> Decoded {
+        let payload = chain.pointee.readableBytes - UInt64(Header.bytes)
+        guard payload <= UInt64(Segment.bytes) else { return .answered(finish(chain, .unsupported)) }
+        var words: (UInt64, UInt64) = (0, 0)
+        let taken = withUnsafeMutableBytes(of: &words) { takeFront(chain, $0.baseAddress, Segment.bytes) }
+        guard taken == Segment.bytes else { return .answered(finish(chain, .ioError)) }
+        let sector = UInt64(littleEndian: words.0)
+        let second = UInt64(littleEndian: words.1)
+        let sectors = UInt32(truncatingIfNeeded: second)
+        let flags = UInt32(truncatingIfNeeded: second >> 32)
+        let isZeroes = type == RequestType.writeZeroes
+        let length = UInt64(sectors) << sectorBits
+        guard sectors <= (isZeroes ? disk.maxWriteZeroesSectors : disk.maxDiscardSectors),
+            isInside(disk, sector, length)
+        else { return .answered(finish(chain, .ioError)) }
+        guard flags & ~Segment.unmap == 0 else { return .answered(finish(chain, .unsupported)) }
+        // With the barrier flag the type is neither of the two any more; QEMU fails it here.
+        guard type & RequestType.barrier == 0 else { return .answered(finish(chain, .ioError)) }
+        guard isZeroes || flags == 0 else { return .answered(finish(chain, .unsupported)) }
+        guard sectors > 0 else { return .answered(finish(chain, .ok)) }
+        return .request(
+            BlockRequest(
+                isZeroes ? .writeZeroes : .discard, slot: chain.pointee.slot,
+                guest: GuestOffset(sector << sectorBits), length: length, mayUnmap: isZeroes && flags != 0))
+    }
+}

@@ -1,0 +1,93 @@
+// Why this file exists: a chain may live in a table of its own (virtio 1.3, sections 2.7.5.3 and 2.8.8), anywhere in
+// the guest's memory, aligned or not, over region borders or not. Linux sends nearly every block request this way.
+
+extension Virtqueue {
+    // `mutating`, though nothing changes: a borrowed queue is copied to be read.
+
+    /// Takes in the table that `descriptor` names. `isPacked` is a constant where this is inlined.
+    @inline(__always) mutating func gatherIndirect(
+        _ gatherer: inout ChainGatherer, _ descriptor: Descriptor, flags: UInt16,
+        _ chain: UnsafeMutablePointer<DescriptorChain>, isPacked: Bool
+    ) {
+        let bytes = UInt64(descriptor.length)
+        let region = gatherer.region
+        let offset = descriptor.address &- region.pointee.guest.raw
+        let size = region.pointee.size
+        let table = region.pointee.host + Int(truncatingIfNeeded: offset & 0x7FFF_FFFF_FFFF_FFFF)
+        guard features.contains(.indirect), flags & RingLayout.flagNext == 0, bytes > 0, bytes & 15 == 0,
+            bytes <= UInt64(ChainLimits.indirectEntries) << 4, offset < size, bytes <= size &- offset,
+            UInt(bitPattern: table) & 7 == 0
+        else {
+            gatherer = gatherAwkward(gatherer, descriptor, flags, chain)
+            return
+        }
+        walk(&gatherer, Int(truncatingIfNeeded: bytes >> 4), chain, isPacked: isPacked) { index, descriptor in
+            let place = table + index &* RingLayout.descriptorBytes
+            descriptor = Descriptor(address: load64(place), word: load64(place + 8))
+            return true
+        }
+    }
+
+    /// A table that is wrong, or in another region than the last address, over a border, or misaligned.
+    @inline(never) private mutating func gatherAwkward(
+        _ start: ChainGatherer, _ table: Descriptor, _ flags: UInt16,
+        _ chain: UnsafeMutablePointer<DescriptorChain>
+    ) -> ChainGatherer {
+        var gatherer = start
+        guard features.contains(.indirect) else { return gatherer.givenUp(.indirectNotNegotiated, chain) }
+        let entries = Int(table.length) / RingLayout.descriptorBytes
+        guard table.length > 0, table.length & 15 == 0, entries <= ChainLimits.indirectEntries else {
+            return gatherer.givenUp(.indirectLength, chain)
+        }
+        let memory = memory
+        let scratch = scratch
+        var region = gatherer.region
+        walk(&gatherer, entries, chain, isPacked: isPacked) { index, descriptor in
+            let (at, overflow) = table.address.addingReportingOverflow(UInt64(index &* RingLayout.descriptorBytes))
+            guard !overflow,
+                memory.copyOut(at, to: scratch, length: RingLayout.descriptorBytes, region: &region)
+            else { return false }
+            descriptor = Descriptor(address: load64(scratch), word: load64(scratch + 8))
+            return true
+        }
+        if flags & RingLayout.flagNext != 0 { gatherer.failWhole(.indirectWithNext, chain) }
+        return gatherer
+    }
+
+    /// Walks a table of `entries`, each of which `load` copies out.
+    @inline(__always) private mutating func walk(
+        _ gatherer: inout ChainGatherer, _ entries: Int, _ chain: UnsafeMutablePointer<DescriptorChain>,
+        isPacked: Bool, load: (Int, inout Descriptor) -> Bool
+    ) {
+        let pool = pool
+        var index = 0
+        var descriptor = Descriptor(address: 0, word: 0)
+        while true {
+            guard load(index, &descriptor) else {
+                gatherer = gatherer.givenUp(.indirectOutsideMemory, chain)
+                return
+            }
+            // Packed tables are read in order, and of the flags only WRITE means anything in them.
+            let flags = isPacked ? descriptor.packedFlags & RingLayout.flagWrite : descriptor.splitFlags
+            guard flags & RingLayout.flagIndirect == 0 else {
+                gatherer = gatherer.givenUp(.indirectInIndirect, chain)
+                return
+            }
+            guard
+                gatherer.add(
+                    descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
+            else { return }
+            if isPacked {
+                index &+= 1
+                if index == entries { return }
+            } else {
+                if flags & RingLayout.flagNext == 0 { return }
+                index = Int(descriptor.splitNext)
+                guard index < entries else {
+                    gatherer = gatherer.givenUp(.nextOutOfRange, chain)
+                    return
+                }
+            }
+        }
+    }
+}

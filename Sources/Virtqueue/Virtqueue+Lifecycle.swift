@@ -1,0 +1,188 @@
+// Why this file exists: how a queue begins, ends, moves to another host, gets new memory, and comes back after a crash.
+// All of it is the control path, between two passes of the worker; it may allocate, throw and take its time.
+
+/// A ring as host memory, checked: inside one region each, and aligned.
+public struct RingPlaces: BitwiseCopyable {
+    public let descriptors: UnsafeMutableRawPointer
+    public let driver: UnsafeMutableRawPointer
+    public let device: UnsafeMutableRawPointer
+
+    /// The three addresses of a ring, in the guest's memory or in the front-end's address space.
+    public enum Addresses: Sendable {
+        case guest(descriptors: GuestAddress, driver: GuestAddress, device: GuestAddress)
+        case user(descriptors: UInt64, driver: UInt64, device: UInt64)
+    }
+
+    public init(
+        _ addresses: Addresses, size: Int, isPacked: Bool, in memory: GuestMemorySnapshot
+    ) throws(VirtqueueError) {
+        let lengths = [
+            RingLayout.descriptorBytes * size,
+            isPacked ? RingLayout.eventBytes : RingLayout.availBytes(size: size),
+            isPacked ? RingLayout.eventBytes : RingLayout.usedBytes(size: size),
+        ].map(UInt64.init)
+        let found: [UnsafeMutableRawPointer?]
+        switch addresses {
+        case .guest(let descriptors, let driver, let device):
+            found = zip([descriptors, driver, device], lengths).map { memory.contiguous($0, $1) }
+        case .user(let descriptors, let driver, let device):
+            found = zip([descriptors, driver, device], lengths).map { memory.contiguous(user: $0, $1) }
+        }
+        descriptors = try Self.checked(found[0], .descriptors, alignment: 16)
+        driver = try Self.checked(found[1], .driver, alignment: isPacked ? 4 : 2)
+        device = try Self.checked(found[2], .device, alignment: 4)
+    }
+
+    private static func checked(
+        _ place: UnsafeMutableRawPointer?, _ part: RingPart, alignment: UInt
+    ) throws(VirtqueueError) -> UnsafeMutableRawPointer {
+        guard let place else { throw .ringOutsideMemory(part) }
+        guard UInt(bitPattern: place) & (alignment - 1) == 0 else { throw .ringMisaligned(part) }
+        return place
+    }
+}
+
+/// The shared memory of a queue's in-flight record.
+public struct InflightMemory: BitwiseCopyable {
+    public let base: UnsafeMutableRawPointer
+    public let bytes: Int
+    public init(base: UnsafeMutableRawPointer, bytes: Int) {
+        self.base = base
+        self.bytes = bytes
+    }
+    /// Bytes that one queue needs.
+    public static func bytes(size: Int, isPacked: Bool) -> Int {
+        isPacked ? InflightPacked.bytes(size: size) : InflightSplit.bytes(size: size)
+    }
+}
+
+extension Virtqueue {
+    /// Where a packed ring starts when nothing was saved: entry 0, first lap, for both sides.
+    public static let packedBase: UInt32 = 0x8000_8000
+
+    /// Starts at `base` as `stop` gave it (VHOST_USER_SET_VRING_BASE). With an in-flight record, requests that an
+    /// earlier process did not finish come out of `pop` first. `usedGuestAddress` is for the dirty log.
+    public mutating func start(
+        _ places: RingPlaces, base: UInt32, inflight: InflightMemory? = nil, usedGuestAddress: GuestAddress? = nil
+    ) throws(VirtqueueError) {
+        guard inFlight == 0 else { throw .busy }
+        isRunning = false
+        refresh()
+        descriptors = places.descriptors
+        driver = places.driver
+        device = places.device
+        self.usedGuestAddress = usedGuestAddress?.raw ?? 0
+        replayCount = 0
+        replayed = 0
+        entriesInFlight = 0
+        pendingEntries = 0
+        batchCount = 0
+        if isPacked { try startPacked(base, inflight) } else { try startSplit(base, inflight) }
+        shadowAvail = nextAvail
+        publishedUsed = nextUsed
+        owesSignal = true
+        damage = .none
+        isRunning = true
+        refresh()
+    }
+
+    private mutating func startSplit(_ base: UInt32, _ inflight: InflightMemory?) throws(VirtqueueError) {
+        guard let start = UInt16(exactly: base) else { throw .badBase(base) }
+        nextUsed = acquire16(device + RingLayout.usedIndexOffset)
+        nextAvail = start
+        inflightSplit = nil
+        guard let inflight else { return }
+        var record = try InflightSplit(base: inflight.base, bytes: inflight.bytes, size: size)
+        let isNew = record.isNew
+        let heads = try record.recover(usedIndex: nextUsed)
+        setReplay(heads)
+        // What was taken and not used is in the record; the front-end's own idea of the base may be older.
+        if !isNew { nextAvail = nextUsed &+ UInt16(truncatingIfNeeded: heads.count) }
+        inflightSplit = record
+    }
+
+    private mutating func startPacked(_ base: UInt32, _ inflight: InflightMemory?) throws(VirtqueueError) {
+        nextAvail = UInt16(truncatingIfNeeded: base) & 0x7FFF
+        availWrap = base & 0x8000 != 0
+        nextUsed = UInt16(truncatingIfNeeded: base >> 16) & 0x7FFF
+        usedWrap = base & 0x8000_0000 != 0
+        guard Int(nextAvail) < size, Int(nextUsed) < size else { throw .badBase(base) }
+        inflightPacked = nil
+        guard let inflight else { return }
+        var record = try InflightPacked(base: inflight.base, bytes: inflight.bytes, size: size)
+        let isNew = record.isNew
+        let state = try record.recover(usedIndex: nextUsed, usedWrap: usedWrap, ring: descriptors)
+        inflightPacked = record
+        guard !isNew else { return }
+        nextUsed = state.usedIndex
+        usedWrap = state.usedWrap
+        let next = Int(nextUsed) + state.ringEntries
+        nextAvail = UInt16(truncatingIfNeeded: next >= size ? next - size : next)
+        availWrap = next >= size ? !usedWrap : usedWrap
+        entriesInFlight = state.ringEntries
+        takeBackUsed(state.ringEntries)
+        setReplay(state.chains)
+    }
+
+    /// The process before may have written used entries behind one that it did not get to publish. They are this
+    /// side's to write still: marked as available again, or the driver would read on into them.
+    private mutating func takeBackUsed(_ entries: Int) {
+        var index = Int(nextUsed)
+        var wrap = usedWrap
+        for _ in 0..<entries {
+            let flags = wrap ? RingLayout.flagAvail : RingLayout.flagUsed
+            release16(descriptors + index * RingLayout.descriptorBytes + 14, flags)
+            index += 1
+            if index == size {
+                index = 0
+                wrap.toggle()
+            }
+        }
+    }
+
+    private mutating func setReplay(_ list: [UInt16]) {
+        for (i, item) in list.enumerated() { replay[i] = item }
+        replayCount = list.count
+    }
+
+    /// Requests of an earlier process that `pop` has still to give.
+    public var replaysLeft: Int { replayCount - replayed }
+
+    /// The position to go on from (VHOST_USER_GET_VRING_BASE).
+    public var base: UInt32 {
+        guard isPacked else { return UInt32(nextAvail) }
+        let avail = UInt32(nextAvail) | (availWrap ? 0x8000 : 0)
+        return avail | (UInt32(nextUsed) | (usedWrap ? 0x8000 : 0)) << 16
+    }
+
+    /// Stops; the guest's memory is not touched from here on. The worker finishes what is in flight first: a request
+    /// that is pushed later is dropped (and comes back by the in-flight record, if there is one).
+    public mutating func stop() -> UInt32 {
+        isRunning = false
+        refresh()
+        shadowAvail = nextAvail
+        return base
+    }
+
+    /// Goes over to another snapshot of the guest's memory, with the ring's places in it. Requests in flight keep
+    /// theirs; nobody may release it before `isSettled`.
+    public mutating func adopt(_ next: GuestMemorySnapshot, _ places: RingPlaces?) {
+        guard next.generation != memory.generation else { return }
+        unsettled = inFlight
+        refresh()
+        memory = next
+        lastRegion = next.regions
+        guard let places else { return }
+        descriptors = places.descriptors
+        driver = places.driver
+        device = places.device
+    }
+
+    /// No request in flight was read with an older snapshot than the current one.
+    public var isSettled: Bool { unsettled == 0 }
+}
+
+/// Names memory of a snapshot; the worker that owns the queue uses it.
+extension RingPlaces: @unchecked Sendable {}
+/// A window on shared memory.
+extension InflightMemory: @unchecked Sendable {}

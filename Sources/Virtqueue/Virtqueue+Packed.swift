@@ -1,0 +1,203 @@
+// Why this file exists: the packed ring (virtio 1.3, section 2.8): one ring of descriptors that driver and device take
+// turns to write; two bits of each, against a wrap counter, say whose turn it is.
+
+extension Virtqueue {
+    /// Whether the descriptor with these flags was made available in this lap of the ring.
+    @inline(__always) private func isAvailable(_ flags: UInt16) -> Bool {
+        let bits = flags & (RingLayout.flagAvail | RingLayout.flagUsed)
+        return bits == (availWrap ? RingLayout.flagAvail : RingLayout.flagUsed)
+    }
+
+    @inline(__always) private func entry(_ index: UInt16) -> UnsafeMutableRawPointer {
+        descriptors + Int(index) &* RingLayout.descriptorBytes
+    }
+
+    @inline(__always) var packedHasAvailable: Bool { isAvailable(load16(entry(nextAvail) + 14)) }
+
+    @inline(never) mutating func popPacked() -> UnsafeMutablePointer<DescriptorChain>? {
+        guard isRunning, damage == .none else { return nil }
+        if replayed < replayCount { return replayPacked() }
+        while true {
+            let place = entry(nextAvail)
+            // One load decides and fetches: length, id and flags are one word, the address is read behind it.
+            let word = acquire64(place + 8)
+            let first = Descriptor(address: 0, word: word)
+            guard isAvailable(first.packedFlags) else { return nil }
+            guard !freeSlots.isEmpty, !pool.free.isEmpty else { return waitOrBreak() }
+            let slot = Int(freeSlots.take())
+            guard let id = gatherPacked(chains + slot, Descriptor(address: load64(place), word: word)) else {
+                freeSlots.give(Int32(truncatingIfNeeded: slot))
+                return nil
+            }
+            if mark(id) { return chains + slot }
+            refusePacked(chains + slot, id)
+        }
+    }
+
+    /// Every slot taken although the driver made more available: it does not play by the rules. Otherwise only the
+    /// long lists are out, and come back.
+    @inline(never) private mutating func waitOrBreak() -> UnsafeMutablePointer<DescriptorChain>? {
+        if freeSlots.isEmpty { markBroken(.overcommitted) }
+        return nil
+    }
+
+    /// Takes a buffer id into flight; false when it is there already.
+    @inline(__always) mutating func mark(_ id: UInt16) -> Bool {
+        let word = idsInFlight + Int(id >> 6)
+        let bit = UInt64(1) << UInt64(id & 63)
+        guard word.pointee & bit == 0 else { return false }
+        word.pointee |= bit
+        return true
+    }
+
+    /// Reads the chain at `nextAvail`; nil when the ring is beyond repair.
+    @inline(__always) private mutating func gatherPacked(
+        _ chain: UnsafeMutablePointer<DescriptorChain>, _ first: Descriptor
+    ) -> UInt16? {
+        let slot = Int(chain.pointee.slot)
+        var gatherer = ChainGatherer(chain, list: shortList(slot), memory: memory, region: lastRegion)
+        let pool = pool
+        let size = size
+        let ring = descriptors
+        let isRecorded = inflightPacked != nil
+        var descriptor = first
+        var index = nextAvail
+        var wrap = availWrap
+        var entries = 0
+        let most = size &- entriesInFlight &- pendingEntries
+        while true {
+            guard entries < most else {
+                brokenChain(chain, entries == size ? .endlessChain : .overcommitted)
+                return nil
+            }
+            let flags = descriptor.packedFlags
+            if chain.pointee.fault.isStructural {
+                // Only the id in the last entry matters now.
+            } else if flags & RingLayout.flagIndirect != 0 {
+                gatherIndirect(&gatherer, descriptor, flags: flags, chain, isPacked: true)
+            } else {
+                _ = gatherer.add(
+                    descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
+            }
+            if isRecorded, inflightPacked?.note(descriptor, isHead: entries == 0) != true {
+                brokenChain(chain, .inflightRecord)
+                return nil
+            }
+            entries &+= 1
+            index &+= 1
+            if Int(index) == size {
+                index = 0
+                wrap.toggle()
+            }
+            if flags & RingLayout.flagNext == 0 { break }
+            let place = ring + Int(index) &* RingLayout.descriptorBytes
+            descriptor = Descriptor(address: load64(place), word: load64(place + 8))
+        }
+        nextAvail = index
+        availWrap = wrap
+        gatherer.finish(chain)
+        lastRegion = gatherer.region
+        chain.pointee.ringEntries = UInt16(truncatingIfNeeded: entries)
+        entriesInFlight &+= entries
+        if isRecorded, let entry = inflightPacked?.enter() { chain.pointee.record = entry }
+        enter(chain, id: descriptor.packedID)
+        return descriptor.packedID
+    }
+
+    @inline(never)
+    mutating func brokenChain(_ chain: UnsafeMutablePointer<DescriptorChain>, _ why: RingDamage) {
+        if chain.pointee.longList >= 0 { returnList(chain) }
+        markBroken(why)
+    }
+
+    /// The driver gave away an id that it had given away. The first owner keeps it; this one goes straight back.
+    @inline(never)
+    private mutating func refusePacked(_ chain: UnsafeMutablePointer<DescriptorChain>, _ id: UInt16) {
+        if chain.pointee.fault == .none { refused &+= 1 }
+        push(chain, written: 0)
+        // Pushing took the mark that is the other one's.
+        _ = mark(id)
+    }
+
+    // MARK: used
+
+    /// Frees what the chain held of the queue's own.
+    @inline(__always) mutating func leavePacked(_ chain: UnsafeMutablePointer<DescriptorChain>) {
+        let id = chain.pointee.id
+        idsInFlight[Int(id >> 6)] &= ~(UInt64(1) << UInt64(id & 63))
+        freeSlots.give(Int32(truncatingIfNeeded: chain.pointee.slot))
+    }
+
+    @inline(__always)
+    mutating func writeUsedPacked(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
+        let id = chain.pointee.id
+        var flags: UInt16 = usedWrap ? RingLayout.flagAvail | RingLayout.flagUsed : 0
+        if written > 0 { flags |= RingLayout.flagWrite }
+        let word = UInt64(written) | UInt64(id) << 32 | UInt64(flags) << 48
+        // The first of a batch is stored last: the driver looks at it first, and behind it only when it is used.
+        if pendingEntries == 0 { pendingWord = word } else { store64(entry(nextUsed) + 8, word) }
+        if logRing { logRingWrite(Int(nextUsed) &* RingLayout.descriptorBytes, RingLayout.descriptorBytes) }
+        let entries = Int(chain.pointee.ringEntries)
+        pendingEntries &+= entries
+        entriesInFlight &-= entries
+        advanceUsed(entries)
+    }
+
+    @inline(__always) private mutating func advanceUsed(_ entries: Int) {
+        var next = Int(nextUsed) &+ entries
+        if next >= size {
+            next &-= size
+            usedWrap.toggle()
+        }
+        nextUsed = UInt16(truncatingIfNeeded: next)
+    }
+
+    @inline(__always) mutating func publishPacked() -> Bool {
+        if let record = inflightPacked {
+            publishRecorded(record)
+        } else {
+            release64(entry(publishedUsed) + 8, pendingWord)
+        }
+        var old = publishedUsed
+        publishedUsed = nextUsed
+        pendingEntries = 0
+        fullFence()
+        if owesSignal {
+            owesSignal = false
+            return true
+        }
+        if features.contains(.notifyOnEmpty), inFlight == 0, !packedHasAvailable { return true }
+        let flags = load16(driver + RingLayout.eventFlagsOffset)
+        guard flags == RingLayout.eventDescriptor, features.contains(.eventIndex) else {
+            return flags != RingLayout.eventDisable
+        }
+        // Positions of this lap count from 0; those of the lap before lie below.
+        let wish = load16(driver)
+        var event = wish & ~RingLayout.eventWrapBit
+        if (wish & RingLayout.eventWrapBit != 0) != usedWrap { event &-= UInt16(size) }
+        if nextUsed <= old { old &-= UInt16(size) }
+        return needsEvent(event, new: nextUsed, old: old)
+    }
+
+    /// Publication in steps that a crash may come between; the record's own transaction decides which side it falls.
+    private mutating func publishRecorded(_ record: InflightPacked) {
+        for i in 0..<batchCount { record.retire(Int(batch[i])) }
+        record.announce(usedIndex: nextUsed, wrap: usedWrap)
+        release64(entry(publishedUsed) + 8, pendingWord)
+        for i in 0..<batchCount { record.clear(Int(batch[i])) }
+        record.commit()
+        batchCount = 0
+    }
+
+    // MARK: kicks
+
+    mutating func setPackedKicks(_ isOn: Bool) {
+        if isOn, features.contains(.eventIndex) {
+            store16(device, nextAvail | (availWrap ? RingLayout.eventWrapBit : 0))
+            release16(device + RingLayout.eventFlagsOffset, RingLayout.eventDescriptor)
+        } else {
+            store16(
+                device + RingLayout.eventFlagsOffset, isOn ? RingLayout.eventEnable : RingLayout.eventDisable)
+        }
+    }
+}

@@ -1,0 +1,154 @@
+// Why this file exists: the split ring (virtio 1.3, section 2.7): a table of descriptors, a ring of heads that the
+// driver makes available, a ring of elements that the device has used.
+
+extension Virtqueue {
+    @inline(__always) var splitHasAvailable: Bool {
+        load16(driver + RingLayout.availIndexOffset) != nextAvail
+    }
+
+    @inline(__always) mutating func popSplit() -> UnsafeMutablePointer<DescriptorChain>? {
+        // What was seen by the last look is taken first; while there is something to replay, nothing was.
+        if shadowAvail == nextAvail {
+            guard isRunning, damage == .none else { return nil }
+            if replayed < replayCount { return replaySplit() }
+            guard lookAgain() else { return nil }
+        }
+        return takeSplit()
+    }
+
+    /// Reads avail.idx; false when nothing is new.
+    private mutating func lookAgain() -> Bool {
+        shadowAvail = acquire16(driver + RingLayout.availIndexOffset)
+        guard shadowAvail != nextAvail else { return false }
+        guard Int(shadowAvail &- nextAvail) <= size else {
+            damageRing(.availOverrun)
+            return false
+        }
+        return true
+    }
+
+    /// Nothing that was read ahead may be taken any more.
+    @inline(never) private mutating func damageRing(_ why: RingDamage) {
+        shadowAvail = nextAvail
+        markBroken(why)
+    }
+
+    @inline(__always) private mutating func takeSplit() -> UnsafeMutablePointer<DescriptorChain>? {
+        while true {
+            let head = Int(load16(driver + RingLayout.availRingOffset + 2 &* (Int(nextAvail) & mask)))
+            guard head < size else {
+                damageRing(.headOutOfRange)
+                return nil
+            }
+            guard inFlight &+ pendingEntries < size else {
+                damageRing(.overcommitted)
+                return nil
+            }
+            guard !pool.free.isEmpty else { return nil }
+            nextAvail &+= 1
+            let chain = chains + head
+            if !chain.pointee.isInFlight {
+                inflightSplit?.enter(head)
+                gatherSplit(chain, head)
+                return chain
+            }
+            // The driver gave away what it had given away. One answer for each publication, and nothing touched.
+            refuseSplit(UInt16(truncatingIfNeeded: head))
+            if shadowAvail == nextAvail { return nil }
+        }
+    }
+
+    @inline(never) private mutating func refuseSplit(_ head: UInt16) {
+        refused &+= 1
+        writeUsedSplit(head, 0)
+    }
+
+    @inline(__always) mutating func gatherSplit(_ chain: UnsafeMutablePointer<DescriptorChain>, _ head: Int) {
+        var gatherer = ChainGatherer(chain, list: shortList(head), memory: memory, region: lastRegion)
+        let descriptors = descriptors
+        let size = size
+        let pool = pool
+        var index = head
+        while true {
+            let place = descriptors + index &* RingLayout.descriptorBytes
+            let descriptor = Descriptor(address: load64(place), word: load64(place + 8))
+            let flags = descriptor.splitFlags
+            if flags & RingLayout.flagIndirect != 0 {
+                gatherIndirect(&gatherer, descriptor, flags: flags, chain, isPacked: false)
+                break
+            }
+            guard
+                gatherer.add(
+                    descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool),
+                flags & RingLayout.flagNext != 0
+            else { break }
+            index = Int(descriptor.splitNext)
+            guard index < size else {
+                gatherer = gatherer.givenUp(.nextOutOfRange, chain)
+                break
+            }
+        }
+        gatherer.finish(chain)
+        lastRegion = gatherer.region
+        enter(chain, id: UInt16(truncatingIfNeeded: head))
+    }
+
+    // MARK: used
+
+    @inline(__always) mutating func writeUsedSplit(_ id: UInt16, _ written: UInt32) {
+        let offset = RingLayout.usedRingOffset + RingLayout.usedElementBytes &* (Int(nextUsed) & mask)
+        // Two words of four bytes each: the element is aligned to no more than that.
+        let place = device + offset
+        place.storeBytes(of: UInt32(id).littleEndian, as: UInt32.self)
+        place.storeBytes(of: written.littleEndian, toByteOffset: 4, as: UInt32.self)
+        nextUsed &+= 1
+        pendingEntries &+= 1
+        if logRing { logRingWrite(offset, RingLayout.usedElementBytes) }
+    }
+
+    @inline(__always) mutating func publishSplit() -> Bool {
+        if let record = inflightSplit {
+            publishRecorded(record)
+        } else {
+            release16(device + RingLayout.usedIndexOffset, nextUsed)
+        }
+        if logRing { logRingWrite(RingLayout.usedIndexOffset, 2) }
+        let old = publishedUsed
+        publishedUsed = nextUsed
+        pendingEntries = 0
+        // The driver's wish is read after the index is visible; else both could wait for each other.
+        fullFence()
+        if owesSignal {
+            owesSignal = false
+            return true
+        }
+        if features.contains(.notifyOnEmpty), inFlight == 0, !splitHasAvailable { return true }
+        guard features.contains(.eventIndex) else { return load16(driver) & RingLayout.availNoInterrupt == 0 }
+        let event = load16(driver + RingLayout.availRingOffset + 2 &* size)
+        return needsEvent(event, new: nextUsed, old: old)
+    }
+
+    /// Publication in steps that a crash may come between: the batch is linked, visible, cleared, done.
+    private mutating func publishRecorded(_ record: InflightSplit) {
+        for i in 0..<batchCount { record.retire(Int(batch[i])) }
+        release16(device + RingLayout.usedIndexOffset, nextUsed)
+        for i in 0..<batchCount { record.clear(Int(batch[i])) }
+        record.commit(usedIndex: nextUsed)
+        batchCount = 0
+    }
+
+    // MARK: kicks
+
+    mutating func setSplitKicks(_ isOn: Bool) {
+        if features.contains(.eventIndex) {
+            // Off is nothing to write: an index already passed does not come again for 65536 requests.
+            guard isOn else { return }
+            let offset = RingLayout.usedRingOffset + RingLayout.usedElementBytes * size
+            store16(device + offset, nextAvail)
+            if logRing { logRingWrite(offset, 2) }
+        } else {
+            store16(device, isOn ? 0 : RingLayout.usedNoNotify)
+            if logRing { logRingWrite(0, 2) }
+        }
+    }
+}

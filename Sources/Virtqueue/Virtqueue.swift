@@ -1,0 +1,218 @@
+// Why this file exists: the device's side of one virtqueue, split or packed, over memory that a hostile driver writes
+// at the same time. Chains come out copied and checked, used buffers go back in batches; no allocation, lock or
+// reference counting after `init`. It must never trap on what the ring says: it fails the request, or itself alone.
+import Glibc
+
+/// The features of a ring that change how it is read and written.
+public struct RingFeatures: OptionSet, Sendable, BitwiseCopyable {
+    public let rawValue: UInt8
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
+    public static let packed = RingFeatures(rawValue: 1)
+    public static let indirect = RingFeatures(rawValue: 2)
+    public static let eventIndex = RingFeatures(rawValue: 4)
+    public static let notifyOnEmpty = RingFeatures(rawValue: 8)
+}
+
+/// A virtqueue as its one worker owns it.
+///
+///     while taken < batch, let chain = queue.pop() { ... }        // requests in
+///     queue.push(chain, written: bytes)                            // requests out, not visible yet
+///     if queue.publish() { signal the call eventfd }               // once per pass
+///     queue.disableKicks() ... if queue.enableKicks() { look again } else { sleep }
+public struct Virtqueue: ~Copyable {
+    public let size: Int
+    public let features: RingFeatures
+    let isPacked: Bool
+    /// Index bits of a split ring, whose size is a power of two.
+    let mask: Int
+
+    // The ring, as host memory. Valid while `isRunning`.
+    var descriptors: UnsafeMutableRawPointer
+    var driver: UnsafeMutableRawPointer
+    var device: UnsafeMutableRawPointer
+    public internal(set) var isRunning = false
+    /// Running, and nothing out of the ordinary: the short way back for a request.
+    var isPlain = false
+    /// Why the queue takes no more requests; `.none` while it does.
+    public internal(set) var damage: RingDamage = .none
+
+    // Positions. Split: running 16-bit indices. Packed: entries of the ring, with wrap counters.
+    var nextAvail: UInt16 = 0
+    var availWrap = true
+    /// Split: avail.idx as it was read last; no acquire load before everything up to it is taken.
+    var shadowAvail: UInt16 = 0
+    var nextUsed: UInt16 = 0
+    var usedWrap = true
+    /// The used position that the driver was told of last.
+    var publishedUsed: UInt16 = 0
+    /// Ring entries used but not published (split: elements, packed: descriptors).
+    var pendingEntries = 0
+    /// Packed: the first word of the batch, which makes all of it visible when it is stored.
+    var pendingWord: UInt64 = 0
+    /// The driver must hear of the next publication whatever it asked for: it may wait for a signal that got lost.
+    var owesSignal = true
+
+    // Requests.
+    let chains: UnsafeMutablePointer<DescriptorChain>
+    let shortLists: UnsafeMutablePointer<iovec>
+    let pool: ListPool
+    /// Packed: free places of the slab, and the buffer ids in flight.
+    let freeSlots: IndexStack
+    let idsInFlight: UnsafeMutablePointer<UInt64>
+    /// Room for one descriptor that cannot be loaded in place.
+    let scratch: UnsafeMutableRawPointer
+    public internal(set) var inFlight = 0
+    /// Packed: ring entries of the chains in flight.
+    var entriesInFlight = 0
+    /// Requests that came in damaged, and publications of a buffer that was in flight already.
+    public internal(set) var refused: UInt64 = 0
+
+    // Guest memory.
+    public internal(set) var memory: GuestMemorySnapshot
+    var lastRegion: UnsafePointer<GuestRegion>
+    /// Requests in flight that were read with an older snapshot.
+    var unsettled = 0
+
+    // Migration and crash recovery.
+    var log = DirtyLog.off
+    var logRing = false
+    var usedGuestAddress: UInt64 = 0
+    var inflightSplit: InflightSplit?
+    var inflightPacked: InflightPacked?
+    /// Records of the requests pushed but not published: heads (split) or entries (packed).
+    let batch: UnsafeMutablePointer<UInt16>
+    var batchCount = 0
+    /// Requests of the process before this one, in the order in which they came.
+    let replay: UnsafeMutablePointer<UInt16>
+    var replayCount = 0
+    var replayed = 0
+
+    /// Makes a queue that is stopped. `memory` must hold a snapshot until `adopt` gives another.
+    public init(size: Int, features: RingFeatures, memory: GuestMemorySnapshot) throws(VirtqueueError) {
+        let isPacked = features.contains(.packed)
+        guard size > 0, size <= 32768, isPacked || size & (size - 1) == 0 else { throw .badSize(size) }
+        self.size = size
+        self.features = features
+        self.isPacked = isPacked
+        self.memory = memory
+        lastRegion = memory.regions
+        mask = size - 1
+        shortLists = slab(size * ChainLimits.shortList, of: iovec())
+        chains = slab(size, of: DescriptorChain(slot: 0, iovecs: shortLists, memory: memory))
+        for i in 0..<size { chains[i].slot = UInt32(i) }
+        pool = ListPool(count: min(size, ChainLimits.longLists))
+        freeSlots = IndexStack(count: isPacked ? size : 0)
+        idsInFlight = slab(isPacked ? 65536 / 64 : 0, of: 0)
+        scratch = .allocate(byteCount: RingLayout.descriptorBytes, alignment: 16)
+        replay = slab(size, of: 0)
+        batch = slab(size, of: 0)
+        descriptors = scratch
+        driver = scratch
+        device = scratch
+    }
+
+    deinit {
+        chains.deallocate()
+        shortLists.deallocate()
+        pool.deallocate()
+        freeSlots.free()
+        idsInFlight.deallocate()
+        scratch.deallocate()
+        replay.deallocate()
+        batch.deallocate()
+    }
+
+    // MARK: requests in
+
+    /// The next request, or nil when there is none now (or the queue is stopped or broken). A chain with a `fault`
+    /// comes out too: its owner answers it, in its status byte where it has one.
+    @inline(__always)
+    public mutating func pop() -> UnsafeMutablePointer<DescriptorChain>? {
+        if isPacked { return popPacked() }
+        return popSplit()
+    }
+
+    /// Whether `pop` may have something: what a polling worker looks at. One load, no ordering.
+    @inline(__always)
+    public var hasAvailable: Bool {
+        guard isRunning, damage == .none else { return false }
+        if replayed < replayCount { return true }
+        return isPacked ? packedHasAvailable : splitHasAvailable
+    }
+
+    // MARK: requests out
+
+    /// Gives a request back; `written` bytes of its writable buffers were written. The driver sees it after `publish`.
+    @inline(__always)
+    public mutating func push(_ chain: UnsafeMutablePointer<DescriptorChain>, written: UInt32) {
+        precondition(chain.pointee.isInFlight, "the chain is not in flight")
+        chain.pointee.isInFlight = false
+        inFlight &-= 1
+        if chain.pointee.longList >= 0 { returnList(chain) }
+        guard isPlain else { return pushCarefully(chain, written) }
+        if isPacked {
+            leavePacked(chain)
+            writeUsedPacked(chain, written)
+        } else {
+            writeUsedSplit(chain.pointee.id, written)
+        }
+    }
+
+    /// With a dirty log, an in-flight record, an older snapshot of the memory, or after `stop`.
+    @inline(never)
+    private mutating func pushCarefully(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
+        if isRunning, log.isOn { logWritten(chain) }
+        if isPacked { leavePacked(chain) }
+        if chain.pointee.memory.generation != memory.generation {
+            unsettled &-= 1
+            refresh()
+        }
+        guard isRunning else { return }
+        if inflightSplit != nil || inflightPacked != nil {
+            batch[batchCount] = isPacked ? chain.pointee.record : chain.pointee.id
+            batchCount &+= 1
+        }
+        if isPacked { writeUsedPacked(chain, written) } else { writeUsedSplit(chain.pointee.id, written) }
+    }
+
+    /// To be called when anything changes that `isPlain` is about.
+    mutating func refresh() {
+        isPlain = isRunning && !log.isOn && inflightSplit == nil && inflightPacked == nil && unsettled == 0
+    }
+
+    /// The chain of a slot that is in flight.
+    @inline(__always)
+    public func chain(_ slot: Int) -> UnsafeMutablePointer<DescriptorChain> {
+        precondition(slot >= 0 && slot < size, "no such slot")
+        return chains + slot
+    }
+
+    /// Makes everything pushed so far visible, at once. True when the driver wants to be signalled.
+    @inline(__always)
+    public mutating func publish() -> Bool {
+        guard pendingEntries > 0, isRunning else { return false }
+        return isPacked ? publishPacked() : publishSplit()
+    }
+
+    @inline(never) mutating func returnList(_ chain: UnsafeMutablePointer<DescriptorChain>) {
+        pool.free.give(chain.pointee.longList)
+        chain.pointee.longList = -1
+    }
+
+    /// What every request has in common when it enters flight.
+    @inline(__always) mutating func enter(_ chain: UnsafeMutablePointer<DescriptorChain>, id: UInt16) {
+        chain.pointee.id = id
+        chain.pointee.isInFlight = true
+        inFlight &+= 1
+        if chain.pointee.fault != .none { refused &+= 1 }
+    }
+
+    @inline(__always) func shortList(_ slot: Int) -> UnsafeMutablePointer<iovec> {
+        shortLists + slot &* ChainLimits.shortList
+    }
+
+    /// The ring makes no sense any more: this queue alone stops taking requests.
+    @inline(never) mutating func markBroken(_ why: RingDamage) {
+        if damage == .none { damage = why }
+    }
+}

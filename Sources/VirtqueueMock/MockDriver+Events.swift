@@ -1,0 +1,68 @@
+// Why this file exists: when a driver kicks and when it wants to be signalled, as Linux does it: the half of event
+// suppression that the device under test has to get along with.
+import Virtqueue
+
+extension MockDriver {
+    private static func wants(_ event: UInt16, new: UInt16, old: UInt16) -> Bool {
+        new &- event &- 1 < new &- old
+    }
+
+    /// Whether the device asked to be kicked for what was published since the last question.
+    public func needsKick() -> Bool {
+        fullFence()
+        var old = kickedAvail
+        kickedAvail = nextAvail
+        if isPacked {
+            let flags = load16(device + RingLayout.eventFlagsOffset)
+            guard flags == RingLayout.eventDescriptor else { return flags != RingLayout.eventDisable }
+            let wish = load16(device)
+            var event = wish & ~RingLayout.eventWrapBit
+            if (wish & RingLayout.eventWrapBit != 0) != availWrap { event &-= UInt16(size) }
+            if nextAvail <= old { old &-= UInt16(size) }
+            return Self.wants(event, new: nextAvail, old: old)
+        }
+        guard features.contains(.eventIndex) else { return load16(device) & RingLayout.usedNoNotify == 0 }
+        let event = load16(device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * size)
+        return Self.wants(event, new: nextAvail, old: old)
+    }
+
+    /// No signals, please. A hint.
+    public func disableSignals() {
+        if isPacked {
+            store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDisable)
+        } else if features.contains(.eventIndex) {
+            store16(driver + RingLayout.availRingOffset + 2 * size, nextUsed &- 1)
+        } else {
+            store16(driver, RingLayout.availNoInterrupt)
+        }
+    }
+
+    /// A signal for the `after`th buffer from now on (1: the next). True when that came back already.
+    public func enableSignals(after: Int = 1) -> Bool {
+        if isPacked {
+            var at = nextUsed
+            var wrap = usedWrap
+            advance(&at, &wrap, after - 1)
+            if features.contains(.eventIndex) {
+                store16(driver, at | (wrap ? RingLayout.eventWrapBit : 0))
+                release16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDescriptor)
+            } else {
+                store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventEnable)
+            }
+        } else if features.contains(.eventIndex) {
+            store16(driver + RingLayout.availRingOffset + 2 * size, nextUsed &+ UInt16(after - 1))
+        } else {
+            store16(driver, 0)
+        }
+        fullFence()
+        return hasUsed
+    }
+
+    /// Whether a buffer came back.
+    public var hasUsed: Bool {
+        guard isPacked else { return acquire16(device + RingLayout.usedIndexOffset) != nextUsed }
+        let flags = acquire16(descriptors + Int(nextUsed) * RingLayout.descriptorBytes + 14)
+        return flags & (RingLayout.flagAvail | RingLayout.flagUsed)
+            == (usedWrap ? RingLayout.flagAvail | RingLayout.flagUsed : 0)
+    }
+}

@@ -1,0 +1,248 @@
+// Why this file exists: the driver's side of a virtqueue, as a guest kernel has it, in this process. Tests, fuzzers and
+// the benchmark publish with it, well-formed or broken on demand. What a well-formed driver does is all in here; how
+// to do harm is in MockDriver+Malformed.swift.
+public import Virtqueue
+
+/// One buffer of a chain.
+public struct MockBuffer: BitwiseCopyable, Equatable, Sendable {
+    public var address: UInt64
+    public var length: UInt32
+    public var isWritable: Bool
+    public init(_ address: UInt64, _ length: UInt32, isWritable: Bool) {
+        self.address = address
+        self.length = length
+        self.isWritable = isWritable
+    }
+}
+
+/// A buffer that came back.
+public struct MockUsed: BitwiseCopyable, Equatable, Sendable {
+    public let id: UInt16
+    public let written: UInt32
+    public init(id: UInt16, written: UInt32) {
+        self.id = id
+        self.written = written
+    }
+}
+
+public final class MockDriver {
+    public let memory: MockMemory
+    public let size: Int
+    public let features: RingFeatures
+    public let isPacked: Bool
+    /// Guest addresses of the three areas.
+    public let descriptorArea: UInt64
+    public let driverArea: UInt64
+    public let deviceArea: UInt64
+    public let tableEntries: Int
+
+    let descriptors: UnsafeMutableRawPointer
+    let driver: UnsafeMutableRawPointer
+    let device: UnsafeMutableRawPointer
+    private let tables: UInt64
+    private let tablesHost: UnsafeMutableRawPointer
+
+    /// Free descriptors (split) or buffer ids (packed).
+    private var free: [UInt16]
+    /// Split: the link after each descriptor of a chain in flight, -1 at its end.
+    private var links: [Int32]
+    /// Packed: ring entries of each id in flight.
+    private var entries: [Int]
+    private var freeEntries: Int
+    public internal(set) var nextAvail: UInt16 = 0
+    var availWrap = true
+    public internal(set) var nextUsed: UInt16 = 0
+    var usedWrap = true
+    /// Where `needsKick` was asked last.
+    var kickedAvail: UInt16 = 0
+    public private(set) var inFlight = 0
+
+    /// Nil when the memory has no room for the ring. `tableEntries`: how long an indirect table may be.
+    public init?(
+        memory: MockMemory, size: Int, features: RingFeatures = [.indirect], tableEntries: Int = 8, region: Int = 0
+    ) {
+        isPacked = features.contains(.packed)
+        let driverBytes = isPacked ? RingLayout.eventBytes : RingLayout.availBytes(size: size)
+        let deviceBytes = isPacked ? RingLayout.eventBytes : RingLayout.usedBytes(size: size)
+        let tableBytes = size * tableEntries * RingLayout.descriptorBytes
+        guard let descriptorArea = memory.allocate(RingLayout.descriptorBytes * size, region: region),
+            let driverArea = memory.allocate(driverBytes, region: region),
+            let deviceArea = memory.allocate(deviceBytes, region: region),
+            let tables = memory.allocate(max(tableBytes, 1), region: region),
+            let descriptors = memory.host(descriptorArea), let driver = memory.host(driverArea),
+            let device = memory.host(deviceArea), let tablesHost = memory.host(tables)
+        else { return nil }
+        self.memory = memory
+        self.size = size
+        self.features = features
+        self.tableEntries = tableEntries
+        self.descriptorArea = descriptorArea
+        self.driverArea = driverArea
+        self.deviceArea = deviceArea
+        self.descriptors = descriptors
+        self.driver = driver
+        self.device = device
+        self.tables = tables
+        self.tablesHost = tablesHost
+        free = (0..<size).reversed().map { UInt16($0) }
+        links = Array(repeating: -1, count: size)
+        entries = Array(repeating: 0, count: size)
+        freeEntries = size
+    }
+
+    /// The ring's addresses, for `RingPlaces`.
+    public var addresses: RingPlaces.Addresses {
+        .guest(
+            descriptors: GuestAddress(descriptorArea), driver: GuestAddress(driverArea),
+            device: GuestAddress(deviceArea))
+    }
+
+    // MARK: publish
+
+    /// Makes a chain available; its head or id, or nil when the ring is full.
+    @discardableResult
+    public func publish(_ buffers: [MockBuffer], indirect: Bool = false) -> UInt16? {
+        buffers.withUnsafeBufferPointer { publish($0, indirect: indirect) }
+    }
+
+    /// The same without an array: what a benchmark calls.
+    @discardableResult
+    public func publish(_ buffers: UnsafeBufferPointer<MockBuffer>, indirect: Bool) -> UInt16? {
+        let count = indirect ? 1 : buffers.count
+        guard count > 0, buffers.count <= (indirect ? tableEntries : size) else { return nil }
+        guard isPacked ? !free.isEmpty && freeEntries >= count : free.count >= count else { return nil }
+        let id = isPacked ? publishPacked(buffers, indirect) : publishSplit(buffers, indirect)
+        inFlight += 1
+        return id
+    }
+
+    private func publishSplit(_ buffers: UnsafeBufferPointer<MockBuffer>, _ indirect: Bool) -> UInt16 {
+        let head = free.removeLast()
+        if indirect {
+            fillTable(buffers, head)
+            writeDescriptor(
+                Int(head), address: tableAddress(head), length: UInt32(buffers.count * 16),
+                flags: RingLayout.flagIndirect, next: 0)
+            links[Int(head)] = -1
+        } else {
+            var index = head
+            for (i, buffer) in buffers.enumerated() {
+                let isLast = i == buffers.count - 1
+                let next = isLast ? 0 : free.removeLast()
+                var flags = buffer.isWritable ? RingLayout.flagWrite : 0
+                if !isLast { flags |= RingLayout.flagNext }
+                writeDescriptor(
+                    Int(index), address: buffer.address, length: buffer.length, flags: flags, next: next)
+                links[Int(index)] = isLast ? -1 : Int32(next)
+                index = next
+            }
+        }
+        publishHead(head)
+        return head
+    }
+
+    private func publishPacked(_ buffers: UnsafeBufferPointer<MockBuffer>, _ indirect: Bool) -> UInt16 {
+        let id = free.removeLast()
+        let first = nextAvail
+        var firstFlags: UInt16 = 0
+        let count = indirect ? 1 : buffers.count
+        if indirect { fillTable(buffers, id) }
+        for i in 0..<count {
+            var flags = availWrap ? RingLayout.flagAvail : RingLayout.flagUsed
+            if indirect {
+                flags |= RingLayout.flagIndirect
+            } else {
+                if buffers[i].isWritable { flags |= RingLayout.flagWrite }
+                if i < count - 1 { flags |= RingLayout.flagNext }
+            }
+            let address = indirect ? tableAddress(id) : buffers[i].address
+            let length = indirect ? UInt32(buffers.count * 16) : buffers[i].length
+            // All but the first are written wholly; nobody looks at them before the first has its flags.
+            writeDescriptor(
+                Int(nextAvail), address: address, length: length, flags: i == 0 ? nil : flags, next: id)
+            if i == 0 { firstFlags = flags }
+            advance(&nextAvail, &availWrap, 1)
+        }
+        release16(descriptors + Int(first) * RingLayout.descriptorBytes + 14, firstFlags)
+        entries[Int(id)] = count
+        freeEntries -= count
+        return id
+    }
+
+    private func tableAddress(_ id: UInt16) -> UInt64 {
+        tables + UInt64(Int(id) * tableEntries * RingLayout.descriptorBytes)
+    }
+
+    private func fillTable(_ buffers: UnsafeBufferPointer<MockBuffer>, _ id: UInt16) {
+        let table = tablesHost + Int(id) * tableEntries * RingLayout.descriptorBytes
+        for (i, buffer) in buffers.enumerated() {
+            var flags = buffer.isWritable ? RingLayout.flagWrite : 0
+            if !isPacked, i < buffers.count - 1 { flags |= RingLayout.flagNext }
+            let place = table + i * RingLayout.descriptorBytes
+            place.storeBytes(of: buffer.address.littleEndian, as: UInt64.self)
+            place.storeBytes(of: buffer.length.littleEndian, toByteOffset: 8, as: UInt32.self)
+            store16(place + 12, isPacked ? 0 : flags)
+            store16(place + 14, isPacked ? flags : UInt16(i + 1))
+        }
+    }
+
+    func advance(_ index: inout UInt16, _ wrap: inout Bool, _ count: Int) {
+        var next = Int(index) + count
+        if next >= size {
+            next -= size
+            wrap.toggle()
+        }
+        index = UInt16(next)
+    }
+
+    // MARK: collect
+
+    /// The next buffer that came back, or nil.
+    public func nextUsedBuffer() -> MockUsed? {
+        isPacked ? collectPacked() : collectSplit()
+    }
+
+    /// All that came back.
+    public func collect() -> [MockUsed] {
+        var all: [MockUsed] = []
+        while let one = nextUsedBuffer() { all.append(one) }
+        return all
+    }
+
+    private func collectSplit() -> MockUsed? {
+        guard acquire16(device + RingLayout.usedIndexOffset) != nextUsed else { return nil }
+        let place = device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * (Int(nextUsed) % size)
+        let id = UInt32(littleEndian: place.load(as: UInt32.self))
+        let written = UInt32(littleEndian: place.load(fromByteOffset: 4, as: UInt32.self))
+        nextUsed &+= 1
+        inFlight -= 1
+        var index = Int32(truncatingIfNeeded: id)
+        while index >= 0, Int(index) < size {
+            free.append(UInt16(index))
+            let next = links[Int(index)]
+            links[Int(index)] = -1
+            index = next
+        }
+        return MockUsed(id: UInt16(truncatingIfNeeded: id), written: written)
+    }
+
+    private func collectPacked() -> MockUsed? {
+        let place = descriptors + Int(nextUsed) * RingLayout.descriptorBytes
+        let word = acquire64(place + 8)
+        let flags = UInt16(truncatingIfNeeded: word >> 48) & (RingLayout.flagAvail | RingLayout.flagUsed)
+        guard flags == (usedWrap ? RingLayout.flagAvail | RingLayout.flagUsed : 0) else { return nil }
+        let id = UInt16(truncatingIfNeeded: word >> 32)
+        let count = Int(id) < size ? max(entries[Int(id)], 1) : 1
+        if Int(id) < size, entries[Int(id)] > 0 {
+            free.append(id)
+            freeEntries += count
+            entries[Int(id)] = 0
+        }
+        advance(&nextUsed, &usedWrap, count)
+        inFlight -= 1
+        return MockUsed(id: id, written: UInt32(truncatingIfNeeded: word))
+    }
+}
+
+/// Bound to one thread, or to a test that knows what it shares.
+extension MockDriver: @unchecked Sendable {}
