@@ -113,6 +113,7 @@ let package = Package(
         .testTarget(
             name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes"],
             swiftSettings: house),
+        .testTarget(
             name: "VirtqueueTests", dependencies: ["Virtqueue", "VirtqueueMock", "DiskTypes"], swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]

@@ -1,6 +1,7 @@
 // Why this file exists: what a process does to itself and to its children. Between fork and execve only
 // async-signal-safe calls are allowed (other threads may hold any lock), which Swift cannot promise.
 #define _GNU_SOURCE
+#include <sched.h>
 #include "cqblk.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +15,16 @@
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
+
+// Every count-th of the processors this thread may use, from the index-th on; all of them where they are too few.
+int qb_spread_thread(int index, int count) {
+  cpu_set_t allowed, mine;
+  if (count < 2 || sched_getaffinity(0, sizeof allowed, &allowed) < 0 || CPU_COUNT(&allowed) < count) return 0;
+  CPU_ZERO(&mine);
+  for (int cpu = 0, seen = 0; cpu < CPU_SETSIZE; cpu++)
+    if (CPU_ISSET(cpu, &allowed) && seen++ % count == index % count) CPU_SET(cpu, &mine);
+  return sched_setaffinity(0, sizeof mine, &mine);
+}
 
 int qb_set_thread_name(const char *name) { return pthread_setname_np(pthread_self(), name); }
 int qb_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); } // always close-on-exec

@@ -17,9 +17,10 @@ struct FuseServer {
         let starts: Mailbox<ImageError?>
         do throws(Errno) { starts = try Mailbox() } catch { throw Self.failed(error) }
         let gate = Gate()
-        for device in devices {
+        for (index, device) in devices.enumerated() {
             do throws(Errno) {
-                let work = WorkerLife(server: self, device: device, starts: starts, gate: gate)
+                let work = WorkerLife(
+                    server: self, device: device, index: index, starts: starts, gate: gate)
                 _ = try WorkerThread.start("qblk-fuse", work)
             } catch { throw Self.failed(error) }
         }
@@ -43,10 +44,13 @@ struct FuseServer {
 private struct WorkerLife: ThreadWork {
     let server: FuseServer
     let device: Int32
+    let index: Int
     let starts: Mailbox<ImageError?>
     let gate: Gate
 
     consuming func run() {
+        // The kernel tends to wake both workers on one processor.
+        ThreadFlags.spread(index, of: server.devices.count)
         do throws(ImageError) {
             let worker = try FuseWorker(
                 fuse: device, chain: server.chain, file: server.file, workers: server.devices.count)

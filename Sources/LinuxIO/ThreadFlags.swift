@@ -27,6 +27,12 @@ public enum ThreadFlags {
         _ = qb_set_thread_name(String(decoding: Array(name.utf8.prefix(15)), as: UTF8.self))
     }
 
+    /// Keeps the calling thread off the processors of its `count - 1` siblings, within what it may use now: each gets
+    /// every `count`-th processor. Nothing where there are fewer processors than siblings.
+    public static func spread(_ index: Int, of count: Int) {
+        _ = qb_spread_thread(Int32(truncatingIfNeeded: index), Int32(truncatingIfNeeded: count))
+    }
+
     /// The signal that this process gets when the thread that started it ends.
     public static func setDeathSignal(_ signal: Int32) throws(Errno) { try check(qb_set_death_signal(signal)) }
 }

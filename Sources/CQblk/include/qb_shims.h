@@ -34,6 +34,7 @@ void qb_dm_log_to(void (*sink)(int level, const char *text));
 
 // processes (processes.c)
 int qb_set_thread_name(const char *name);
+int qb_spread_thread(int index, int count);
 int qb_pidfd_open(pid_t pid);
 int qb_pidfd_send_signal(int pidfd, int signal);
 int qb_set_io_flusher(void);
