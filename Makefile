@@ -4,7 +4,7 @@ SWIFT ?= swift
 RELEASE = .build/release/qblk
 PREFIX ?= /usr/local
 
-.PHONY: help deps test-deps build release demo test check fmt lint bench fuzz install clean
+.PHONY: help deps test-deps build release demo test check fmt lint bench fuzz man install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -40,7 +40,10 @@ bench: test-deps release ## speed against the peers, as ratios, in one run
 	@tools/bench/run $(RELEASE)
 
 fuzz: deps ## the fuzzers, a minute each
-	@tools/fuzz/run 60
+	@tools/fuzz/run 60 && tools/fuzz-virtqueue/run 60
+
+man: deps ## write the man pages from the option tables
+	@tools/man
 
 install: release ## install into PREFIX (/usr/local)
 	@tools/install $(RELEASE) $(DESTDIR)$(PREFIX)
