@@ -37,6 +37,23 @@ enum LoopCleanup {
     /// Whether requests to the device would be answered.
     static func isServed(_ record: MapRecord) -> Bool { record.server.map(\.isAlive) ?? true }
 
+    /// Takes down a map that has no record, because what made it was killed: the loop devices on its FUSE file, and the
+    /// mount. Nobody was told of the device yet, so nobody is asked. A server that is left ends with its connection.
+    static func takeDownUnrecorded(_ mountPoint: String) throws(ImageError) {
+        var isMounted = false
+        do throws(Errno) { isMounted = try MountTable.read().contains { $0.mountPoint == mountPoint } } catch {
+            throw ImageError(.system, "cannot read the mount table: \(errorText(error.rawValue))")
+        }
+        if isMounted { abort(mountPoint) }
+        let names = [mountPoint, mountPoint + " (deleted)"]
+        for device in try LoopDevice.all() {
+            let line = Filesystem.readIfThere("/sys/block/loop\(device.number)/loop/backing_file") ?? ""
+            guard names.contains(String(line.prefix { $0 != "\n" })) else { continue }
+            try device.detach()
+        }
+        if isMounted { unmount(mountPoint) }
+    }
+
     /// Takes everything down that the record names, except for a device that is in use and served. Its supervisor,
     /// if any, must be gone.
     static func clean(_ record: MapRecord, deferred: Bool) throws(ImageError) -> Bool {

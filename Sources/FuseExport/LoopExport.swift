@@ -44,6 +44,7 @@ public enum LoopExport {
                 options, name: reservation.name, image: image, format: chain.layers[0].format, registry: registry)
             return try options.foreground ? supervise(config, reservation, ready) : startSupervisor(config)
         } catch {
+            try LoopCleanup.takeDownUnrecorded(registry.folder(of: reservation.name) + "/disk")
             try reservation.remove()
             throw error.named(options.image)
         }
@@ -73,9 +74,11 @@ public enum LoopExport {
         try reservation.remove()
     }
 
-    /// Takes down what crashed maps left behind: called by every `map`.
+    /// Takes down what crashed maps left behind: called by every `map`, and by `unmap --all`.
     public static func cleanUp(_ registry: MapRegistry = MapRegistry()) throws(ImageError) {
-        try registry.sweep()
+        try registry.sweep { folder throws(ImageError) in
+            try LoopCleanup.takeDownUnrecorded(folder + "/disk")
+        }
         for record in try registry.all() where record.how == .loop {
             let supervised = record.supervisor.map(\.isAlive) ?? false
             // A server goes on without its supervisor, and a plain loop device without anybody.

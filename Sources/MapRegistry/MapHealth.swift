@@ -55,11 +55,15 @@ extension MapRegistry {
         try all().filter { $0.health != .alive }
     }
 
-    /// Removes folders of maps that died before they had a record.
-    public func sweep() throws(ImageError) {
+    /// Removes folders of maps that died before they had a record. `takeDown` is given each folder first, under the
+    /// map's lock: a device may have been made already, which nothing but the folder's path tells.
+    public func sweep(_ takeDown: (_ folder: String) throws(ImageError) -> Void = { _ in }) throws(ImageError) {
         for name in try names() where try record(of: name) == nil {
             guard let lock = try FileLock(lockPath(name), patience: 0) else { continue }
-            if try record(of: name) == nil { try RegistryFiles.removeFolder(folder(of: name)) }
+            if try record(of: name) == nil {
+                try takeDown(folder(of: name))
+                try RegistryFiles.removeFolder(folder(of: name))
+            }
             _ = consume lock
         }
     }

@@ -39,6 +39,7 @@ struct UnmapCommand: ParsableCommand {
         let registry = MapRegistry()
         guard let map else { return try unmapAll(registry) }
         guard let record = try registry.find(map) ?? Self.byDevice(map, registry) else {
+            if try Self.wasUnrecorded(map, registry) { return }
             throw ImageError(.notFound, "is not mapped", advice: "`qblk list` says what is", path: map)
         }
         try unmap(record)
@@ -51,6 +52,7 @@ struct UnmapCommand: ParsableCommand {
         for record in records {
             do throws(ImageError) { try unmap(record) } catch { problems.append(error) }
         }
+        do throws(ImageError) { try LoopExport.cleanUp(registry) } catch { problems.append(error) }
         if verbose > 0 { for problem in problems { Notice.say(Failure.line(problem)) } }
         guard let first = problems.first else { return }
         let rest = problems.count > 1 ? " (and \(problems.count - 1) more maps stay)" : ""
@@ -68,6 +70,14 @@ struct UnmapCommand: ParsableCommand {
         } catch {
             throw error.named(record.name)
         }
+    }
+
+    /// A map whose making was killed has a folder and no record: whether it was one and is gone now.
+    private static func wasUnrecorded(_ name: String, _ registry: MapRegistry) throws(ImageError) -> Bool {
+        let folder = registry.folder(of: name)
+        guard !name.contains("/"), Filesystem.isDirectory(folder) else { return false }
+        try LoopExport.cleanUp(registry)
+        return !Filesystem.exists(folder)
     }
 
     /// The device by another of its names: /dev/dm-0 for /dev/mapper/disk.

@@ -221,6 +221,20 @@ private struct Bench {
         }
     }
 
+    @Test func aMapKilledBeforeItHadARecordIsCleanedUp() throws {
+        try Bench.run { bench in
+            let record = try verified(bench)
+            for process in [record.supervisor, record.server] { try #require(process).kill(SIGKILL) }
+            for process in [record.supervisor, record.server] {
+                #expect(try #require(process).waitForEnd(milliseconds: 2000))
+            }
+            // The loop device is attached before the record is written: this is what a kill in between leaves.
+            try Filesystem.removeFile("\(bench.registry.folder(of: record.name))/state.json")
+            try LoopExport.cleanUp(bench.registry)
+            try bench.expectNothingLeft()
+        }
+    }
+
     @Test func aSupervisorThatIsToldToStopTakesEverythingDown() throws {
         try Bench.run { bench in
             let record = try verified(bench)
