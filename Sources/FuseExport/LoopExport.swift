@@ -132,12 +132,8 @@ public enum LoopExport {
         _ chain: ImageChain, _ image: String, _ reservation: borrowing MapReservation, _ options: LoopMapOptions,
         _ ready: (MapRecord) -> Void
     ) throws(ImageError) -> MapRecord {
-        let record = try PlainLoop.map(chain, name: reservation.name, image: image)
-        do throws(ImageError) {
+        let record = try PlainLoop.map(chain, name: reservation.name, image: image) { record throws(ImageError) in
             try reservation.write(record)
-        } catch {
-            _ = try LoopCleanup.clean(record, deferred: true)
-            throw error
         }
         if options.foreground {
             reservation.letGo()

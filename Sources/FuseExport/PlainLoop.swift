@@ -17,15 +17,26 @@ enum PlainLoop {
         return file.length == chain.size && file.length % 512 == 0 && file.length > 0
     }
 
-    static func map(_ chain: ImageChain, name: String, image: String) throws(ImageError) -> MapRecord {
+    /// Until `write` has written the record the device goes with this process: a kill leaves nothing behind.
+    static func map(
+        _ chain: ImageChain, name: String, image: String, write: (MapRecord) throws(ImageError) -> Void
+    ) throws(ImageError) -> MapRecord {
         let device = try LoopDevice.attach(
-            fd: chain.files[0].fd, readOnly: true, directIO: true, partitionScan: true, blockSize: 512, name: image)
+            fd: chain.files[0].fd, readOnly: true, directIO: true, partitionScan: true, autoClear: true, blockSize: 512,
+            name: image)
         var record = MapRecord(
             name: name, image: image, format: ImageFormat.raw.rawValue, size: chain.size, how: .loop,
             device: device.path, readOnly: true, created: Int64(time(nil)))
         record.loops = [device.number]
         record.backingDevice = chain.files[0].identity.device
         record.backingInode = chain.files[0].identity.inode
+        do throws(ImageError) {
+            try write(record)
+            try device.keep()
+        } catch {
+            device.letGo()
+            throw error
+        }
         return record
     }
 

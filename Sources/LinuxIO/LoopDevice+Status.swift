@@ -45,6 +45,21 @@ extension LoopDevice {
             scansPartitions: answer.lo_flags & QB_LO_FLAGS_PARTSCAN != 0)
     }
 
+    /// Makes an auto-clearing device one that stays, and stops being its user: for devices that must go with their
+    /// maker until it has written down that they exist.
+    public func keep() throws(ImageError) {
+        do throws(Errno) {
+            try withDevice { fd throws(Errno) in
+                guard var state = try LoopDevice.info(fd) else { throw Errno.noSuchAddressOrDevice }
+                state.lo_flags &= ~QB_LO_FLAGS_AUTOCLEAR
+                if ioctl(fd, UInt(QB_LOOP_SET_STATUS64), &state) != 0 { throw .last }
+            }
+        } catch {
+            throw LoopDevice.loopError("keep \(path)", error)
+        }
+        letGo()
+    }
+
     /// Somebody uses it, as far as can be told: plain opens without O_EXCL leave no trace.
     public var isInUse: Bool { !users().isEmpty }
 

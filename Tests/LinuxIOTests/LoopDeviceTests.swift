@@ -58,6 +58,15 @@ func eventually(_ condition: () -> Bool) -> Bool {
             })
     }
 
+    @Test func aKeptDeviceStaysWhenItsMakerLetsGo() throws {
+        let scratch = try Scratch()
+        let file = try HostFile.open(path: scratch.file("a", pattern(1 << 20)), writable: true)
+        let loop = try LoopDevice.attach(fd: file.fd, readOnly: false, autoClear: true, name: "x")
+        try loop.keep()
+        #expect(try #require(try LoopDevice.open(loop.number).status()).clearsItself == false)
+        try LoopDevice.open(loop.number).detach()
+    }
+
     @Test func anAutoClearingDeviceLivesAsLongAsItIsHeld() throws {
         let scratch = try Scratch()
         let file = try HostFile.open(path: scratch.file("a", pattern(1 << 20)), writable: true)
