@@ -4,7 +4,7 @@
 public import DiskTypes
 public import LinuxIO
 
-/// An image and its backing chain, open for reading. Shared by all workers of the image.
+/// An image and its backing chain. Shared by all workers of the image.
 public final class ImageChain: BlockMap {
     /// From the active image down to the base.
     public let layers: [ImageLayer]
@@ -12,11 +12,14 @@ public final class ImageChain: BlockMap {
     public let files: [HostFile]
     /// Bytes of the guest's disk: a multiple of 512.
     public let size: UInt64
+    /// The active image may be written.
+    public let isWritable: Bool
     /// The layers again, as lookups want them; as many as `layers`.
     private nonisolated(unsafe) let sides: UnsafeMutablePointer<LayerSide>
     private let depth: Int
 
-    init(layers: [ImageLayer], files: [HostFile]) {
+    init(layers: [ImageLayer], files: [HostFile], isWritable: Bool = false) {
+        self.isWritable = isWritable
         self.layers = layers
         self.files = files
         size = layers.first?.size ?? 0
@@ -63,6 +66,30 @@ public final class ImageChain: BlockMap {
     public func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
         sides.pointee.plainOffset(guest, length: length)
     }
+
+    /// The same for a write: nil means only: ask `lookupForWrite`. Only for a chain that is writable.
+    public func overwritableOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        sides.pointee.overwritableOffset(guest, length: length)
+    }
+
+    /// Whether `length` (> 0) bytes at `guest` can be written where they are, in the active image. The range must lie
+    /// inside `size`.
+    public func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
+        let side = sides
+        switch side.pointee.lookupForWrite(guest, length: length) {
+        case .inPlace(var extent):
+            extent.file = side.pointee.dataFile
+            return .inPlace(extent)
+        case .needs(var table):
+            table.file = side.pointee.metadataFile
+            return .needs(table)
+        case .allocate(let length): return .allocate(length)
+        case .damaged(let damage): return .damaged(damage)
+        }
+    }
+
+    /// Whether the active image is raw: its file is the disk.
+    public var isRaw: Bool { layers.first?.format == .raw }
 
     /// The file that `plainOffset` speaks of.
     public var activeDataFile: UInt16 { sides.pointee.dataFile }

@@ -66,6 +66,16 @@ enum LayerMap: Sendable {
         return qcow2._withUnsafeGuaranteedRef { $0.plainOffset(guest, length: length) }
     }
 
+    @inline(__always) func overwritableOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        guard let qcow2 else { return raw.plainOffset(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.overwritableOffset(guest, length: length) }
+    }
+
+    func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
+        guard let qcow2 else { return raw.lookupForWrite(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.lookupForWrite(guest, length: length) }
+    }
+
     func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
         qcow2?._withUnsafeGuaranteedRef { $0.supply(table, bytes) }
     }

@@ -26,5 +26,14 @@ struct RawMap: BlockMap, BitwiseCopyable {
         guest.bytes < fileLength && length <= fileLength &- guest.bytes ? HostOffset(guest.bytes) : nil
     }
 
+    /// A raw file that is written has whole sectors.
+    func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
+        guard guest.bytes < fileLength else { return .allocate(length) }
+        return .inPlace(
+            Extent(
+                guest: guest, length: min(length, fileLength - guest.bytes), kind: .data,
+                host: HostOffset(guest.bytes)))
+    }
+
     func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {}
 }
