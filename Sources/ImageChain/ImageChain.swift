@@ -3,6 +3,7 @@
 
 public import DiskTypes
 public import LinuxIO
+import Synchronization
 
 /// An image and its backing chain. Shared by all workers of the image.
 public final class ImageChain: BlockMap {
@@ -17,6 +18,8 @@ public final class ImageChain: BlockMap {
     /// The layers again, as lookups want them; as many as `layers`.
     private nonisolated(unsafe) let sides: UnsafeMutablePointer<LayerSide>
     private let depth: Int
+    /// The errno of a flush that failed: see `flushed`.
+    private let flushFailure = Atomic<Int32>(0)
 
     init(layers: [ImageLayer], files: [HostFile], isWritable: Bool = false) {
         self.isWritable = isWritable
@@ -86,6 +89,13 @@ public final class ImageChain: BlockMap {
         case .allocate(let length): return .allocate(length)
         case .damaged(let damage): return .damaged(damage)
         }
+    }
+
+    /// What to answer to a flush whose fdatasync ended with `error` (0: well). The kernel reports a page that it could not
+    /// write once and then forgets it; after that no later flush through the page cache can promise anything.
+    public func flushed(_ error: Int32, buffered: Bool) -> Int32 {
+        if error != 0, buffered { flushFailure.store(error, ordering: .relaxed) }
+        return error != 0 ? error : flushFailure.load(ordering: .relaxed)
     }
 
     /// Whether the active image is raw: its file is the disk.

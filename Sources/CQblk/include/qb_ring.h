@@ -61,6 +61,8 @@ enum : uint8_t {
     QB_SQE_SKIP_SUCCESS = 1u << 6,
 };
 enum : uint32_t { QB_FSYNC_DATA_ONLY = 1u << 0 };
+/// op_flags of a write.
+enum : uint32_t { QB_RWF_DSYNC = 1u << 1 };
 /// In `sq_flags`.
 enum : uint32_t { QB_SQ_CQ_OVERFLOW = 1u << 1, QB_SQ_TASKRUN = 1u << 2 };
 /// Modes of a ring, best first: 6.1, 5.19, any kernel.
