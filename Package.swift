@@ -51,6 +51,7 @@ let package = Package(
         .target(name: "DiskTypes", swiftSettings: strict),
         // 1 parts
         .target(name: "QCOW2", dependencies: ["DiskTypes"], swiftSettings: strict),
+        .target(name: "VhostUserWire", swiftSettings: strict),
         .target(name: "ClusterCodec", dependencies: ["DiskTypes", "CQblk"], swiftSettings: hot),
         .target(name: "LinuxIO", dependencies: ["DiskTypes", "CQblk", system], swiftSettings: hot),
         .target(name: "Virtqueue", dependencies: ["DiskTypes"], swiftSettings: hot),
@@ -113,6 +114,7 @@ let package = Package(
         .testTarget(
             name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes"],
             swiftSettings: house),
+        .testTarget(name: "VhostUserWireTests", dependencies: ["VhostUserWire"], swiftSettings: house),
         .testTarget(
             name: "VirtqueueTests", dependencies: ["Virtqueue", "VirtqueueMock", "DiskTypes"], swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
