@@ -41,10 +41,19 @@ public struct RunningCommand: Sendable {
     }
 
     /// Ends the child and its group at once.
-    public mutating func end() {
+    @discardableResult public mutating func end() -> Outcome {
         kill(-pid, SIGKILL)
-        _ = wait(deadline: 5)
+        return wait(deadline: age + 5)
     }
+
+    /// Whether the child itself has not ended yet. Leaves its end to be waited for.
+    public var isRunning: Bool {
+        var info = siginfo_t()
+        return waitid(P_PID, id_t(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_signo == 0
+    }
+
+    /// Seconds since it was started; deadlines count from there.
+    public var age: Double { now() - started }
 
     /// What the child has said on standard output so far.
     public func outputSoFar() -> String { text(outputFile) }
@@ -71,11 +80,16 @@ extension Command {
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF))
+        posix_spawnattr_setflags(
+            &attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK))
         posix_spawnattr_setpgroup(&attributes, 0)
         var defaults = sigset_t()
         sigfillset(&defaults)
         posix_spawnattr_setsigdefault(&attributes, &defaults)
+        // The threads that tests run on block signals; a child that inherits that cannot be asked to end.
+        var none = sigset_t()
+        sigemptyset(&none)
+        posix_spawnattr_setsigmask(&attributes, &none)
 
         var child: pid_t = 0
         let started = now()

@@ -30,8 +30,33 @@ serve() {
 	done
 }
 
+# The disks that somebody else serves, and the ways into the machine from outside
+vhost_user_args() {
+	local n socket options queues
+	for n in "${!vhost_user[@]}"; do
+		IFS=, read -r socket options <<<"${vhost_user[n]}"
+		queues=$(sed -nE 's/.*queues=([0-9]+).*/\1/p' <<<"$options")
+		args+=(-chardev "socket,id=vhost$n,path=$socket,reconnect-ms=100"
+			-device "vhost-user-blk-pci,id=vhost-disk$n,chardev=vhost$n,num-queues=${queues:-1}$(
+				[[ $options != *packed=on* ]] || echo ,packed=on
+			)")
+	done
+}
+
+outside_args() {
+	local n
+	[ -z "$qmp" ] || args+=(-qmp "unix:$qmp,server=on,wait=off")
+	[ -z "$shell" ] || args+=(-chardev "socket,id=shell,path=$shell,server=on,wait=off"
+		-device virtserialport,chardev=shell,name=shell)
+	for ((n = 0; n < ports; n++)); do
+		args+=(-device "pcie-root-port,id=port$n,chassis=$((n + 1)),slot=$((n + 1))")
+	done
+}
+
 boot_tcg() {
-	local n args=(-M pc,hpet=off,usb=off,vmport=off,memory-backend=memory -accel tcg,thread=multi -cpu max,la57=off
+	local n machine=pc
+	[ "$ports" = 0 ] || machine=q35,sata=off,smbus=off
+	local args=(-M "$machine,hpet=off,usb=off,vmport=off,memory-backend=memory" -accel tcg,thread=multi -cpu max,la57=off
 		-object "memory-backend-memfd,id=memory,size=${mem}M,share=on" -smp "$cpus" -m "$mem"
 		-nodefaults -no-user-config -display none -no-reboot -serial "file:$work/log"
 		-kernel "$(kernel_dir tcg)/vmlinuz" -device virtio-serial-pci
@@ -44,6 +69,8 @@ boot_tcg() {
 		args+=(-drive "file=${all_disks[n]},if=none,id=disk$n,format=raw,cache=unsafe,discard=unmap"
 			-device "virtio-blk-pci,drive=disk$n,num-queues=$cpus")
 	done
+	vhost_user_args
+	outside_args
 	exec "${mortal[@]}" timeout -k 5 "$limit" "${mortal[@]}" qemu-system-x86_64 "${args[@]}" -append \
 		"rootfstype=virtiofs root=hostroot ro init=$work/init QBLK_CTL=$work/ctl console=ttyS0 panic=-1 loglevel=5 \
 mitigations=off nokaslr tsc=nowatchdog clocksource=tsc nmi_watchdog=0 no_timer_check lpj=4000000 \

@@ -1,0 +1,107 @@
+// Why this file exists: what a disk is worth shows in a guest: a kernel that partitions it, and programs that find their
+// bytes again. The machine is tools/guest/run's; a test runs scripts in it and talks to QEMU's monitor meanwhile.
+
+import Foundation
+import Synchronization
+
+/// A running QEMU with Debian's kernel in it. Ends with its last reference, if not before.
+public final class GuestMachine: Sendable {
+    private let command: Mutex<RunningCommand?>
+    private let shell: UnixSocket
+    public let qmpPath: String
+
+    static let run = URL(filePath: #filePath).deletingLastPathComponent()
+        .appending(path: "../../tools/guest/run").standardizedFileURL.path
+
+    /// Why no such machine can be had; nil where it can.
+    public static let missing: String? = {
+        guard let outcome = try? Command([run, "--kernel", "tcg", "--available"]).run() else { return "no shell" }
+        return outcome.exit == 0 ? nil : outcome.output.split(separator: "\n").first.map(String.init) ?? "\(outcome)"
+    }()
+
+    /// Boots. `disks` are tools/guest/run's `--vhost-user` words; `folder` is shared with the guest.
+    public init(
+        disks: [String] = [], cpus: Int = 2, options: [String] = [], folder: String, limit: Int = 170
+    ) throws {
+        qmpPath = "\(folder)/qmp.sock"
+        let shellPath = "\(folder)/shell.sock"
+        let words =
+            [
+                GuestMachine.run, "--kernel", "tcg", "--scratch", "0", "--timeout", "\(limit)", "--cpus", "\(cpus)",
+                "--share", folder, "--cwd", folder, "--qmp", qmpPath, "--shell", shellPath,
+            ] + disks.flatMap { ["--vhost-user", $0] } + options
+        var running = try Command(words).spawn()
+        do {
+            shell = try UnixSocket(shellPath)
+            command = Mutex(running)
+        } catch {
+            running.end()
+            throw error
+        }
+        do {
+            try succeed("true", deadline: 90)
+        } catch {
+            throw UnixSocket.Trouble(description: "the guest does not start (\(error)): \(end())")
+        }
+    }
+
+    deinit { end() }
+
+    /// Ends the machine at once; what it said.
+    @discardableResult public func end() -> String {
+        command.withLock { running in
+            guard var process = running else { return "" }
+            running = nil
+            kill(process.pid, SIGTERM)
+            return "\(process.wait(deadline: process.age + 20))"
+        }
+    }
+
+    /// Shuts the machine down in order: file systems that are mounted stay dirty, its own status tells.
+    public func shutDown() throws {
+        try shell.send(Data("exit-guest".utf8).base64EncodedString() + "\n")
+        let outcome = command.withLock { running -> Outcome? in
+            var process = running
+            running = nil
+            return process?.wait(deadline: 180)
+        }
+        if let outcome, outcome.exit != 0 { throw CommandFailure(outcome: outcome) }
+    }
+
+    public struct Answer: Sendable, CustomStringConvertible {
+        public let script: String
+        public let status: Int
+        public let output: String
+        public var description: String { "in the guest: \(script)\nexit \(status)\n\(output.suffix(2000))" }
+        public var word: String { output.trimmingCharacters(in: .whitespacesAndNewlines) }
+    }
+
+    /// Runs a bash script in the guest, to its end.
+    public func run(_ script: String, deadline: Double = 60) throws -> Answer {
+        try shell.send(Data(script.utf8).base64EncodedString() + "\n")
+        let parts = try shell.line(deadline: deadline).split(separator: " ").compactMap { Int($0) }
+        guard parts.count == 2 else { throw UnixSocket.Trouble(description: "the guest's shell talks nonsense") }
+        return Answer(script: script, status: parts[0], output: try shell.text(of: parts[1], deadline: deadline))
+    }
+
+    /// Runs a script that has to exit 0; what it printed, without blanks around it.
+    @discardableResult public func succeed(_ script: String, deadline: Double = 60) throws -> String {
+        let answer = try run("set -e\n\(script)", deadline: deadline)
+        guard answer.status == 0 else { throw UnixSocket.Trouble(description: "\(answer)") }
+        return answer.word
+    }
+
+    /// Runs a script again and again until it exits 0.
+    public func wait(until script: String, deadline: Double = 20) throws {
+        let end = now() + deadline
+        while try run(script).status != 0 {
+            guard now() < end else {
+                throw UnixSocket.Trouble(description: "not within \(deadline) s: \(try run(script))")
+            }
+            usleep(100_000)
+        }
+    }
+
+    /// A connection to QEMU's monitor. One at a time: others wait for its end.
+    public func monitor() throws -> TestMonitor { try TestMonitor(qmpPath) }
+}
