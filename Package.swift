@@ -29,7 +29,7 @@ let package = Package(
     products: [
         .library(name: "QCOW2", targets: ["DiskTypes", "QCOW2"]),
         .library(name: "DiskImages", targets: ["ImageChain", "ImageOperations"]),
-        .library(name: "BlockServing", targets: ["Virtqueue", "BlockEngine", "FuseExport", "DeviceMapperMap"]),
+        .library(name: "BlockServing", targets: ["Virtqueue", "BlockEngine", "VhostUserBlk", "FuseExport", "DeviceMapperMap"]),
         // For tools/fuzz-virtqueue.
         .library(name: "VirtqueueParts", targets: ["DiskTypes", "Virtqueue", "VirtqueueMock"]),
         .executable(name: "qblk", targets: ["qblk"]),
@@ -71,6 +71,12 @@ let package = Package(
             ],
             swiftSettings: hot),
         .target(
+            name: "VhostUserBlk",
+            dependencies: [
+                "VhostUserWire", "Virtqueue", "BlockEngine", "ImageChain", "LinuxIO", "DiskTypes", system, logging,
+            ],
+            swiftSettings: hot),
+        .target(
             name: "DeviceMapperMap",
             dependencies: [
                 "BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging,
@@ -84,7 +90,7 @@ let package = Package(
         .executableTarget(
             name: "qblk",
             dependencies: [
-                "FuseExport", "DeviceMapperMap", "ImageOperations", "BlockEngine", "ImageChain", "MapRegistry",
+                "FuseExport", "DeviceMapperMap", "VhostUserBlk", "ImageOperations", "BlockEngine", "ImageChain", "MapRegistry",
                 "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
             ],
             swiftSettings: house),

@@ -31,7 +31,6 @@ public final class RequestEngine {
     let pieces: UnsafeMutablePointer<Piece>
     let files: UnsafeMutablePointer<FileSide>
     let fileCount: Int
-    let diskSize: UInt64
     /// The file of `ImageChain.plainOffset`.
     let plainFile: UInt16
     let maxIovecs: Int
@@ -95,7 +94,6 @@ public final class RequestEngine {
         self.chain = chain
         self.ring = ring
         self.decoder = decoder
-        diskSize = chain.size
         plainFile = chain.activeDataFile
         slotCount = count
         slots = slab(count, of: Slot())
@@ -231,6 +229,7 @@ public final class RequestEngine {
         record.pointee.error = 0
         record.pointee.hasDamage = false
         record.pointee.needsAllocation = false
+        let diskSize = chain.size
         guard length >= 0, length <= Int(Int32.max), guest.bytes <= diskSize,
             UInt64(length) <= diskSize &- guest.bytes
         else {

@@ -89,6 +89,8 @@ int qb_ring_submit_and_wait(const struct qb_ring *ring, uint32_t wait) {
 
 int qb_ring_get_events(const struct qb_ring *ring) { return io_uring_get_events(of(ring)); }
 
+unsigned qb_ring_prepared(const struct qb_ring *ring) { return io_uring_sq_ready(of(ring)); }
+
 int qb_ring_register_files(const struct qb_ring *ring, const int *fds, uint32_t count) {
     return io_uring_register_files(of(ring), fds, count);
 }

@@ -11,8 +11,9 @@ public final class ImageChain: BlockMap {
     public let layers: [ImageLayer]
     /// Every file that an `Extent.file` or a `TableRead.file` can name.
     public let files: [HostFile]
-    /// Bytes of the guest's disk: a multiple of 512.
-    public let size: UInt64
+    /// Bytes of the guest's disk: a multiple of 512. Grows when `refreshSize` finds that a raw image has grown.
+    public var size: UInt64 { currentSize.load(ordering: .relaxed) }
+    private let currentSize: Atomic<UInt64>
     /// The active image may be written.
     public let isWritable: Bool
     /// The layers again, as lookups want them; as many as `layers`.
@@ -25,13 +26,26 @@ public final class ImageChain: BlockMap {
         self.isWritable = isWritable
         self.layers = layers
         self.files = files
-        size = layers.first?.size ?? 0
+        currentSize = Atomic(layers.first?.size ?? 0)
         depth = layers.count
         sides = .allocate(capacity: max(layers.count, 1))
-        for (i, layer) in layers.enumerated() { (sides + i).initialize(to: LayerSide(layer)) }
+        for (i, layer) in layers.enumerated() {
+            let canGrow = i == 0 && isWritable && layer.format == .raw
+            (sides + i).initialize(to: LayerSide(layer, canGrow: canGrow))
+        }
     }
 
     deinit { sides.deallocate() }
+
+    /// Looks whether the file or device of a writable raw image has grown; true when the disk has. A disk never shrinks
+    /// here.
+    public func refreshSize() throws(ImageError) -> Bool {
+        guard isRaw, isWritable, let file = layers.first.map({ files[Int($0.dataFile)] }) else { return false }
+        let length = try file.currentLength() & ~511
+        guard length > size else { return false }
+        currentSize.store(length, ordering: .releasing)
+        return true
+    }
 
     /// Where `length` bytes at `guest` are, in the first layer that has a say. `unallocated` means no layer has: the
     /// bytes read as zeros. See `BlockMap.lookup`.

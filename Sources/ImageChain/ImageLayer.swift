@@ -42,13 +42,14 @@ enum LayerMap: Sendable {
     /// Owned by the layer, which lives as long as the chain; nil for raw layers.
     private let qcow2: Unmanaged<QCOW2Map>?
 
-    init(_ layer: ImageLayer) {
-        size = layer.size
+    /// `canGrow`: the layer is raw and ends only where the disk does, which whoever asks has checked.
+    init(_ layer: ImageLayer, canGrow: Bool) {
+        size = canGrow ? RawMap.largest : layer.size
         metadataFile = layer.metadataFile
         dataFile = layer.dataFile
         switch layer.map {
         case .raw(let map):
-            raw = map
+            raw = canGrow ? RawMap(fileLength: RawMap.largest) : map
             qcow2 = nil
         case .qcow2(let map):
             raw = RawMap(fileLength: 0)

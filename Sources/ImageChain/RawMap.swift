@@ -5,6 +5,9 @@ import DiskTypes
 
 /// The map of a raw file: its bytes, then zeros up to the next whole sector.
 struct RawMap: BlockMap, BitwiseCopyable {
+    /// The longest file there can be, in whole sectors.
+    static let largest = UInt64(Int64.max) & ~511
+
     let fileLength: UInt64
     let size: UInt64
 
