@@ -63,6 +63,10 @@ let package = Package(
         .target(
             name: "BlockEngine", dependencies: ["ImageChain", "ClusterCodec", "LinuxIO", "DiskTypes"],
             swiftSettings: hot),
+        .target(
+            name: "VhostUserFrontend",
+            dependencies: ["VhostUserWire", "Virtqueue", "VirtqueueMock", "LinuxIO", "DiskTypes", system],
+            swiftSettings: hot),
         // 4 doors
         .target(
             name: "FuseExport",
@@ -119,6 +123,10 @@ let package = Package(
             name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
         .testTarget(
             name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes"],
+            swiftSettings: house),
+        .testTarget(
+            name: "VhostUserFrontendTests",
+            dependencies: ["VhostUserFrontend", "VhostUserWire", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit"],
             swiftSettings: house),
         .testTarget(name: "VhostUserWireTests", dependencies: ["VhostUserWire"], swiftSettings: house),
         .testTarget(
