@@ -58,6 +58,7 @@ let package = Package(
         .target(name: "ImageChain", dependencies: ["QCOW2", "LinuxIO", "DiskTypes", system], swiftSettings: hot),
         .target(name: "VirtqueueMock", dependencies: ["Virtqueue"], swiftSettings: hot),
         .target(name: "MapRegistry", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
+        .target(name: "QEMUMonitor", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
         // 3 engine
         .target(
             name: "BlockEngine", dependencies: ["ImageChain", "ClusterCodec", "LinuxIO", "DiskTypes"],
@@ -76,6 +77,10 @@ let package = Package(
             ],
             swiftSettings: house),
         .target(
+            name: "HotPlug",
+            dependencies: ["ImageChain", "MapRegistry", "QEMUMonitor", "LinuxIO", "DiskTypes", system],
+            swiftSettings: house),
+        .target(
             name: "ImageOperations",
             dependencies: ["BlockEngine", "ImageChain", "QCOW2", "LinuxIO", "DiskTypes", system],
             swiftSettings: hot),
@@ -83,8 +88,8 @@ let package = Package(
         .executableTarget(
             name: "qblk",
             dependencies: [
-                "FuseExport", "DeviceMapperMap", "ImageOperations", "BlockEngine", "ImageChain", "MapRegistry",
-                "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
+                "FuseExport", "DeviceMapperMap", "HotPlug", "ImageOperations", "BlockEngine", "ImageChain",
+                "MapRegistry", "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
             ],
             swiftSettings: house),
         // tests

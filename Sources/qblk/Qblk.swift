@@ -21,6 +21,7 @@ struct Qblk: ParsableCommand {
                 subcommands: [
                     MapCommand.self, UnmapCommand.self, ListCommand.self, TableCommand.self, DoctorCommand.self,
                 ]),
+            CommandGroup(name: "Virtual machines", subcommands: [AttachCommand.self, DetachCommand.self]),
             CommandGroup(
                 name: "Images",
                 subcommands: [
