@@ -59,6 +59,7 @@ let package = Package(
         .target(name: "ImageChain", dependencies: ["QCOW2", "LinuxIO", "DiskTypes", system], swiftSettings: hot),
         .target(name: "VirtqueueMock", dependencies: ["Virtqueue"], swiftSettings: hot),
         .target(name: "MapRegistry", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
+        .target(name: "QEMUMonitor", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
         // 3 engine
         .target(
             name: "BlockEngine", dependencies: ["ImageChain", "ClusterCodec", "LinuxIO", "DiskTypes"],
@@ -87,6 +88,10 @@ let package = Package(
             ],
             swiftSettings: house),
         .target(
+            name: "HotPlug",
+            dependencies: ["ImageChain", "MapRegistry", "QEMUMonitor", "LinuxIO", "DiskTypes", system],
+            swiftSettings: house),
+        .target(
             name: "ImageOperations",
             dependencies: ["BlockEngine", "ImageChain", "QCOW2", "LinuxIO", "DiskTypes", system],
             swiftSettings: hot),
@@ -94,8 +99,8 @@ let package = Package(
         .executableTarget(
             name: "qblk",
             dependencies: [
-                "FuseExport", "DeviceMapperMap", "VhostUserBlk", "ImageOperations", "BlockEngine", "ImageChain", "MapRegistry",
-                "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
+                "FuseExport", "DeviceMapperMap", "VhostUserBlk", "HotPlug", "ImageOperations", "BlockEngine",
+                "ImageChain", "MapRegistry", "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
             ],
             swiftSettings: house),
         // tests

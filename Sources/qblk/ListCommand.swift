@@ -8,8 +8,10 @@ import MapRegistry
 struct ListCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "list",
-        abstract: "Says which images are mapped.",
+        abstract: "Says which images are mapped, or plugged into VMs.",
         discussion: """
+            For a disk in a VM, DEVICE is the VM's QMP socket.
+
             Example:
               qblk list --json
             """)
@@ -20,7 +22,8 @@ struct ListCommand: ParsableCommand {
     var verbose: Int
 
     func run() throws {
-        let entries = try MapRegistry().all().map(MapEntry.init)
+        let entries =
+            try MapRegistry().all().map { MapEntry($0) } + AttachmentRegistry().all().map { MapEntry($0) }
         if output.isJSON { return try Output.write(JSONValue.array(entries.map(\.json)).text + "\n") }
         guard !entries.isEmpty else { return }
         try Output.write(TextTable.text([MapEntry.heading] + entries.map { $0.columns.map(printable) }))

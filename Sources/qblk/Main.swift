@@ -4,6 +4,7 @@
 import ArgumentParser
 import FuseExport
 import Glibc
+import HotPlug
 
 @main
 enum Main {
@@ -12,6 +13,7 @@ enum Main {
         signal(SIGPIPE, SIG_IGN)
         raiseFileLimit()
         if let code = LoopExport.runHiddenVerb(CommandLine.arguments) { exit(code) }
+        if let code = HotPlug.runHiddenVerb(CommandLine.arguments) { exit(code) }
         let arguments = Array(CommandLine.arguments.dropFirst())
         do {
             var command = try Qblk.parseAsRoot(arguments)

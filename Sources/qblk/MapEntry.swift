@@ -1,24 +1,15 @@
-// Why this file exists: how `list` and `map --json` show a map.
+// Why this file exists: how `list`, `map --json` and `attach --json` show what they made: maps and disks in VMs alike.
 
 import ImageOperations
 import MapRegistry
 
 struct MapEntry {
-    let record: MapRecord
+    let json: JSONValue
+    let columns: [String]
 
-    init(_ record: MapRecord) { self.record = record }
-
-    var state: String {
-        if record.deferred { return "going" }
-        return switch record.health {
-        case .alive: "alive"
-        case .crippled: "crippled"
-        case .dead: "dead"
-        }
-    }
-
-    var json: JSONValue {
-        .members([
+    init(_ record: MapRecord) {
+        let state = record.deferred ? "going" : Self.state(record.health)
+        json = .members([
             "name": .string(record.name),
             "device": .string(record.device),
             "image": .string(record.image),
@@ -32,15 +23,45 @@ struct MapEntry {
             "state": .string(state),
             "created": .number(record.created),
         ])
-    }
-
-    static let heading = ["NAME", "DEVICE", "SIZE", "HOW", "RO", "PID", "STATE", "IMAGE"]
-    var columns: [String] {
-        [
+        columns = [
             record.name, record.device, ByteSize.text(record.size), record.how.rawValue, record.readOnly ? "yes" : "no",
             record.server.map { String($0.pid) } ?? "-", state, record.image,
         ]
     }
+
+    /// A disk in a VM has no device on the host; its place is the VM, which the QMP socket names.
+    init(_ record: AttachmentRecord) {
+        let state = Self.state(record.health)
+        json = .members([
+            "name": .string(record.id),
+            "qmp": .string(record.qmp),
+            "image": .string(record.image),
+            "format": .string(record.format),
+            "snapshot": record.snapshot.map { .string($0) },
+            "size": .unsigned(record.size),
+            "how": .string(record.how.rawValue),
+            "read-only": .bool(record.readOnly),
+            "server-pid": record.server.map { .number(Int64($0.pid)) },
+            "supervisor-pid": record.supervisor.map { .number(Int64($0.pid)) },
+            "vm-pid": record.machine.map { .number(Int64($0.pid)) },
+            "state": .string(state),
+            "created": .number(record.created),
+        ])
+        columns = [
+            record.id, record.qmp, ByteSize.text(record.size), record.how.rawValue, record.readOnly ? "yes" : "no",
+            record.server.map { String($0.pid) } ?? "-", state, record.image,
+        ]
+    }
+
+    private static func state(_ health: MapHealth) -> String {
+        switch health {
+        case .alive: "alive"
+        case .crippled: "crippled"
+        case .dead: "dead"
+        }
+    }
+
+    static let heading = ["NAME", "DEVICE", "SIZE", "HOW", "RO", "PID", "STATE", "IMAGE"]
 }
 
 /// Rows of text in columns that are as wide as they must be.

@@ -40,6 +40,10 @@ struct UnmapCommand: ParsableCommand {
         guard let map else { return try unmapAll(registry) }
         guard let record = try registry.find(map) ?? Self.byDevice(map, registry) else {
             if try Self.wasUnrecorded(map, registry) { return }
+            if let disk = try AttachmentRegistry(registry).all().first(where: { $0.id == map || $0.image == map }) {
+                throw ImageError(
+                    .reference, "is a disk in a VM", advice: "qblk detach \(disk.id) --qmp \(disk.qmp)", path: map)
+            }
             throw ImageError(.notFound, "is not mapped", advice: "`qblk list` says what is", path: map)
         }
         try unmap(record)

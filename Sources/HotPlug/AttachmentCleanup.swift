@@ -1,0 +1,84 @@
+// Why this file exists: attach may be killed between any two of its steps, and VMs end without a word to us. What is left
+// behind is found by its folder, and taken down in an order in which no step waits for what is dead.
+import DiskTypes
+import LinuxIO
+import MapRegistry
+import QEMUMonitor
+import SystemPackage
+
+enum AttachmentCleanup {
+    /// Ends the processes of a disk that no VM has any more, and forgets it. Its lock must be held.
+    static func takeDown(_ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry) throws(ImageError) {
+        // The supervisor gives its server 30 s to finish.
+        if let supervisor = record.supervisor { Supervision.end(supervisor, patience: 36_000) }
+        if let server = record.server, server.isAlive { Supervision.end(server, patience: 30_000) }
+        endUnrecorded(registry.folder(of: key) + "/disk.sock")
+        try registry.remove(key)
+    }
+
+    /// After a failed attach: nothing in the VM, no process, no folder. What cannot be undone is left to the next sweep.
+    static func undo(
+        _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry, _ monitor: QEMUMonitor
+    ) {
+        do throws(ImageError) {
+            // A device that came up after all, when only the record could not be written, needs its guest to go.
+            if try monitor.hasDevice(record.id) { try monitor.unplug(record.id, patience: 10_000) }
+            try monitor.removeBehind(record.id)
+            try takeDown(record, key, registry)
+        } catch {
+            SystemLog.write(.warning, "\(error)")
+        }
+    }
+
+    /// Takes down what crashed commands and VMs that have ended left behind. The VM at hand is asked what it has; of
+    /// others only those that are gone for certain are dealt with.
+    static func sweep(_ registry: AttachmentRegistry, _ monitor: QEMUMonitor) throws(ImageError) {
+        for key in try registry.keys() {
+            // Held by whoever is plugging it in or out.
+            guard let lock = try registry.lock(key) else { continue }
+            guard let record = try registry.record(lock.key) else {
+                endUnrecorded(registry.folder(of: lock.key) + "/disk.sock")
+                try registry.remove(lock.key)
+                continue
+            }
+            if record.machine.map({ !$0.isAlive }) ?? false {
+                try takeDown(record, lock.key, registry)
+            } else if record.qmp == monitor.path {
+                try compare(record, lock.key, registry, monitor)
+            } else if record.machine == nil, QEMUMonitor.isGone(record.qmp) {
+                try takeDown(record, lock.key, registry)
+            }
+        }
+    }
+
+    private static func compare(
+        _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry, _ monitor: QEMUMonitor
+    ) throws(ImageError) {
+        guard try monitor.hasDevice(record.id) else {
+            // The guest or somebody else took it out, or it never came in.
+            try monitor.removeBehind(record.id)
+            return try takeDown(record, key, registry)
+        }
+        guard !record.isPlugged else { return }
+        // It came in, and only whoever brought it died before he could write that down.
+        var known = record
+        known.isPlugged = true
+        try registry.write(known, key)
+    }
+
+    /// Ends processes that were started for a socket and died unmentioned with whoever started them.
+    private static func endUnrecorded(_ socket: String) {
+        for name in Filesystem.listIfThere("/proc") {
+            guard let pid = Int32(name), let identity = ProcessIdentity(pid: pid), identity != .current,
+                let line = Filesystem.readIfThere("/proc/\(name)/cmdline")
+            else { continue }
+            let words = line.split(separator: "\0").map(String.init)
+            let serves = zip(words, words.dropFirst()).contains { $0 == "--socket-path" && $1 == socket }
+            let supervises =
+                words.count == 3 && words[1] == HotPlug.supervisorVerb
+                && SupervisorConfig.decoded(words[2])?.socket == socket
+            guard words.first == "qblk", serves || supervises else { continue }
+            Supervision.end(identity, patience: supervises ? 36_000 : 30_000)
+        }
+    }
+}

@@ -1,0 +1,36 @@
+// Why this file exists: an image is served, a block device is opened by QEMU itself. Which one it is, and that it can be
+// opened at all, is known before a VM is touched.
+import DiskTypes
+import Glibc
+import ImageChain
+import LinuxIO
+import SystemPackage
+
+/// What is to become a disk.
+struct DiskSource {
+    /// Absolute, without links: the server has another working folder.
+    let path: String
+    let isDevice: Bool
+    let format: String
+    let size: UInt64
+
+    init(_ options: AttachOptions) throws(ImageError) {
+        do throws(Errno) { path = try Filesystem.realPath(options.image) } catch {
+            throw ImageError(.system, "cannot open: \(errorText(error.rawValue))", path: options.image)
+        }
+        var status = stat()
+        let isBlock = stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFBLK
+        // A device with a format in it (--format qcow2) is an image.
+        isDevice = isBlock && (options.open.format ?? .raw) == .raw && options.open.snapshot == nil
+        var open = options.open
+        if isDevice { open.format = .raw }
+        // The server takes the locks.
+        open.lock = false
+        let chain: ImageChain
+        do throws(ImageError) { chain = try ImageChain.open(path: path, options: open) } catch {
+            throw error.named(options.image)
+        }
+        format = chain.layers[0].format.rawValue
+        size = chain.size
+    }
+}

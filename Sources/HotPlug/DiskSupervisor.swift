@@ -1,0 +1,216 @@
+// Why this file exists: a VM must not lose its disk because a process died, nor keep an image locked after it has ended.
+// The supervisor starts the server again when it dies (QEMU reconnects, and what was in flight is served again), and
+// takes everything down when it is told to, or when the VM is no more.
+import DiskTypes
+import Glibc
+import LinuxIO
+import MapRegistry
+import SystemPackage
+
+/// One disk's supervisor. Everything happens on the thread that runs it.
+final class DiskSupervisor {
+    private let config: SupervisorConfig
+    private let registry: AttachmentRegistry
+    private var signals: SignalFD?
+    private var machine: OwnedFD?
+    private var server: ChildProcess?
+    /// What the server says on standard error.
+    private var words: OwnedFD?
+    private var lastWords = ""
+    private var unfinished: [UInt8] = []
+    private var stopWanted = false
+
+    /// A server that lived this long (milliseconds) did not die of its start.
+    private static let longLife: Int64 = 5_000
+    private static let longestPause: Int64 = 10_000
+
+    init(_ config: SupervisorConfig) {
+        self.config = config
+        registry = AttachmentRegistry(folder: config.registryFolder)
+    }
+
+    /// The supervisor's whole life: its exit code.
+    func run() -> Int32 {
+        SystemLog.open(name: "qblk")
+        SignalFD.ignoreBrokenPipes()
+        do throws(Errno) {
+            signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGCHLD])
+            machine = try config.machine?.open()
+        } catch {
+            return refuse("cannot watch over the disk: \(errorText(error.rawValue))")
+        }
+        if config.machine != nil, machine == nil { return refuse("the VM has gone") }
+        if let reason = start() ?? awaitAnswer() { return refuse(reason) }
+        guard let identity = server?.identity else { return refuse("the server died while it started") }
+        report(.serves(identity))
+        watch()
+        stop()
+        return 0
+    }
+
+    private func refuse(_ reason: String) -> Int32 {
+        stop()
+        report(.failed(reason))
+        return 1
+    }
+
+    private func report(_ report: SupervisorReport) {
+        let line = report.line
+        _ = Glibc.write(SupervisorReport.descriptor, line, line.utf8.count)
+        close(SupervisorReport.descriptor)
+    }
+
+    // MARK: the server
+
+    /// Starts the server and waits until its socket is there; why it is not, if so.
+    private func start() -> String? {
+        do throws(Errno) {
+            try Filesystem.removeFile(config.socket)
+            var ends: [Int32] = [-1, -1]
+            guard pipe(&ends) == 0 else { throw Errno(rawValue: errno) }
+            let writing = OwnedFD(taking: ends[1])
+            for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+            _ = fcntl(ends[0], F_SETFL, O_NONBLOCK)
+            words = OwnedFD(taking: ends[0])
+            server = try ChildProcess.spawn(
+                config.executable, ["qblk"] + config.arguments,
+                inherit: [ChildProcess.Inheritance(fd: writing.raw, as: STDERR_FILENO)], options: .daemon)
+        } catch {
+            return "cannot start the server: \(errorText(error.rawValue))"
+        }
+        lastWords = ""
+        return turn { Filesystem.exists(config.socket) } ?? makeAccessible()
+    }
+
+    /// Waits until the server answers. Not to be asked of one that a VM talks to already: it has ears for one.
+    private func awaitAnswer() -> String? { turn { ServedProbe.answers(config.socket, milliseconds: 1_000) } }
+
+    private func turn(until done: () -> Bool) -> String? {
+        let end = Supervision.now() + 60_000
+        while Supervision.now() < end {
+            if done() { return nil }
+            step(milliseconds: 20)
+            if stopWanted { return "stopped while the server started" }
+            guard server != nil else { return lastWords.isEmpty ? "the server died while it started" : lastWords }
+        }
+        return "the server does not begin to serve"
+    }
+
+    /// QEMU runs as another user than root where it can.
+    private func makeAccessible() -> String? {
+        guard geteuid() == 0 else { return nil }
+        guard chown(config.socket, config.user, config.group) == 0, chmod(config.socket, 0o600) == 0 else {
+            return "cannot give \(config.socket) to QEMU: \(errorText(errno))"
+        }
+        return nil
+    }
+
+    private func watch() {
+        var quickDeaths: Int64 = 0
+        var startedAt = Supervision.now()
+        while !stopWanted {
+            step(milliseconds: -1)
+            while server == nil, !stopWanted {
+                quickDeaths = Supervision.now() - startedAt > Self.longLife ? 0 : quickDeaths + 1
+                let pause = quickDeaths < 2 ? 0 : min(50 << min(quickDeaths, 8), Self.longestPause)
+                SystemLog.write(.error, "the server of \(config.socket) died: starting another in \(pause) ms")
+                let until = Supervision.now() + pause
+                while Supervision.now() < until, !stopWanted { step(milliseconds: until - Supervision.now()) }
+                guard !stopWanted else { return }
+                startedAt = Supervision.now()
+                if let reason = start() { SystemLog.write(.error, "\(config.socket): \(reason)") } else { rewrite() }
+            }
+        }
+    }
+
+    /// Waits for one thing to happen and deals with it.
+    private func step(milliseconds: Int64) {
+        var waits = [signals?.raw ?? -1, machine?.raw ?? -1, words?.raw ?? -1].map {
+            pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
+        }
+        poll(&waits, 3, Int32(clamping: milliseconds))
+        while let next = signals?.next() {
+            if next.signal != SIGCHLD { stopWanted = true }
+        }
+        if waits[1].revents != 0 {
+            SystemLog.write(.info, "the VM of \(config.socket) has ended")
+            stopWanted = true
+        }
+        hear()
+        do throws(Errno) { if try server?.poll() != nil { server = nil } } catch { server = nil }
+        // What it said last.
+        if server == nil { hear() }
+    }
+
+    /// Passes on what the server says, line by line.
+    private func hear() {
+        guard let fd = words?.raw else { return }
+        var piece = [UInt8](repeating: 0, count: 4096)
+        while true {
+            let count = read(fd, &piece, piece.count)
+            if count < 0 && errno == EINTR { continue }
+            if count == 0 { words = nil }
+            guard count > 0 else { return }
+            for byte in piece[..<count] {
+                if byte != UInt8(ascii: "\n"), unfinished.count < 4096 {
+                    unfinished.append(byte)
+                    continue
+                }
+                lastWords = String(decoding: unfinished, as: UTF8.self)
+                unfinished = []
+                if lastWords.hasPrefix("qblk: ") { lastWords.removeFirst("qblk: ".count) }
+                SystemLog.write(.notice, printable(lastWords))
+            }
+        }
+    }
+
+    // MARK: the end
+
+    private func stop() {
+        if let server {
+            if let identity = server.identity {
+                Supervision.end(identity, patience: 30_000)
+            }
+            do throws(Errno) { _ = try server.wait() } catch {
+                // Reaped already.
+            }
+        }
+        server = nil
+        unlink(config.socket)
+        guard let machine = config.machine, !machine.isAlive else { return }
+        // Nobody will unplug what has no VM any more.
+        do throws(ImageError) {
+            guard let lock = try registry.lock(config.key) else { return }
+            try registry.remove(lock.key)
+        } catch { SystemLog.write(.warning, "\(error)") }
+    }
+
+    private func rewrite() {
+        do throws(ImageError) {
+            guard var record = try registry.record(config.key) else { return }
+            record.server = server?.identity
+            try registry.write(record, config.key)
+        } catch { SystemLog.write(.warning, "\(error)") }
+    }
+}
+
+/// Small things that a process does to others.
+enum Supervision {
+    static func now() -> Int64 {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
+    }
+
+    /// Asks a process to end, and ends it when it does not within `patience` milliseconds.
+    static func end(_ process: ProcessIdentity, patience: Int32) {
+        do throws(Errno) {
+            try process.kill(SIGTERM)
+            if try process.waitForEnd(milliseconds: patience) { return }
+            try process.kill(SIGKILL)
+            _ = try process.waitForEnd(milliseconds: 5_000)
+        } catch {
+            // Gone already, or not ours to end: nothing more that could be done.
+        }
+    }
+}

@@ -1,0 +1,204 @@
+// Why this file exists: a disk goes into a running VM in steps of which any may fail, and comes out again when the guest
+// lets go. Either all of it is there and written down, or nothing is.
+public import DiskTypes
+import Glibc
+import ImageChain
+import LinuxIO
+public import MapRegistry
+import QEMUMonitor
+import SystemPackage
+
+/// Plugs disks into running VMs and takes them out.
+public enum HotPlug {
+    /// `qblk __disk-supervisor CONFIG`: watches over the server of one disk.
+    public static let supervisorVerb = "__disk-supervisor"
+
+    /// Runs the hidden verb if `arguments` (with the program's name first) ask for it: its exit code. Call it before
+    /// anything parses arguments.
+    public static func runHiddenVerb(_ arguments: [String]) -> Int32? {
+        guard arguments.count == 3, arguments[1] == supervisorVerb else { return nil }
+        return SupervisorConfig.decoded(arguments[2]).map { DiskSupervisor($0).run() } ?? 2
+    }
+
+    // MARK: in
+
+    /// Plugs an image or a block device into a VM; returns when the VM has it.
+    public static func attach(_ options: AttachOptions) throws(ImageError) -> AttachmentRecord {
+        let source = try DiskSource(options)
+        let qmp = try realPath(options.qmp)
+        if let id = options.id { try PluggedDisk.check(id) }
+        let monitor = try QEMUMonitor(qmp)
+        try AttachmentCleanup.sweep(options.registry, monitor)
+        let id = try freeID(options.id, monitor)
+        if !source.isDevice { try monitor.requireSharedMemory() }
+        let queues: Int
+        if let wanted = options.queues { queues = wanted } else { queues = min(max(try monitor.processors(), 1), 4) }
+        let disk = PluggedDisk(id: id, bus: try monitor.busForOneMore(options.bus), queues: queues)
+        let lock = try options.registry.create(id)
+        var record = AttachmentRecord(
+            id: id, qmp: qmp, image: source.path, format: source.format, size: source.size,
+            how: source.isDevice ? .virtioBlk : .vhostUser, readOnly: options.readOnly, created: Int64(time(nil)))
+        record.snapshot = options.open.snapshot
+        record.machine = machine(monitor)
+        do throws(ImageError) {
+            // Written before anything is made, so that whatever a crash leaves is found by it.
+            try options.registry.write(record, lock.key)
+            try plug(disk, source, options, monitor, &record, key: lock.key)
+            record.isPlugged = true
+            try options.registry.write(record, lock.key)
+        } catch {
+            AttachmentCleanup.undo(record, lock.key, options.registry, monitor)
+            throw error
+        }
+        return record
+    }
+
+    private static func plug(
+        _ disk: PluggedDisk, _ source: DiskSource, _ options: AttachOptions, _ monitor: QEMUMonitor,
+        _ record: inout AttachmentRecord, key: String
+    ) throws(ImageError) {
+        let serial = options.serial ?? String(disk.id.prefix(20))
+        if source.isDevice {
+            return try monitor.plugDevice(disk, path: source.path, readOnly: options.readOnly, serial: serial)
+        }
+        let socket = options.registry.folder(of: key) + "/disk.sock"
+        record.socket = socket
+        let config = SupervisorConfig(
+            key: key, registryFolder: options.registry.folder, executable: options.executable,
+            arguments: serveArguments(disk, source, options, socket: socket, serial: serial), socket: socket,
+            user: monitor.peer?.user ?? 0, group: monitor.peer?.group ?? 0, machine: record.machine)
+        try start(config, &record)
+        try options.registry.write(record, key)
+        try monitor.plugServed(disk, socket: socket, packed: options.packed)
+    }
+
+    private static func serveArguments(
+        _ disk: PluggedDisk, _ source: DiskSource, _ options: AttachOptions, socket: String, serial: String
+    ) -> [String] {
+        var words = ["serve", source.path, "--socket-path", socket, "--serial", serial, "--queues", "\(disk.queues)"]
+        if let format = options.open.format { words += ["--format", format.rawValue] }
+        if options.readOnly { words.append("--read-only") }
+        if let snapshot = options.open.snapshot { words += ["--snapshot", snapshot] }
+        // The server's folder is not ours.
+        for folder in options.open.allowedFolders { words += ["--allow-path", absolute(folder)] }
+        return words + options.serveArguments
+    }
+
+    private static func start(_ config: SupervisorConfig, _ record: inout AttachmentRecord) throws(ImageError) {
+        var ends: [Int32] = [-1, -1]
+        guard pipe(&ends) == 0 else { throw ImageError(.system, "cannot make a pipe: \(errorText(errno))") }
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        let reading = OwnedFD(taking: ends[0])
+        let child: ChildProcess
+        do throws(Errno) {
+            let writing = OwnedFD(taking: ends[1])
+            let text: String
+            do throws(ImageError) { text = try config.encoded() } catch { throw .invalidArgument }
+            child = try ChildProcess.spawn(
+                config.executable, ["qblk", supervisorVerb, text],
+                inherit: [ChildProcess.Inheritance(fd: writing.raw, as: SupervisorReport.descriptor)],
+                options: .daemon)
+        } catch {
+            throw ImageError(.system, "cannot start the supervisor: \(errorText(error.rawValue))")
+        }
+        record.supervisor = child.identity
+        switch SupervisorReport.receive(reading.raw) {
+        case .serves(let server)?: record.server = server
+        case .failed(let reason)?:
+            do throws(Errno) { _ = try child.wait() } catch {}
+            throw ImageError(.system, "the server did not start: \(reason)", path: record.image)
+        case nil:
+            do throws(Errno) { _ = try child.wait() } catch {}
+            throw ImageError(.system, "the supervisor died while the server started", path: record.image)
+        }
+    }
+
+    private static func freeID(_ wanted: String?, _ monitor: QEMUMonitor) throws(ImageError) -> String {
+        if let wanted {
+            guard try !monitor.hasDevice(wanted) else {
+                throw ImageError(
+                    .reference, "this VM has a device named '\(wanted)'", advice: "choose another --id",
+                    path: monitor.path)
+            }
+            return wanted
+        }
+        var number = 0
+        while try monitor.hasDevice("qblk\(number)") { number += 1 }
+        return "qblk\(number)"
+    }
+
+    /// The VM's process. Who made the socket may be another: a manager that hands it to QEMU.
+    private static func machine(_ monitor: QEMUMonitor) -> ProcessIdentity? {
+        guard let pid = monitor.peer?.pid, pid > 0,
+            let name = Filesystem.readIfThere("/proc/\(pid)/comm"), name.hasPrefix("qemu")
+        else { return nil }
+        return ProcessIdentity(pid: pid)
+    }
+
+    // MARK: out
+
+    /// Takes a disk out of a VM and ends what served it. `patience` (milliseconds): for the guest to let go.
+    /// Returns false when the VM had gone already, and what was left of the disk has been cleaned up.
+    public static func detach(
+        _ id: String, qmp path: String, patience: Int64, registry: AttachmentRegistry = AttachmentRegistry()
+    ) throws(ImageError) -> Bool {
+        let qmp = absolute(path)
+        guard let key = try key(of: id, qmp, registry) else { throw try unknown(id, qmp, registry) }
+        guard let lock = try registry.lock(key, patience: 10_000) else {
+            throw ImageError(.locked, "another qblk is working on it", advice: "try again when it is done", path: id)
+        }
+        guard let record = try registry.record(lock.key) else { return true }
+        let isGone = record.machine.map { !$0.isAlive } ?? QEMUMonitor.isGone(qmp)
+        if isGone {
+            try AttachmentCleanup.takeDown(record, lock.key, registry)
+            return false
+        }
+        let monitor = try QEMUMonitor(qmp)
+        if try monitor.hasDevice(id) { try monitor.unplug(id, patience: patience) }
+        try monitor.removeBehind(id)
+        try AttachmentCleanup.takeDown(record, lock.key, registry)
+        try AttachmentCleanup.sweep(registry, monitor)
+        return true
+    }
+
+    private static func key(
+        of id: String, _ qmp: String, _ registry: AttachmentRegistry
+    ) throws(ImageError) -> String? {
+        for key in try registry.keys() {
+            if let record = try registry.record(key), record.id == id, record.qmp == qmp { return key }
+        }
+        return nil
+    }
+
+    /// Says what is wrong with the id, or with the VM.
+    private static func unknown(
+        _ id: String, _ qmp: String, _ registry: AttachmentRegistry
+    ) throws(ImageError) -> ImageError {
+        let monitor = try QEMUMonitor(qmp)
+        let what =
+            try monitor.hasDevice(id)
+            ? "is a device of this VM that qblk did not attach" : "is not attached to this VM"
+        try AttachmentCleanup.sweep(registry, monitor)
+        return ImageError(.notFound, what, advice: "`qblk list` says what is", path: id)
+    }
+
+    // MARK: paths
+
+    private static func realPath(_ path: String) throws(ImageError) -> String {
+        do throws(Errno) { return try Filesystem.realPath(path) } catch {
+            throw ImageError(
+                error == .noSuchFileOrDirectory ? .notFound : .system,
+                "cannot reach the VM: \(errorText(error.rawValue))",
+                advice: "start it with -qmp unix:\(path),server=on,wait=off", path: path)
+        }
+    }
+
+    /// The path without links where it exists, else made absolute as it is.
+    private static func absolute(_ path: String) -> String {
+        do throws(Errno) { return try Filesystem.realPath(path) } catch {
+            guard !path.hasPrefix("/"), let here = getcwd(nil, 0) else { return path }
+            defer { free(here) }
+            return String(cString: here) + "/" + path
+        }
+    }
+}

@@ -1,0 +1,17 @@
+// Why this file exists: QEMU stops the whole VM while it waits for a new disk's server to answer. So the server is asked
+// first, by somebody who can wait: it is ready when it says which features it has.
+import QEMUMonitor
+
+enum ServedProbe {
+    /// Whether a vhost-user server answers on the socket within `milliseconds`.
+    static func answers(_ socket: String, milliseconds: Int64) -> Bool {
+        let connection: LocalSocket
+        do throws(LocalSocket.Refusal) { connection = try LocalSocket(socket) } catch { return false }
+        let deadline = Deadline(in: milliseconds)
+        // VHOST_USER_GET_FEATURES (1), version 1, no payload; the answer has the same number, flag 4, and 8 bytes.
+        guard connection.send([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], before: deadline),
+            let answer = connection.bytes(20, before: deadline)
+        else { return false }
+        return Array(answer[..<12]) == [1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]
+    }
+}

@@ -1,0 +1,75 @@
+// Why this file exists: a disk in a VM is carried on by other processes than the one that plugged it in. This is all
+// the supervisor is told, as one JSON argument, and all it tells back, as one line through a pipe.
+import DiskTypes
+import FoundationEssentials
+import Glibc
+import LinuxIO
+
+/// What the supervisor of a served disk must know. Paths are absolute.
+struct SupervisorConfig: Codable, Sendable {
+    /// The disk's folder in the registry.
+    var key: String
+    var registryFolder: String
+    var executable: String
+    /// Of `qblk`, from the verb on.
+    var arguments: [String]
+    var socket: String
+    /// Who has to be able to connect to the socket: QEMU's user and group.
+    var user: UInt32
+    var group: UInt32
+    /// Ends the disk by its own end.
+    var machine: ProcessIdentity?
+
+    func encoded() throws(ImageError) -> String {
+        do { return String(decoding: try JSONEncoder().encode(self), as: UTF8.self) } catch {
+            throw ImageError(.system, "cannot write a message to another qblk process")
+        }
+    }
+
+    static func decoded(_ text: String) -> SupervisorConfig? {
+        do { return try JSONDecoder().decode(SupervisorConfig.self, from: Data(text.utf8)) } catch { return nil }
+    }
+}
+
+/// How the start of the server went.
+enum SupervisorReport: Equatable {
+    case serves(ProcessIdentity)
+    case failed(String)
+
+    /// Where the supervisor finds the pipe.
+    static let descriptor: Int32 = 3
+
+    var line: String {
+        switch self {
+        case .serves(let server): "serves \(server.pid) \(server.startTime)\n"
+        case .failed(let reason): "failed \(reason.split(whereSeparator: \.isNewline).joined(separator: " "))\n"
+        }
+    }
+
+    init?(_ line: String) {
+        let words = line.split(separator: " ", maxSplits: 1)
+        guard words.count == 2 else { return nil }
+        let rest = words[1].split(whereSeparator: \.isNewline).joined(separator: " ")
+        switch words[0] {
+        case "serves":
+            let numbers = rest.split(separator: " ")
+            guard numbers.count == 2, let pid = Int32(numbers[0]), let start = UInt64(numbers[1]) else { return nil }
+            self = .serves(ProcessIdentity(pid: pid, startTime: start))
+        case "failed": self = .failed(rest)
+        default: return nil
+        }
+    }
+
+    /// Reads until the line's end or the writer's; nil when the supervisor died without a word.
+    static func receive(_ fd: Int32) -> SupervisorReport? {
+        var text: [UInt8] = []
+        var piece = [UInt8](repeating: 0, count: 4096)
+        while text.last != UInt8(ascii: "\n"), text.count < 1 << 16 {
+            let count = read(fd, &piece, piece.count)
+            if count < 0 && errno == EINTR { continue }
+            guard count > 0 else { break }
+            text += piece[..<count]
+        }
+        return SupervisorReport(String(decoding: text, as: UTF8.self))
+    }
+}

@@ -1,0 +1,57 @@
+// Why this file exists: a disk that was plugged into a running VM is known by two names, the VM's monitor and the
+// device's id. This is what the next `qblk` needs to list it, to unplug it, and to clean up after it.
+public import LinuxIO
+
+/// How a disk came into a VM.
+public enum AttachmentMethod: String, Codable, Sendable {
+    /// An image that a server of ours serves.
+    case vhostUser = "vhost-user"
+    /// A block device of the host, which QEMU opens itself.
+    case virtioBlk = "virtio-blk"
+}
+
+/// One disk in a running VM.
+public struct AttachmentRecord: Codable, Equatable, Sendable {
+    /// The device's id in QEMU.
+    public var id: String
+    /// Absolute path of the VM's QMP socket.
+    public var qmp: String
+    /// Absolute path of the image or the device.
+    public var image: String
+    public var format: String
+    public var snapshot: String?
+    public var size: UInt64
+    public var how: AttachmentMethod
+    public var readOnly: Bool
+    /// Where the server listens, for images.
+    public var socket: String?
+    public var server: ProcessIdentity?
+    public var supervisor: ProcessIdentity?
+    /// The QEMU process, where it is known.
+    public var machine: ProcessIdentity?
+    /// Seconds since 1970.
+    public var created: Int64
+    /// The VM has the disk. Until then it is being plugged in, by whoever holds the lock.
+    public var isPlugged = false
+
+    public init(
+        id: String, qmp: String, image: String, format: String, size: UInt64, how: AttachmentMethod, readOnly: Bool,
+        created: Int64
+    ) {
+        self.id = id
+        self.qmp = qmp
+        self.image = image
+        self.format = format
+        self.size = size
+        self.how = how
+        self.readOnly = readOnly
+        self.created = created
+    }
+
+    /// Whether all is there that the disk needs.
+    public var health: MapHealth {
+        if machine.map({ !$0.isAlive }) ?? !Filesystem.exists(qmp) { return .dead }
+        guard isPlugged, [server, supervisor].allSatisfy({ $0?.isAlive ?? true }) else { return .crippled }
+        return .alive
+    }
+}

@@ -1,0 +1,104 @@
+// Why this file exists: plugging a disk in takes several processes and some seconds, and any of them may be killed at any
+// moment. A folder a disk, with a lock that its holder's death gives back, lets the next `qblk` tell what is being made
+// from what was left behind.
+public import DiskTypes
+import FoundationEssentials
+import LinuxIO
+
+/// The disks in running VMs: a folder each, beside the maps and out of their way.
+public struct AttachmentRegistry: Sendable {
+    public let folder: String
+
+    /// `registry`: whose neighbour it is.
+    public init(_ registry: MapRegistry = MapRegistry()) { folder = registry.folder + "/.attached" }
+    /// `folder`: of a registry made before.
+    public init(folder: String) { self.folder = folder }
+
+    /// The keys of all folders: with a record, being made, or left behind.
+    public func keys() throws(ImageError) -> [String] {
+        try RegistryFiles.names(in: folder).filter { !$0.hasPrefix(".") }
+    }
+
+    public func folder(of key: String) -> String { folder + "/" + key }
+    private func statePath(_ key: String) -> String { folder(of: key) + "/state.json" }
+
+    public func record(_ key: String) throws(ImageError) -> AttachmentRecord? {
+        guard let bytes = try RegistryFiles.read(statePath(key)) else { return nil }
+        do {
+            return try JSONDecoder().decode(AttachmentRecord.self, from: Data(bytes))
+        } catch {
+            throw ImageError(
+                .malformed, "\(statePath(key)) is not a record of a disk in a VM",
+                advice: "unplug what it describes by hand, then remove \(folder(of: key))")
+        }
+    }
+
+    /// Every record there is.
+    public func all() throws(ImageError) -> [AttachmentRecord] {
+        var records: [AttachmentRecord] = []
+        for key in try keys() {
+            if let record = try record(key) { records.append(record) }
+        }
+        return records
+    }
+
+    /// Writes a record. For the process that made it or serves it.
+    public func write(_ record: AttachmentRecord, _ key: String) throws(ImageError) {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        let data: Data
+        do { data = try encoder.encode(record) } catch {
+            throw ImageError(.system, "cannot write down the disk '\(record.id)'")
+        }
+        try RegistryFiles.write(Array(data) + [UInt8(ascii: "\n")], to: statePath(key))
+    }
+
+    /// Removes a folder with everything in it. What it described must be gone.
+    public func remove(_ key: String) throws(ImageError) { try RegistryFiles.removeFolder(folder(of: key)) }
+
+    /// Makes the folder of a new disk and holds its lock. Ids are a VM's own; another VM may have the same.
+    public func create(_ id: String) throws(ImageError) -> AttachmentLock {
+        try RegistryFiles.makeFolder(Filesystem.parent(of: folder))
+        try RegistryFiles.makeFolder(folder)
+        guard let global = try FileLock(folder + "/.lock", patience: 10_000) else { throw busy("the list of disks") }
+        let taken = Set(try keys())
+        var key = id
+        var number = 2
+        while taken.contains(key) {
+            key = "\(id).\(number)"
+            number += 1
+        }
+        try RegistryFiles.makeFolder(folder(of: key))
+        guard let lock = try FileLock(folder(of: key) + "/lock", patience: 0) else { throw busy("'\(key)'") }
+        _ = consume global
+        return AttachmentLock(key: key, lock: lock)
+    }
+
+    /// The right to change a disk that is there; nil while somebody else has it for `patience` milliseconds, or when
+    /// the disk has gone.
+    public func lock(_ key: String, patience: Int = 0) throws(ImageError) -> AttachmentLock? {
+        guard Filesystem.isDirectory(folder(of: key)) else { return nil }
+        do throws(ImageError) {
+            guard let lock = try FileLock(folder(of: key) + "/lock", patience: patience) else { return nil }
+            return AttachmentLock(key: key, lock: lock)
+        } catch {
+            if !Filesystem.isDirectory(folder(of: key)) { return nil }
+            throw error
+        }
+    }
+
+    private func busy(_ what: String) -> ImageError {
+        ImageError(.locked, "another qblk is working on \(what)", advice: "try again when it is done")
+    }
+}
+
+/// The right to plug one disk in or out; the kernel gives it up when the process dies.
+public struct AttachmentLock: ~Copyable {
+    public let key: String
+    private let lock: FileLock
+
+    init(key: String, lock: consuming FileLock) {
+        self.key = key
+        self.lock = lock
+    }
+}
