@@ -29,7 +29,7 @@ let package = Package(
     products: [
         .library(name: "QCOW2", targets: ["DiskTypes", "QCOW2"]),
         .library(name: "DiskImages", targets: ["ImageChain", "ImageOperations"]),
-        .library(name: "BlockServing", targets: ["Virtqueue", "BlockEngine", "FuseExport", "DeviceMapperMap"]),
+        .library(name: "BlockServing", targets: ["Virtqueue", "BlockEngine", "VhostUserBlk", "FuseExport", "DeviceMapperMap"]),
         // For tools/fuzz-virtqueue.
         .library(name: "VirtqueueParts", targets: ["DiskTypes", "Virtqueue", "VirtqueueMock"]),
         .executable(name: "qblk", targets: ["qblk"]),
@@ -51,6 +51,7 @@ let package = Package(
         .target(name: "DiskTypes", swiftSettings: strict),
         // 1 parts
         .target(name: "QCOW2", dependencies: ["DiskTypes"], swiftSettings: strict),
+        .target(name: "VhostUserWire", swiftSettings: strict),
         .target(name: "ClusterCodec", dependencies: ["DiskTypes", "CQblk"], swiftSettings: hot),
         .target(name: "LinuxIO", dependencies: ["DiskTypes", "CQblk", system], swiftSettings: hot),
         .target(name: "Virtqueue", dependencies: ["DiskTypes"], swiftSettings: hot),
@@ -63,11 +64,21 @@ let package = Package(
         .target(
             name: "BlockEngine", dependencies: ["ImageChain", "ClusterCodec", "LinuxIO", "DiskTypes"],
             swiftSettings: hot),
+        .target(
+            name: "VhostUserFrontend",
+            dependencies: ["VhostUserWire", "Virtqueue", "VirtqueueMock", "LinuxIO", "DiskTypes", system],
+            swiftSettings: hot),
         // 4 doors
         .target(
             name: "FuseExport",
             dependencies: [
                 "BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging,
+            ],
+            swiftSettings: hot),
+        .target(
+            name: "VhostUserBlk",
+            dependencies: [
+                "VhostUserWire", "Virtqueue", "BlockEngine", "ImageChain", "LinuxIO", "DiskTypes", system, logging,
             ],
             swiftSettings: hot),
         .target(
@@ -88,8 +99,8 @@ let package = Package(
         .executableTarget(
             name: "qblk",
             dependencies: [
-                "FuseExport", "DeviceMapperMap", "HotPlug", "ImageOperations", "BlockEngine", "ImageChain",
-                "MapRegistry", "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
+                "FuseExport", "DeviceMapperMap", "VhostUserBlk", "HotPlug", "ImageOperations", "BlockEngine",
+                "ImageChain", "MapRegistry", "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
             ],
             swiftSettings: house),
         // tests
@@ -120,6 +131,11 @@ let package = Package(
         .testTarget(
             name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes"],
             swiftSettings: house),
+        .testTarget(
+            name: "VhostUserFrontendTests",
+            dependencies: ["VhostUserFrontend", "VhostUserWire", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit"],
+            swiftSettings: house),
+        .testTarget(name: "VhostUserWireTests", dependencies: ["VhostUserWire"], swiftSettings: house),
         .testTarget(
             name: "VirtqueueTests", dependencies: ["Virtqueue", "VirtqueueMock", "DiskTypes"], swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),

@@ -43,7 +43,8 @@ extension FileSide {
         let usable = file.directFD >= 0 && FileSide.fits(memory) && FileSide.fits(offset)
         self.init(
             buffered: file.fd, data: usable ? file.directFD : file.fd,
-            memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0)
+            memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0,
+            writesInline: !usable && file.isWritable)
     }
 
     /// Masks need powers of two, and bounce buffers start on pages.

@@ -6,7 +6,7 @@ import Glibc
 struct CallerMemory {
     /// One range, or nil for `iovecs`.
     let base: UnsafeMutableRawPointer?
-    let iovecs: UnsafeMutablePointer<iovec>
+    let iovecs: UnsafeMutablePointer<iovec>?
     let count: Int
 
     /// Calls `body` with each contiguous part of the `length` bytes at `at`, and how many bytes came before it.
@@ -14,6 +14,7 @@ struct CallerMemory {
         at: Int, length: Int, _ body: (_ memory: UnsafeMutableRawPointer, _ length: Int, _ before: Int) -> Void
     ) {
         if let base { return body(base + at, length, 0) }
+        guard let iovecs else { return }
         var skip = at
         var done = 0
         for i in 0..<count {
@@ -32,6 +33,11 @@ struct CallerMemory {
 
     @inline(__always) func zero(at: Int, length: Int) {
         parts(at: at, length: length) { memory, length, _ in memset(memory, 0, length) }
+    }
+
+    /// Gathers the `length` bytes at `at`.
+    @inline(__always) func copyOut(_ target: UnsafeMutableRawPointer, at: Int, length: Int) {
+        parts(at: at, length: length) { memory, length, before in memcpy(target + before, memory, length) }
     }
 
     @inline(__always) func copy(_ source: UnsafeRawPointer, at: Int, length: Int) {

@@ -110,7 +110,7 @@ extension RequestEngine {
     // MARK: streams
 
     private func sendLoad(_ load: Int32) {
-        if !prepareLoad(load) { deferred.push(Tag.make(Tag.cluster, load)) }
+        if !prepareLoad(load) { deferred.push(tag(Tag.cluster, load)) }
     }
 
     /// Streams come through the page cache: they are packed without regard to blocks, and neighbours share them.
@@ -121,7 +121,7 @@ extension RequestEngine {
         // Every load that was taken has a buffer.
         return ring.prepareRead(
             fd: files[Int(key.file)].buffered, buffer: record.pointee.buffer.unsafelyUnwrapped + Int(got),
-            count: key.length &- got, offset: key.host &+ UInt64(got), userData: Tag.make(Tag.cluster, load))
+            count: key.length &- got, offset: key.host &+ UInt64(got), userData: tag(Tag.cluster, load))
     }
 
     func completeLoad(_ load: Int32, _ result: Int32) {

@@ -1,34 +1,39 @@
-// Why this file exists: plain data. An extent becomes one read straight into the caller's memory wherever alignment
-// allows it, and reads through aligned buffers where it does not. Nothing here looks at formats.
+// Why this file exists: plain data. An extent becomes one transfer straight into or out of the caller's memory wherever
+// alignment allows it, and transfers through aligned buffers where it does not. Nothing here looks at formats.
 import DiskTypes
 import Glibc
 import LinuxIO
 
 extension RequestEngine {
-    /// The kernel moves less than 2 GiB a read; a round number below keeps the rest aligned.
+    /// The kernel moves less than 2 GiB at a time; a round number below keeps the rest aligned.
     static var largestRead: Int { 1 << 30 }
 
-    /// Sends one read straight into the caller's memory at byte `at` of the request, if alignment allows. False:
-    /// nothing was done.
+    /// Whether a transfer can go straight between the file and memory at `base`.
+    @inline(__always) func isStraight(
+        _ fileIndex: UInt16, _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int
+    ) -> Bool {
+        let file = files + Int(fileIndex)
+        return Int(fileIndex) < fileCount && length <= RequestEngine.largestRead
+            && UInt(bitPattern: base) & file.pointee.memoryMask == 0
+            && (host | UInt64(truncatingIfNeeded: length)) & file.pointee.offsetMask == 0
+    }
+
+    /// Sends one transfer straight between the file and the caller's memory at byte `at` of the request, if alignment
+    /// allows. False: nothing was done.
     @inline(__always) func sendStraight(
         _ fileIndex: UInt16, _ host: UInt64, into base: UnsafeMutableRawPointer, at: Int, _ length: Int, _ slot: Int32
     ) -> Bool {
-        let file = files + Int(fileIndex)
-        guard Int(fileIndex) < fileCount, length <= RequestEngine.largestRead,
-            UInt(bitPattern: base + at) & file.pointee.memoryMask == 0,
-            (host | UInt64(truncatingIfNeeded: length)) & file.pointee.offsetMask == 0
-        else { return false }
+        guard isStraight(fileIndex, host, base + at, length) else { return false }
         let piece = takePiece(for: slot)
         guard piece >= 0 else { return false }
         fill(piece, .plain, fileIndex, at: at, length: length, host: host)
-        let sent = ring.prepareRead(
-            fd: file.pointee.data, buffer: base + at, count: UInt32(truncatingIfNeeded: length), offset: host,
-            userData: Tag.make(Tag.piece, piece))
-        if !sent { deferred.push(Tag.make(Tag.piece, piece)) }
+        let sent = prepareTransfer(
+            slot, files[Int(fileIndex)].data, base + at, length, host, userData: tag(Tag.piece, piece))
+        if !sent { deferred.push(tag(Tag.piece, piece)) }
         return true
     }
 
-    /// Reads for a data extent at the slot's cursor. False: the slot is parked with its cursor at what is not issued.
+    /// Transfers for a data extent at the slot's cursor. False: the slot is parked with its cursor at what is not issued.
     func issueData(_ extent: Extent, _ slot: Int32) -> Bool {
         guard Int(extent.file) < fileCount else {
             fail(slot, EIO)
@@ -46,7 +51,7 @@ extension RequestEngine {
         return issueSplit(extent, slot)
     }
 
-    /// The same in as many reads as alignment and sizes ask for.
+    /// The same in as many transfers as alignment and sizes ask for.
     private func issueSplit(_ extent: Extent, _ slot: Int32) -> Bool {
         let record = slots + Int(slot)
         let file = files[Int(extent.file)]
@@ -70,15 +75,21 @@ extension RequestEngine {
                     length = bounceLength(own, at: at, host: host, left: left, file)
                 }
             }
-            guard bounces.available > 0 || kind != .bounce else { return park(slot) }
+            // A block that is written in part would have to be read first: such files are not written directly.
+            guard
+                kind != .bounce || record.pointee.operation == .read
+                    || (host | UInt64(truncatingIfNeeded: left)) & file.offsetMask == 0
+            else {
+                fail(slot, EINVAL)
+                return true
+            }
+            let ownsList = kind == .vector && !isWhole(record, at, length)
+            guard bounces.available > 0 || kind != .bounce, lists.available > 0 || !ownsList else { return park(slot) }
             let piece = takePiece(for: slot)
             guard piece >= 0 else { return park(slot) }
             fill(piece, kind, extent.file, at: at, length: length, host: host)
-            if kind == .bounce {
-                pieces[Int(piece)].bounce = bounces.take()
-                pieces[Int(piece)].got = 0
-                statistics.bounces &+= 1
-            }
+            if ownsList { pieces[Int(piece)].list = lists.take() }
+            if kind == .bounce { fillBounce(piece, own) }
             record.pointee.cursor &+= UInt64(length)
             host &+= UInt64(length)
             left &-= length
@@ -87,7 +98,23 @@ extension RequestEngine {
         return true
     }
 
-    /// How much of `left` bytes to read through one bounce buffer: up to the next place from where the rest can go
+    /// The piece is the whole request, and the caller's list fits it as it is.
+    @inline(__always) private func isWhole(_ record: UnsafeMutablePointer<Slot>, _ at: Int, _ length: Int) -> Bool {
+        at == 0 && record.pointee.isExact
+            && UInt64(truncatingIfNeeded: length) == record.pointee.end &- record.pointee.start
+    }
+
+    /// Gives a piece its buffer; a write's bytes go in at once.
+    private func fillBounce(_ piece: Int32, _ own: CallerMemory) {
+        let record = pieces + Int(piece)
+        record.pointee.bounce = bounces.take()
+        record.pointee.got = 0
+        statistics.bounces &+= 1
+        guard slots[Int(record.pointee.slot)].operation == .write else { return }
+        own.copyOut(bounces.buffer(record.pointee.bounce), at: record.pointee.at, length: record.pointee.left)
+    }
+
+    /// How much of `left` bytes to move through one bounce buffer: up to the next place from where the rest can go
     /// straight into the caller's memory, if there is one; else as much as the buffer takes.
     private func bounceLength(_ own: CallerMemory, at: Int, host: UInt64, left: Int, _ file: FileSide) -> Int {
         let into = Int(truncatingIfNeeded: host & file.offsetMask)
@@ -113,35 +140,79 @@ extension RequestEngine {
 
     // MARK: sending
 
-    /// Prepares the read of a piece, or queues it until the ring has room.
+    /// Prepares the transfer of a piece, or queues it until the ring has room.
     func send(_ piece: Int32) {
-        if !prepare(piece) { deferred.push(Tag.make(Tag.piece, piece)) }
+        if !prepare(piece) { deferred.push(tag(Tag.piece, piece)) }
+    }
+
+    @inline(__always) func prepareTransfer(
+        _ slot: Int32, _ fd: Int32, _ memory: UnsafeMutableRawPointer, _ length: Int, _ host: UInt64, userData: UInt64
+    ) -> Bool {
+        let count = UInt32(truncatingIfNeeded: length)
+        guard slots[Int(slot)].operation == .write else {
+            return ring.prepareRead(fd: fd, buffer: memory, count: count, offset: host, userData: userData)
+        }
+        return ring.prepareWrite(
+            fd: fd, buffer: memory, count: count, offset: host, userData: userData, durable: writeThrough)
     }
 
     func prepare(_ piece: Int32) -> Bool {
         let record = pieces + Int(piece)
         let file = files[Int(record.pointee.file)]
-        if record.pointee.kind == .bounce {
+        let mark = tag(Tag.piece, piece)
+        switch record.pointee.kind {
+        case .bounce:
             // Whole blocks around the range; what is in the buffer already is whole blocks too.
             let first = record.pointee.host & ~file.offsetMask
             let end = (record.pointee.host &+ UInt64(record.pointee.left) &+ file.offsetMask) & ~file.offsetMask
             let got = record.pointee.got
-            return ring.prepareRead(
-                fd: file.data, buffer: bounces.buffer(record.pointee.bounce) + got,
-                count: UInt32(truncatingIfNeeded: Int(truncatingIfNeeded: end &- first) &- got),
-                offset: first &+ UInt64(got), userData: Tag.make(Tag.piece, piece))
+            return prepareTransfer(
+                record.pointee.slot, file.data, bounces.buffer(record.pointee.bounce) + got,
+                Int(truncatingIfNeeded: end &- first) &- got, first &+ UInt64(got), userData: mark)
+        case .allocation:
+            return ring.prepareFallocate(
+                fd: file.buffered, mode: record.pointee.mode, offset: record.pointee.host,
+                length: UInt64(record.pointee.left), userData: mark)
+        case .zeros:
+            return ring.prepareWrite(
+                fd: file.data, buffer: zeros, count: UInt32(min(record.pointee.left, RequestEngine.zeroBytes)),
+                offset: record.pointee.host, userData: mark)
+        case .merged:
+            return prepareList(
+                record.pointee.slot, file.data, lists[record.pointee.list], record.pointee.at, record.pointee.host, mark
+            )
+        case .plain, .vector, .cluster:
+            return prepareOwn(record, file.data, mark)
         }
-        if let base = slots[Int(record.pointee.slot)].base {
-            return ring.prepareRead(
-                fd: file.data, buffer: base + record.pointee.at, count: UInt32(truncatingIfNeeded: record.pointee.left),
-                offset: record.pointee.host, userData: Tag.make(Tag.piece, piece))
+    }
+
+    /// Between the file and the request's own memory.
+    private func prepareOwn(_ record: UnsafeMutablePointer<Piece>, _ fd: Int32, _ mark: UInt64) -> Bool {
+        let slot = slots + Int(record.pointee.slot)
+        if let base = slot.pointee.base {
+            return prepareTransfer(
+                record.pointee.slot, fd, base + record.pointee.at, record.pointee.left, record.pointee.host,
+                userData: mark)
         }
-        let list = pieceIovecs + Int(piece) &* maxIovecs
+        if record.pointee.list < 0, let list = slot.pointee.iovecs {
+            return prepareList(
+                record.pointee.slot, fd, list, Int(slot.pointee.iovecCount), record.pointee.host, mark)
+        }
+        let list = lists[record.pointee.list]
         let count = memory(of: record.pointee.slot).slice(
             at: record.pointee.at, length: record.pointee.left, into: list)
-        return ring.prepareReadv(
-            fd: file.data, iovecs: list, count: UInt32(truncatingIfNeeded: count), offset: record.pointee.host,
-            userData: Tag.make(Tag.piece, piece))
+        return prepareList(record.pointee.slot, fd, list, count, record.pointee.host, mark)
+    }
+
+    private func prepareList(
+        _ slot: Int32, _ fd: Int32, _ list: UnsafeMutablePointer<iovec>, _ count: Int, _ host: UInt64, _ mark: UInt64
+    ) -> Bool {
+        let number = UInt32(truncatingIfNeeded: count)
+        guard slots[Int(slot)].operation == .write else {
+            return ring.prepareReadv(fd: fd, iovecs: list, count: number, offset: host, userData: mark)
+        }
+        return ring.prepareWritev(
+            fd: fd, iovecs: list, count: number, offset: host, userData: mark, durable: writeThrough)
     }
 
     // MARK: completions
@@ -153,22 +224,32 @@ extension RequestEngine {
         let record = pieces + Int(piece)
         if record.pointee.kind == .plain, Int(result) == record.pointee.left {
             release(piece, error: 0)
-        } else if record.pointee.kind == .bounce, result > 0 {
-            completeBounce(piece, Int(result))
-        } else if result > 0 {
-            completeShort(piece, Int(result))
         } else {
-            completeWithout(piece, result)
+            completeOther(piece, result)
         }
     }
 
-    /// Some of a plain or vectored read came; the rest is asked for again.
+    @inline(never) private func completeOther(_ piece: Int32, _ result: Int32) {
+        switch pieces[Int(piece)].kind {
+        case .merged: completeMerged(piece, result)
+        case .allocation: completeAllocation(piece, result)
+        case .bounce where result > 0: completeBounce(piece, Int(result))
+        default: if result > 0 { completeShort(piece, Int(result)) } else { completeWithout(piece, result) }
+        }
+    }
+
+    /// Some of a plain or vectored transfer was done; the rest is asked for again.
     private func completeShort(_ piece: Int32, _ result: Int) {
         let record = pieces + Int(piece)
         guard result < record.pointee.left else { return release(piece, error: 0) }
-        // A direct read stops between blocks only where the file ends; then the rest of the range is not there.
+        // A direct read stops between blocks only where the file ends; then the rest of the range is not there. A write
+        // is repeated from the last whole block on.
         let usable = result & ~Int(truncatingIfNeeded: files[Int(record.pointee.file)].offsetMask)
-        guard usable == result else { return release(piece, error: EIO) }
+        guard usable == result || slots[Int(record.pointee.slot)].operation != .read else {
+            return release(piece, error: EIO)
+        }
+        if usable == 0 { return completeWithout(piece, -EAGAIN) }
+        if record.pointee.kind == .vector, record.pointee.list < 0 { return goOn(piece, after: usable) }
         record.pointee.at &+= usable
         record.pointee.host &+= UInt64(usable)
         record.pointee.left &-= usable
@@ -177,13 +258,23 @@ extension RequestEngine {
         send(piece)
     }
 
-    /// Blocks came into a bounce buffer: copied once the range is complete.
+    /// The request's one transfer ended early; its rest has other ranges than the caller's list.
+    private func goOn(_ piece: Int32, after done: Int) {
+        let slot = pieces[Int(piece)].slot
+        freePieces.give(piece)
+        slots[Int(slot)].pieces &-= 1
+        statistics.retries &+= 1
+        beginWalk(slot, after: UInt64(truncatingIfNeeded: done))
+    }
+
+    /// Blocks went through a bounce buffer: a read's are copied once the range is complete.
     private func completeBounce(_ piece: Int32, _ result: Int) {
         let record = pieces + Int(piece)
         let mask = files[Int(record.pointee.file)].offsetMask
         let into = Int(truncatingIfNeeded: record.pointee.host & mask)
         let got = record.pointee.got &+ result
         if got >= into &+ record.pointee.left {
+            guard slots[Int(record.pointee.slot)].operation == .read else { return finishBounce(piece, 0) }
             memory(of: record.pointee.slot).copy(
                 bounces.buffer(record.pointee.bounce) + into, at: record.pointee.at, length: record.pointee.left)
             return finishBounce(piece, 0)

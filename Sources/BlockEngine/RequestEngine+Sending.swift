@@ -1,20 +1,21 @@
-// Why this file exists: the ring can be full, rarely and for a moment. A read that found no room keeps its place in a
+// Why this file exists: the ring can be full, rarely and for a moment. A transfer that found no room keeps its place in a
 // line here instead of failing or spinning.
 import LinuxIO
 
 extension RequestEngine {
-    /// Prepares the reads that waited for room, oldest first, until there is none again.
+    /// Prepares what waited for room, oldest first, until there is none again.
     func sendDeferred() {
         for _ in 0..<deferred.count {
-            let tag = deferred.pop()
-            let index = Tag.index(tag)
+            let waiting = deferred.pop()
+            let index = Tag.index(waiting)
             let sent =
-                switch tag & Tag.kinds {
+                switch waiting & Tag.kinds {
                 case Tag.piece: prepare(index)
                 case Tag.table: prepareTable(index)
+                case Tag.sync: prepareSync()
                 default: prepareLoad(index)
                 }
-            guard sent else { return deferred.push(tag) }
+            guard sent else { return deferred.push(waiting) }
         }
     }
 }

@@ -107,7 +107,7 @@ extension RequestEngine {
     }
 
     private func sendTable(_ load: Int32) {
-        if !prepareTable(load) { deferred.push(Tag.make(Tag.table, load)) }
+        if !prepareTable(load) { deferred.push(tag(Tag.table, load)) }
     }
 
     func prepareTable(_ load: Int32) -> Bool {
@@ -118,7 +118,7 @@ extension RequestEngine {
         return ring.prepareRead(
             fd: files[Int(record.pointee.read.file)].buffered, buffer: buffer + got,
             count: record.pointee.read.length &- UInt32(truncatingIfNeeded: got),
-            offset: record.pointee.read.host.bytes &+ UInt64(got), userData: Tag.make(Tag.table, load))
+            offset: record.pointee.read.host.bytes &+ UInt64(got), userData: tag(Tag.table, load))
     }
 
     func completeTable(_ load: Int32, _ result: Int32) {

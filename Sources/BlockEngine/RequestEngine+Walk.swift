@@ -11,6 +11,15 @@ extension RequestEngine {
 
     /// Goes on with a slot from its cursor.
     func walk(_ slot: Int32) {
+        switch slots[Int(slot)].operation {
+        case .read: walkRead(slot)
+        case .write: walkWrite(slot)
+        case .writeZeroes, .discard: walkZeroes(slot)
+        case .flush: flush(slot)
+        }
+    }
+
+    private func walkRead(_ slot: Int32) {
         let record = slots + Int(slot)
         guard record.pointee.error == 0, record.pointee.cursor < record.pointee.end else {
             return drainOrFinish(slot)
@@ -77,9 +86,7 @@ extension RequestEngine {
         case .needs(let table):
             return !awaitTable(table, slot)
         case .damaged(let damage):
-            slots[Int(slot)].damage = damage
-            slots[Int(slot)].hasDamage = true
-            fail(slot, EIO)
+            failDamaged(slot, damage)
         case .extent:
             break
         }
@@ -96,25 +103,26 @@ extension RequestEngine {
     /// Nothing more to issue: done once all pieces are back.
     @inline(__always) func drainOrFinish(_ slot: Int32) {
         let record = slots + Int(slot)
-        if record.pointee.pieces == 0 {
-            record.pointee.state = .finished
-            finished.push(slot, in: slots)
-        } else {
-            record.pointee.state = .draining
-        }
+        if record.pointee.pieces == 0 { finish(slot) } else { record.pointee.state = .draining }
+    }
+
+    /// Everything was done, well or not. Zeros that must be durable have one more step.
+    @inline(__always) func finish(_ slot: Int32) {
+        let record = slots + Int(slot)
+        if writeThrough, record.pointee.operation == .writeZeroes, record.pointee.error == 0 { return flush(slot) }
+        record.pointee.state = .finished
+        finished.push(slot, in: slots)
     }
 
     /// A piece of the slot is back and free again.
     @inline(__always) func release(_ piece: Int32, error: Int32) {
         let slot = pieces[Int(piece)].slot
+        if pieces[Int(piece)].list >= 0 { lists.give(pieces[Int(piece)].list) }
         freePieces.give(piece)
         let record = slots + Int(slot)
         if error != 0 { fail(slot, error) }
         record.pointee.pieces &-= 1
-        if record.pointee.pieces == 0, record.pointee.state == .draining {
-            record.pointee.state = .finished
-            finished.push(slot, in: slots)
-        }
+        if record.pointee.pieces == 0, record.pointee.state == .draining { finish(slot) }
     }
 
     // MARK: waiting for resources
@@ -143,6 +151,7 @@ extension RequestEngine {
         guard index >= 0 else { return none }
         pieces[Int(index)].slot = slot
         pieces[Int(index)].retries = 0
+        pieces[Int(index)].list = none
         slots[Int(slot)].pieces &+= 1
         return index
     }

@@ -1,5 +1,5 @@
 // Why this file exists: every door (a FUSE queue, a virtqueue, an offline verb) has requests for guest bytes; this is
-// the one place that turns them into reads of host files. It knows no formats and no doors. Its data path takes no
+// the one place that turns them into transfers of host files. It knows no formats and no doors. Its data path takes no
 // lock, allocates nothing, throws nothing: whatever a request needs exists before the first one comes.
 public import DiskTypes
 public import Glibc
@@ -7,7 +7,7 @@ public import ImageChain
 public import LinuxIO
 import ClusterCodec
 
-/// Carries read requests for one image on one thread.
+/// Carries the requests for one image on one thread.
 ///
 /// The engine shares a `Ring` with its owner: completions whose user data has bit 63 set are the engine's and go to
 /// `complete`, all others are the owner's. The engine only prepares entries; the owner submits and drains:
@@ -19,8 +19,8 @@ import ClusterCodec
 ///     }
 ///     while let done = engine.nextFinished() { ... }
 ///
-/// A request may be finished as soon as `submitRead` returns (zeros, cached clusters), so ask `nextFinished` before
-/// waiting. Not `Sendable`: make it, use it and drop it on the ring's thread, once nothing is in flight.
+/// A request may be finished as soon as it is submitted (zeros, cached clusters), and neighbours are gathered: ask
+/// `nextFinished` before waiting, always. Not `Sendable`: make it, use it and drop it on the ring's thread, once nothing is in flight.
 public final class RequestEngine {
     let chain: ImageChain
     let ring: Ring
@@ -31,16 +31,24 @@ public final class RequestEngine {
     let pieces: UnsafeMutablePointer<Piece>
     let files: UnsafeMutablePointer<FileSide>
     let fileCount: Int
-    let diskSize: UInt64
     /// The file of `ImageChain.plainOffset`.
     let plainFile: UInt16
-    /// `maxIovecs` per slot: the caller's list, copied.
-    let slotIovecs: UnsafeMutablePointer<iovec>
-    /// `maxIovecs` per piece: what the kernel reads when the piece is submitted.
-    let pieceIovecs: UnsafeMutablePointer<iovec>
     let maxIovecs: Int
+    /// What completions of this engine carry, besides kind and index.
+    let number: UInt64
+    /// Zeros to write where the file system cannot make them; as much as `zeroBytes`, or nothing in a read-only chain.
+    let zeros: UnsafeMutableRawPointer
+    static var zeroBytes: Int { 256 << 10 }
 
     var freePieces: FreeList
+    var lists: IovecLists
+    var run = Run()
+    let runLimit: Int
+    var flushes = FlushLine()
+    var throttle = Throttle()
+    /// What the file of the data can do, as far as it was tried.
+    var canPunch = true
+    var canZero = true
     var bounces: BouncePool
     var tables: TableLoads
     var clusters: ClusterCache
@@ -50,8 +58,15 @@ public final class RequestEngine {
     var finished = Queue()
     /// Slots that wait for a piece or a buffer, first come first served.
     var parked = Queue()
-    /// Reads that the ring had no room for.
+    /// Transfers that the ring had no room for.
     var deferred: TagQueue
+
+    /// Writes are on the medium before they are answered.
+    public var writeThrough = false
+    /// Flushes are answered without doing anything: a crash of the host may lose everything. For scratch disks.
+    public var ignoresFlushes = false
+    /// Discards of a raw image give its storage back.
+    public var discards = true
 
     /// Requests that are submitted and not yet handed out by `nextFinished`.
     public private(set) var inFlight = 0
@@ -65,8 +80,10 @@ public final class RequestEngine {
     ///   - slots: how many requests can be in flight; slot numbers are `0..<slots`.
     ///   - maxIovecs: how many ranges of memory one request can have at most.
     ///   - decodedCacheBytes: how much memory decoded clusters may take (at least one is always kept).
+    ///   - number: tells this engine's completions from those of others on the same ring; see `number(of:)`.
     public init(
-        chain: ImageChain, ring: Ring, slots count: Int, maxIovecs: Int = 1, decodedCacheBytes: Int = 8 << 20
+        chain: ImageChain, ring: Ring, slots count: Int, maxIovecs: Int = 1, decodedCacheBytes: Int = 8 << 20,
+        number: UInt16 = 0
     ) throws(ImageError) {
         guard count > 0, count <= 65536, maxIovecs > 0, maxIovecs <= 1024 else {
             throw ImageError(.unsupported, "an engine for \(count) requests of \(maxIovecs) memory ranges")
@@ -77,7 +94,6 @@ public final class RequestEngine {
         self.chain = chain
         self.ring = ring
         self.decoder = decoder
-        diskSize = chain.size
         plainFile = chain.activeDataFile
         slotCount = count
         slots = slab(count, of: Slot())
@@ -86,9 +102,11 @@ public final class RequestEngine {
         pieces = slab(pieceCount, of: Piece())
         freePieces = FreeList(count: pieceCount)
         self.maxIovecs = maxIovecs
-        let listed = maxIovecs > 1 ? maxIovecs : 0
-        slotIovecs = slab(count * listed, of: iovec())
-        pieceIovecs = slab(pieceCount * listed, of: iovec())
+        self.number = UInt64(number) << Tag.numberShift
+        lists = IovecLists(count: 64, length: max(maxIovecs, Run.requestLimit))
+        runLimit = Run.requestLimit
+        zeros = .allocate(byteCount: chain.isWritable ? RequestEngine.zeroBytes : 1, alignment: 4096)
+        if chain.isWritable { memset(zeros, 0, RequestEngine.zeroBytes) }
         files = slab(chain.files.count, of: FileSide(buffered: -1, data: -1, memoryMask: 0, offsetMask: 0))
         fileCount = chain.files.count
         var direct = false
@@ -100,17 +118,18 @@ public final class RequestEngine {
         tables = TableLoads(count: min(count, 64))
         loads = ClusterLoads(count: min(count, 32))
         clusters = ClusterCache(bytes: max(decodedCacheBytes, 0))
-        deferred = TagQueue(capacity: pieceCount + tables.count + loads.count)
+        deferred = TagQueue(capacity: pieceCount + tables.count + loads.count + 1)
     }
 
     deinit {
-        // Dropped with reads in flight, the kernel may still write into these buffers: better lost than reused.
+        // Dropped with transfers in flight, the kernel may still write into these buffers: better lost than reused.
         for i in 0..<slotCount where slots[i].state != .free && slots[i].state != .finished { return }
         slots.deallocate()
         pieces.deallocate()
         files.deallocate()
-        slotIovecs.deallocate()
-        pieceIovecs.deallocate()
+        zeros.deallocate()
+        run.members.deallocate()
+        lists.free()
         freePieces.free()
         bounces.free()
         tables.free()
@@ -121,6 +140,11 @@ public final class RequestEngine {
 
     /// Whether a completion of the shared ring is the engine's.
     @inlinable @inline(__always) public static func owns(_ userData: UInt64) -> Bool { userData >> 63 != 0 }
+
+    /// Which of the engines of a ring a completion belongs to.
+    @inlinable @inline(__always) public static func number(of userData: UInt64) -> Int {
+        Int(truncatingIfNeeded: userData >> 32 & 0xffff)
+    }
 
     /// Whether another request may be submitted now (on a slot that is free).
     public var canSubmit: Bool { inFlight < slotCount }
@@ -134,29 +158,61 @@ public final class RequestEngine {
         if open(slot, guest, length) { begin(index, guest, buffer, length) }
     }
 
-    /// Reads `length` bytes of the disk at `guest` into `count` ranges of memory, one after the other. The list is
-    /// copied; the memory stays the engine's until `nextFinished` hands the slot back.
+    /// Reads `length` bytes of the disk at `guest` into `count` ranges of memory, one after the other. List and memory
+    /// stay the engine's until `nextFinished` hands the slot back.
     public func submitRead(slot: Int, guest: GuestOffset, iovecs: UnsafePointer<iovec>, count: Int, length: Int) {
         guard open(slot, guest, length) else { return }
-        let index = Int32(truncatingIfNeeded: slot)
-        if count == 1, let base = iovecs.pointee.iov_base, iovecs.pointee.iov_len >= length {
-            return begin(index, guest, base, length)
+        transfer(Int32(truncatingIfNeeded: slot), guest, iovecs, count, length)
+    }
+
+    /// Takes in a request as a door has checked it. Its list and memory stay the engine's until `nextFinished` hands
+    /// the slot back.
+    @inline(__always)
+    public func submit(_ request: BlockRequest) {
+        let slot = Int(request.slot)
+        let length = Int(truncatingIfNeeded: request.length)
+        guard open(slot, request.guest, length) else { return }
+        let record = slots + slot
+        record.pointee.operation = request.operation
+        guard request.operation == .read || chain.isWritable || request.operation == .flush else {
+            return refuse(Int32(truncatingIfNeeded: slot), EROFS)
         }
-        guard count <= maxIovecs, maxIovecs > 1 else { return refuse(index, EINVAL) }
-        let own = slotIovecs + slot &* maxIovecs
+        if request.operation == .read || request.operation == .write, let list = request.iovecs {
+            return transfer(
+                Int32(truncatingIfNeeded: slot), request.guest, list, Int(request.iovecCount), length)
+        }
+        record.pointee.mayUnmap = request.mayUnmap
+        beginWalk(Int32(truncatingIfNeeded: slot))
+    }
+
+    @inline(__always) private func transfer(
+        _ slot: Int32, _ guest: GuestOffset, _ list: UnsafePointer<iovec>, _ count: Int, _ length: Int
+    ) {
+        if count == 1, let base = list.pointee.iov_base, list.pointee.iov_len >= length {
+            return begin(slot, guest, base, length)
+        }
+        transferList(slot, list, count, length)
+    }
+
+    @inline(never) private func transferList(
+        _ slot: Int32, _ list: UnsafePointer<iovec>, _ count: Int, _ length: Int
+    ) {
+        guard count <= maxIovecs, maxIovecs > 1 else { return refuse(slot, EINVAL) }
         var room = 0
         for i in 0..<max(count, 0) {
-            own[i] = iovecs[i]
-            let (sum, overflow) = room.addingReportingOverflow(own[i].iov_len)
-            guard !overflow, own[i].iov_len >= 0, own[i].iov_len == 0 || own[i].iov_base != nil else {
-                return refuse(index, EINVAL)
+            let (sum, overflow) = room.addingReportingOverflow(list[i].iov_len)
+            guard !overflow, list[i].iov_len >= 0, list[i].iov_len == 0 || list[i].iov_base != nil else {
+                return refuse(slot, EINVAL)
             }
             room = sum
         }
-        guard room >= length else { return refuse(index, EINVAL) }
-        slots[slot].base = nil
-        slots[slot].iovecCount = Int32(truncatingIfNeeded: count)
-        beginWalk(index)
+        guard room >= length else { return refuse(slot, EINVAL) }
+        let record = slots + Int(slot)
+        record.pointee.base = nil
+        record.pointee.iovecs = UnsafeMutablePointer(mutating: list)
+        record.pointee.iovecCount = Int32(truncatingIfNeeded: count)
+        record.pointee.isExact = room == length
+        beginWalk(slot)
     }
 
     /// Takes the slot into use; false when the request is finished already because it makes no sense.
@@ -168,9 +224,12 @@ public final class RequestEngine {
         statistics.requests &+= 1
         record.pointee.start = guest.bytes
         record.pointee.end = guest.bytes &+ UInt64(truncatingIfNeeded: length)
+        record.pointee.operation = .read
         record.pointee.pieces = 0
         record.pointee.error = 0
         record.pointee.hasDamage = false
+        record.pointee.needsAllocation = false
+        let diskSize = chain.size
         guard length >= 0, length <= Int(Int32.max), guest.bytes <= diskSize,
             UInt64(length) <= diskSize &- guest.bytes
         else {
@@ -180,26 +239,26 @@ public final class RequestEngine {
         return true
     }
 
-    /// Starts a request for one range of memory. Nearly all are one aligned extent of plain data whose table is in
+    /// Starts a transfer with one range of memory. Nearly all are one aligned extent of plain data whose table is in
     /// memory: the short way is theirs.
     @inline(__always)
     private func begin(_ slot: Int32, _ guest: GuestOffset, _ base: UnsafeMutableRawPointer, _ length: Int) {
         let record = slots + Int(slot)
         record.pointee.base = base
-        if parked.isEmpty, length > 0,
-            let host = chain.plainOffset(guest, length: UInt64(truncatingIfNeeded: length)),
-            sendStraight(plainFile, host.bytes, into: base, at: 0, length, slot)
-        {
-            record.pointee.state = .draining
-        } else {
-            beginWalk(slot)
-        }
+        guard parked.isEmpty, length > 0 else { return beginWalk(slot) }
+        let isWrite = record.pointee.operation == .write
+        let bytes = UInt64(truncatingIfNeeded: length)
+        let host = isWrite ? chain.overwritableOffset(guest, length: bytes) : chain.plainOffset(guest, length: bytes)
+        guard let host, isStraight(plainFile, host.bytes, base, length) else { return beginWalk(slot) }
+        record.pointee.state = .draining
+        if isWrite, writeInline(host.bytes, base, length, slot) { return }
+        addToRun(slot, host: host.bytes, length: length, isWrite: isWrite)
     }
 
-    /// Starts a request the long way, behind those that wait for resources already.
-    private func beginWalk(_ slot: Int32) {
+    /// Starts a request the long way, behind those that wait for resources already. `after`: bytes that are done.
+    func beginWalk(_ slot: Int32, after done: UInt64 = 0) {
         let record = slots + Int(slot)
-        record.pointee.cursor = record.pointee.start
+        record.pointee.cursor = record.pointee.start &+ done
         record.pointee.tableTries = 0
         if parked.isEmpty { walk(slot) } else { park(slot) }
     }
@@ -219,11 +278,14 @@ public final class RequestEngine {
         public let error: Int32
         /// Why, when the image's mapping is what is wrong.
         public let damage: MapDamage?
+        /// The write met bytes that have no cluster of their own.
+        public let needsAllocation: Bool
     }
 
     /// The next request that is done, whose slot is free again from here on; nil when there is none now.
     public func nextFinished() -> Finished? {
         if !deferred.isEmpty { sendDeferred() }
+        if run.count > 0 { closeRun() }
         let slot = finished.pop(from: slots)
         guard slot >= 0 else { return nil }
         let record = slots + Int(slot)
@@ -231,11 +293,13 @@ public final class RequestEngine {
         inFlight &-= 1
         if record.pointee.error == 0 {
             statistics.bytes &+= record.pointee.end &- record.pointee.start
-            return Finished(slot: UInt32(bitPattern: slot), error: 0, damage: nil)
+            return Finished(slot: UInt32(bitPattern: slot), error: 0, damage: nil, needsAllocation: false)
         }
         statistics.errors &+= 1
         let damage: MapDamage? = record.pointee.hasDamage ? record.pointee.damage : nil
-        return Finished(slot: UInt32(bitPattern: slot), error: record.pointee.error, damage: damage)
+        return Finished(
+            slot: UInt32(bitPattern: slot), error: record.pointee.error, damage: damage,
+            needsAllocation: record.pointee.needsAllocation)
     }
 
     /// Takes in a completion of the ring that `owns` recognises.
@@ -244,6 +308,7 @@ public final class RequestEngine {
         switch userData & Tag.kinds {
         case Tag.piece: completePiece(index, result)
         case Tag.table: completeTable(index, result)
+        case Tag.sync: completeSync(result)
         default: completeLoad(index, result)
         }
         if !parked.isEmpty { resumeParked() }
@@ -253,8 +318,12 @@ public final class RequestEngine {
     @inline(__always) func memory(of slot: Int32) -> CallerMemory {
         let record = slots + Int(slot)
         return CallerMemory(
-            base: record.pointee.base, iovecs: slotIovecs + Int(slot) &* maxIovecs,
+            base: record.pointee.base, iovecs: record.pointee.iovecs,
             count: Int(record.pointee.iovecCount))
+    }
+
+    @inline(__always) func tag(_ kind: UInt64, _ index: Int32) -> UInt64 {
+        kind | number | UInt64(UInt32(bitPattern: index))
     }
 }
 

@@ -1,6 +1,7 @@
 // Why this file exists: what the engine remembers about work in flight, as plain bytes. All of it lives in slabs that
 // are allocated once; records refer to each other by index, so nothing here is counted, boxed or moved.
 import DiskTypes
+import Glibc
 
 /// "No record": ends every intrusive list.
 let none: Int32 = -1
@@ -15,6 +16,8 @@ struct Slot: BitwiseCopyable {
         case needsTable
         /// Waits for pieces or buffers that others hold.
         case parked
+        /// Waits for the file to be flushed.
+        case syncing
         /// Everything is issued (or an error ended the walk); it finishes with its last piece.
         case draining
         /// In the queue of finished requests.
@@ -27,9 +30,18 @@ struct Slot: BitwiseCopyable {
     var cursor: UInt64 = 0
     /// One past the last guest position.
     var end: UInt64 = 0
-    /// The caller's memory when it is one range; else nil and the slot's iovecs say.
+    /// The caller's memory when it is one range; else nil and the list says.
     var base: UnsafeMutableRawPointer?
+    /// The caller's list, which stays until the slot is handed back.
+    var iovecs: UnsafeMutablePointer<iovec>?
     var iovecCount: Int32 = 0
+    var operation: BlockRequest.Operation = .read
+    /// writeZeroes: by giving up the storage, too.
+    var mayUnmap = false
+    /// The list has exactly the request's bytes, so the kernel may have it as it is.
+    var isExact = false
+    /// A write met bytes that have no cluster of their own.
+    var needsAllocation = false
     /// Pieces not back yet.
     var pieces: Int32 = 0
     /// The first errno; 0 while all is well.
@@ -45,17 +57,23 @@ struct Slot: BitwiseCopyable {
     init() {}
 }
 
-/// One read on its way, or one wait for a cluster that is being decoded, on behalf of a slot.
+/// One transfer on its way, or one wait for a cluster that is being decoded, on behalf of a slot.
 struct Piece: BitwiseCopyable {
     enum Kind: UInt8, BitwiseCopyable {
-        /// Straight into one range of the caller's memory.
+        /// Straight into (or out of) one range of the caller's memory.
         case plain
         /// Straight into several ranges.
         case vector
-        /// Into an aligned bounce buffer, then copied: the caller's memory or the range does not suit O_DIRECT.
+        /// Through an aligned bounce buffer: the caller's memory or the range does not suit O_DIRECT.
         case bounce
         /// No read of its own: waits for a cluster that is being read and decoded.
         case cluster
+        /// One transfer for several requests in a row, the slots linked from the piece's own.
+        case merged
+        /// fallocate: zeros or a hole, no memory.
+        case allocation
+        /// Zeros written out, where fallocate cannot make them.
+        case zeros
     }
 
     var slot: Int32 = 0
@@ -65,6 +83,10 @@ struct Piece: BitwiseCopyable {
     var file: UInt16 = 0
     /// Bounce buffer, when there is one.
     var bounce: Int32 = none
+    /// Own list of ranges, when there is one.
+    var list: Int32 = none
+    /// `.allocation` only: fallocate's mode.
+    var mode: Int32 = 0
     /// How often this read was sent again without any progress.
     var retries: UInt32 = 0
     /// Where in the request the next byte goes.
@@ -88,6 +110,8 @@ struct FileSide: BitwiseCopyable {
     /// Low bits that must be clear in addresses and in offsets and lengths of reads by `data`; 0 when buffered.
     var memoryMask: UInt
     var offsetMask: UInt64
+    /// The page cache takes writes, and io_uring would hand each to a kernel thread: a plain call is cheaper.
+    var writesInline = false
 }
 
 /// What a completion belongs to, in the engine's half of the `user_data` space (bit 63 set).
@@ -96,11 +120,11 @@ enum Tag {
     static let piece: UInt64 = engine
     static let table: UInt64 = engine | 1 << 60
     static let cluster: UInt64 = engine | 2 << 60
+    static let sync: UInt64 = engine | 3 << 60
     static let kinds: UInt64 = engine | 7 << 60
+    /// Several engines share a ring: bits 32 to 47 say whose.
+    static let numberShift: UInt64 = 32
 
-    @inline(__always) static func make(_ kind: UInt64, _ index: Int32) -> UInt64 {
-        kind | UInt64(UInt32(bitPattern: index))
-    }
     @inline(__always) static func index(_ userData: UInt64) -> Int32 {
         Int32(truncatingIfNeeded: userData)
     }

@@ -8,9 +8,13 @@ public struct Statistics: Sendable, BitwiseCopyable {
     public var bytes: UInt64 = 0
     /// Requests that ended in an error.
     public var errors: UInt64 = 0
-    /// Reads of guest data that were sent to the kernel, not counting repetitions.
+    /// Transfers of guest data that were sent to the kernel, not counting repetitions.
     public var dataReads: UInt64 = 0
-    /// Of these, reads that went through a bounce buffer.
+    /// Requests that shared a transfer with a neighbour.
+    public var merged: UInt64 = 0
+    /// Flushes of the file, each for any number of requests.
+    public var syncs: UInt64 = 0
+    /// Of these, transfers that went through a bounce buffer.
     public var bounces: UInt64 = 0
     /// Mapping tables read.
     public var tableReads: UInt64 = 0

@@ -119,3 +119,5 @@ pid_t qb_spawn(
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {}
     return -error;
 }
+
+const void *qb_fault_address(const void *siginfo) { return ((const siginfo_t *)siginfo)->si_addr; }

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #define SAME(ours, theirs)                                                                                            \
     _Static_assert(offsetof(struct qb_sqe, ours) == offsetof(struct io_uring_sqe, theirs), #ours)
@@ -34,6 +35,7 @@ _Static_assert(QB_SQE_FIXED_FILE == IOSQE_FIXED_FILE && QB_SQE_DRAIN == IOSQE_IO
 _Static_assert(QB_SQE_LINK == IOSQE_IO_LINK && QB_SQE_ASYNC == IOSQE_ASYNC, "sqe flags");
 _Static_assert(QB_SQE_SKIP_SUCCESS == IOSQE_CQE_SKIP_SUCCESS, "sqe flags");
 _Static_assert(QB_FSYNC_DATA_ONLY == IORING_FSYNC_DATASYNC, "fsync");
+_Static_assert(QB_RWF_DSYNC == RWF_DSYNC, "write flags");
 _Static_assert(QB_SQ_CQ_OVERFLOW == IORING_SQ_CQ_OVERFLOW && QB_SQ_TASKRUN == IORING_SQ_TASKRUN, "sq flags");
 
 static struct io_uring *of(const struct qb_ring *ring) { return ring->liburing; }
@@ -86,6 +88,8 @@ int qb_ring_submit_and_wait(const struct qb_ring *ring, uint32_t wait) {
 }
 
 int qb_ring_get_events(const struct qb_ring *ring) { return io_uring_get_events(of(ring)); }
+
+unsigned qb_ring_prepared(const struct qb_ring *ring) { return io_uring_sq_ready(of(ring)); }
 
 int qb_ring_register_files(const struct qb_ring *ring, const int *fds, uint32_t count) {
     return io_uring_register_files(of(ring), fds, count);

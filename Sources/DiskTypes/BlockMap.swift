@@ -63,6 +63,19 @@
     case damaged(MapDamage)
 }
 
+/// The answer of a map to a write: whether the bytes may be put where they are.
+@frozen public enum WriteAnswer: Equatable, Sendable, BitwiseCopyable {
+    /// Plain data that nothing else refers to: overwrite it. Starts at the offset asked for.
+    case inPlace(Extent)
+    /// This many bytes from the offset asked for have no cluster of their own yet (none at all, a zero or compressed one,
+    /// one that a snapshot shares, or only one of the backing file).
+    case allocate(UInt64)
+    /// Fetch this, `supply` it, ask again.
+    case needs(TableRead)
+    /// Writing here is an I/O error.
+    case damaged(MapDamage)
+}
+
 /// Says where the bytes of one layer are. All methods may be called from any number of threads at once.
 public protocol BlockMap: Sendable {
     /// Size of the layer's disk in bytes.

@@ -6,7 +6,8 @@ import LinuxIO
 import QCOW2
 
 extension ImageChain {
-    /// Opens `path` and its backing chain for reading, with QEMU-compatible locks. Nothing is written.
+    /// Opens `path` and its backing chain, with QEMU-compatible locks. Nothing is written but the last sector of a
+    /// writable raw file that ends inside one.
     public static func open(path: String, options: OpenOptions = OpenOptions()) throws(ImageError) -> ImageChain {
         var opener = ChainOpener(path: path, options: options)
         return try opener.run()
@@ -49,8 +50,9 @@ private struct ChainOpener {
                 throw error.named(layer.path)
             }
         }
+        if options.writable { try completeLastSector() }
         let built = try buildMaps()
-        return ImageChain(layers: built, files: files)
+        return ImageChain(layers: built, files: files, isWritable: options.writable)
     }
 
     /// Opens one layer and says which comes below it.
@@ -58,9 +60,10 @@ private struct ChainOpener {
         _ name: String, format wanted: ImageFormat?
     ) throws(ImageError) -> (path: String, format: ImageFormat?)? {
         let isTop = layers.isEmpty
-        let file = try open(name, role: isTop ? nil : "backing file")
+        let writable = isTop && options.writable
+        let file = try open(name, role: isTop ? nil : "backing file", writable: writable)
         let format = if let wanted { wanted } else { try ImageFormat.probe(file) }
-        try lock(file, isTop || format == .qcow2 ? .readOnlyImage : .rawBacking)
+        try lock(file, writable ? .writableImage : isTop || format == .qcow2 ? .readOnlyImage : .rawBacking)
         let metadataFile = files.count
         files.append(file)
         guard format == .qcow2 else {
@@ -75,8 +78,12 @@ private struct ChainOpener {
         }
         let image = try QCOW2Image(reading: file, listing: isTop)
         try image.requireReadable()
+        if writable { try image.requireWritable() }
+        guard !writable || options.snapshot == nil else {
+            throw ImageError(.unsupported, "a snapshot cannot be written to", advice: "open it read-only (-r)")
+        }
         let snapshot: Snapshot? = if isTop, let wanted = options.snapshot { try image.snapshot(wanted) } else { nil }
-        let dataFile = try openDataFile(image, from: name) ?? metadataFile
+        let dataFile = try openDataFile(image, from: name, writable: writable) ?? metadataFile
         layers.append(
             OpenedLayer(
                 path: name, format: .qcow2, image: image, snapshot: snapshot, metadataFile: metadataFile,
@@ -93,21 +100,24 @@ private struct ChainOpener {
     }
 
     /// The index of the external data file, or nil where data is in the image itself.
-    private mutating func openDataFile(_ image: QCOW2Image, from name: String) throws(ImageError) -> Int? {
+    private mutating func openDataFile(
+        _ image: QCOW2Image, from name: String, writable: Bool
+    ) throws(ImageError) -> Int? {
         guard image.header.hasExternalData else { return nil }
         guard let reference = image.extensions.externalDataFile else {
             throw .malformed("the image needs an external data file but does not name it")
         }
-        let file = try open(try policy.resolve(reference, from: name, role: "data file"), role: "data file")
-        try lock(file, .readOnlyImage)
+        let file = try open(
+            try policy.resolve(reference, from: name, role: "data file"), role: "data file", writable: writable)
+        try lock(file, writable ? .writableImage : .readOnlyImage)
         files.append(file)
         return files.count - 1
     }
 
     /// Opens a file for the chain; `role` is nil for the image the user named.
-    private func open(_ name: String, role: String?) throws(ImageError) -> HostFile {
+    private func open(_ name: String, role: String?, writable: Bool) throws(ImageError) -> HostFile {
         let file: HostFile
-        do { file = try HostFile.open(path: name, direct: options.direct ? .ifPossible : .never) } catch {
+        do throws(ImageError) { file = try openFile(name, writable: writable) } catch {
             guard let role else { throw error }
             throw ImageError(.reference, "the \(role) \"\(printable(name))\" \(error.what)", advice: error.advice)
         }
@@ -120,6 +130,20 @@ private struct ChainOpener {
             }
         }
         return file
+    }
+
+    private func openFile(_ name: String, writable: Bool) throws(ImageError) -> HostFile {
+        let file = try HostFile.open(path: name, writable: writable, direct: options.direct ? .ifPossible : .never)
+        guard writable, file.directFD >= 0, file.directOffsetAlignment > options.blockSize else { return file }
+        return try HostFile.open(path: name, writable: writable, direct: .never)
+    }
+
+    /// The guest's disk has whole sectors; so has a raw file that is written, as with QEMU after the first write there.
+    private func completeLastSector() throws(ImageError) {
+        guard let top = layers.first, top.format == .raw else { return }
+        let file = files[top.dataFile]
+        guard !file.isBlockDevice, file.length % 512 != 0 else { return }
+        try file.truncate(to: (file.length + 511) & ~511)
     }
 
     private func lock(_ file: HostFile, _ mode: LockMode) throws(ImageError) {

@@ -3,29 +3,49 @@
 
 public import DiskTypes
 public import LinuxIO
+import Synchronization
 
-/// An image and its backing chain, open for reading. Shared by all workers of the image.
+/// An image and its backing chain. Shared by all workers of the image.
 public final class ImageChain: BlockMap {
     /// From the active image down to the base.
     public let layers: [ImageLayer]
     /// Every file that an `Extent.file` or a `TableRead.file` can name.
     public let files: [HostFile]
-    /// Bytes of the guest's disk: a multiple of 512.
-    public let size: UInt64
+    /// Bytes of the guest's disk: a multiple of 512. Grows when `refreshSize` finds that a raw image has grown.
+    public var size: UInt64 { currentSize.load(ordering: .relaxed) }
+    private let currentSize: Atomic<UInt64>
+    /// The active image may be written.
+    public let isWritable: Bool
     /// The layers again, as lookups want them; as many as `layers`.
     private nonisolated(unsafe) let sides: UnsafeMutablePointer<LayerSide>
     private let depth: Int
+    /// The errno of a flush that failed: see `flushed`.
+    private let flushFailure = Atomic<Int32>(0)
 
-    init(layers: [ImageLayer], files: [HostFile]) {
+    init(layers: [ImageLayer], files: [HostFile], isWritable: Bool = false) {
+        self.isWritable = isWritable
         self.layers = layers
         self.files = files
-        size = layers.first?.size ?? 0
+        currentSize = Atomic(layers.first?.size ?? 0)
         depth = layers.count
         sides = .allocate(capacity: max(layers.count, 1))
-        for (i, layer) in layers.enumerated() { (sides + i).initialize(to: LayerSide(layer)) }
+        for (i, layer) in layers.enumerated() {
+            let canGrow = i == 0 && isWritable && layer.format == .raw
+            (sides + i).initialize(to: LayerSide(layer, canGrow: canGrow))
+        }
     }
 
     deinit { sides.deallocate() }
+
+    /// Looks whether the file or device of a writable raw image has grown; true when the disk has. A disk never shrinks
+    /// here.
+    public func refreshSize() throws(ImageError) -> Bool {
+        guard isRaw, isWritable, let file = layers.first.map({ files[Int($0.dataFile)] }) else { return false }
+        let length = try file.currentLength() & ~511
+        guard length > size else { return false }
+        currentSize.store(length, ordering: .releasing)
+        return true
+    }
 
     /// Where `length` bytes at `guest` are, in the first layer that has a say. `unallocated` means no layer has: the
     /// bytes read as zeros. See `BlockMap.lookup`.
@@ -63,6 +83,37 @@ public final class ImageChain: BlockMap {
     public func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
         sides.pointee.plainOffset(guest, length: length)
     }
+
+    /// The same for a write: nil means only: ask `lookupForWrite`. Only for a chain that is writable.
+    public func overwritableOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        sides.pointee.overwritableOffset(guest, length: length)
+    }
+
+    /// Whether `length` (> 0) bytes at `guest` can be written where they are, in the active image. The range must lie
+    /// inside `size`.
+    public func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
+        let side = sides
+        switch side.pointee.lookupForWrite(guest, length: length) {
+        case .inPlace(var extent):
+            extent.file = side.pointee.dataFile
+            return .inPlace(extent)
+        case .needs(var table):
+            table.file = side.pointee.metadataFile
+            return .needs(table)
+        case .allocate(let length): return .allocate(length)
+        case .damaged(let damage): return .damaged(damage)
+        }
+    }
+
+    /// What to answer to a flush whose fdatasync ended with `error` (0: well). The kernel reports a page that it could not
+    /// write once and then forgets it; after that no later flush through the page cache can promise anything.
+    public func flushed(_ error: Int32, buffered: Bool) -> Int32 {
+        if error != 0, buffered { flushFailure.store(error, ordering: .relaxed) }
+        return error != 0 ? error : flushFailure.load(ordering: .relaxed)
+    }
+
+    /// Whether the active image is raw: its file is the disk.
+    public var isRaw: Bool { layers.first?.format == .raw }
 
     /// The file that `plainOffset` speaks of.
     public var activeDataFile: UInt16 { sides.pointee.dataFile }

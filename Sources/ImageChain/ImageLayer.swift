@@ -42,13 +42,14 @@ enum LayerMap: Sendable {
     /// Owned by the layer, which lives as long as the chain; nil for raw layers.
     private let qcow2: Unmanaged<QCOW2Map>?
 
-    init(_ layer: ImageLayer) {
-        size = layer.size
+    /// `canGrow`: the layer is raw and ends only where the disk does, which whoever asks has checked.
+    init(_ layer: ImageLayer, canGrow: Bool) {
+        size = canGrow ? RawMap.largest : layer.size
         metadataFile = layer.metadataFile
         dataFile = layer.dataFile
         switch layer.map {
         case .raw(let map):
-            raw = map
+            raw = canGrow ? RawMap(fileLength: RawMap.largest) : map
             qcow2 = nil
         case .qcow2(let map):
             raw = RawMap(fileLength: 0)
@@ -64,6 +65,16 @@ enum LayerMap: Sendable {
     @inline(__always) func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
         guard let qcow2 else { return raw.plainOffset(guest, length: length) }
         return qcow2._withUnsafeGuaranteedRef { $0.plainOffset(guest, length: length) }
+    }
+
+    @inline(__always) func overwritableOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        guard let qcow2 else { return raw.plainOffset(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.overwritableOffset(guest, length: length) }
+    }
+
+    func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
+        guard let qcow2 else { return raw.lookupForWrite(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.lookupForWrite(guest, length: length) }
     }
 
     func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {

@@ -18,8 +18,14 @@ public struct OpenOptions: Sendable {
     public var l2CacheLimit: UInt64 = 64 << 20
     /// Take QEMU-compatible locks. Off only for `-U`.
     public var lock: Bool = true
+    /// Open the active image (and its data file) for writing, with QEMU's lock for a writer. Its backing files stay
+    /// read-only. A raw file that ends inside a sector is completed with zeros.
+    public var writable: Bool = false
     /// Try O_DIRECT for data.
     public var direct: Bool = true
+    /// The smallest range a writer will ask for. A file whose O_DIRECT wants larger blocks is written through the page
+    /// cache instead: reading, changing and writing a block back would have to be one step.
+    public var blockSize: Int = 512
     /// Images in a chain at most. QEMU has no limit and hangs on loops.
     public var depthLimit: Int = 256
 

@@ -5,6 +5,9 @@ import DiskTypes
 
 /// The map of a raw file: its bytes, then zeros up to the next whole sector.
 struct RawMap: BlockMap, BitwiseCopyable {
+    /// The longest file there can be, in whole sectors.
+    static let largest = UInt64(Int64.max) & ~511
+
     let fileLength: UInt64
     let size: UInt64
 
@@ -24,6 +27,15 @@ struct RawMap: BlockMap, BitwiseCopyable {
     /// See `QCOW2Map.plainOffset`.
     @inline(__always) func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
         guest.bytes < fileLength && length <= fileLength &- guest.bytes ? HostOffset(guest.bytes) : nil
+    }
+
+    /// A raw file that is written has whole sectors.
+    func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
+        guard guest.bytes < fileLength else { return .allocate(length) }
+        return .inPlace(
+            Extent(
+                guest: guest, length: min(length, fileLength - guest.bytes), kind: .data,
+                host: HostOffset(guest.bytes)))
     }
 
     func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {}

@@ -19,6 +19,12 @@ public struct EventFD: ~Copyable, Sendable {
         while write(raw, &one, 8) < 0 && errno == EINTR {}
     }
 
+    /// Whether somebody signals within `milliseconds` (-1: for ever). The count stays; `take` it.
+    public borrowing func wait(milliseconds: Int32) throws(Errno) -> Bool {
+        var entry = pollfd(fd: raw, events: Int16(POLLIN), revents: 0)
+        return try retrying { poll(&entry, 1, milliseconds) } > 0
+    }
+
     /// Takes the count and resets it: 0 when nobody signalled.
     @discardableResult public borrowing func take() -> UInt64 {
         var count: UInt64 = 0

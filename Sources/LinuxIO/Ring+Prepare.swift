@@ -47,17 +47,22 @@ extension Ring {
         fill(QB_OP_READV, fd, address(iovecs), count, offset, userData, flags)
     }
 
+    /// `durable`: on the medium before it completes.
     @inlinable public func prepareWrite(
-        fd: Int32, buffer: UnsafeRawPointer, count: UInt32, offset: UInt64, userData: UInt64, flags: UInt8 = 0
+        fd: Int32, buffer: UnsafeRawPointer, count: UInt32, offset: UInt64, userData: UInt64, flags: UInt8 = 0,
+        durable: Bool = false
     ) -> Bool {
-        fill(QB_OP_WRITE, fd, address(buffer), count, offset, userData, flags)
+        fill(
+            QB_OP_WRITE, fd, address(buffer), count, offset, userData, flags, opFlags: durable ? QB_RWF_DSYNC : 0)
     }
 
     /// The vector must stay put until submitted; the memory it names until completed.
     @inlinable public func prepareWritev(
-        fd: Int32, iovecs: UnsafePointer<iovec>, count: UInt32, offset: UInt64, userData: UInt64, flags: UInt8 = 0
+        fd: Int32, iovecs: UnsafePointer<iovec>, count: UInt32, offset: UInt64, userData: UInt64, flags: UInt8 = 0,
+        durable: Bool = false
     ) -> Bool {
-        fill(QB_OP_WRITEV, fd, address(iovecs), count, offset, userData, flags)
+        fill(
+            QB_OP_WRITEV, fd, address(iovecs), count, offset, userData, flags, opFlags: durable ? QB_RWF_DSYNC : 0)
     }
 
     /// fsync, or fdatasync with `dataOnly`.

@@ -73,6 +73,9 @@ public final class Ring {
         return qb_ring_entry(ring)
     }
 
+    /// Something was prepared and not submitted yet.
+    @inlinable public var hasPrepared: Bool { qb_ring_prepared(ring) > 0 }
+
     // MARK: completions
 
     /// How many completions can be drained without asking the kernel.
@@ -109,3 +112,6 @@ public final class Ring {
         }
     }
 }
+
+/// To be called in loops that wait for another processor: leaves it more of the core.
+@inlinable @inline(__always) public func cpuRelax() { qb_relax() }

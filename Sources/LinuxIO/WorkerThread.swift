@@ -9,7 +9,7 @@ public protocol ThreadWork: ~Copyable {
     consuming func run()
 }
 
-/// A running thread with all signals blocked. Dropped without `join`, it goes on by itself.
+/// A running thread with all signals blocked, but for those that say that the thread itself did wrong. Dropped without `join`, it goes on by itself.
 public struct WorkerThread: ~Copyable, Sendable {
     private let thread: pthread_t
 
@@ -20,6 +20,8 @@ public struct WorkerThread: ~Copyable, Sendable {
         var all = sigset_t()
         var before = sigset_t()
         sigfillset(&all)
+        // Blocked, they would kill the process whatever handler it has.
+        for own in [SIGBUS, SIGSEGV, SIGILL, SIGFPE] { sigdelset(&all, own) }
         pthread_sigmask(SIG_SETMASK, &all, &before)
         defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
         let box = Unmanaged<AnyWork>.passRetained(WorkBox(name, work)).toOpaque()

@@ -21,6 +21,9 @@ struct MappingWord {
     var hasZeroFlag: Bool { raw & Self.zeroFlag != 0 }
     var offset: UInt64 { raw & Self.offsetMask }
     var isDamaged: Bool { raw & (Self.compressed | 1 << 1) == 1 << 1 }
+    /// The entry without COPIED: in a table that a snapshot shares, no cluster is this image's alone, whatever the
+    /// entry claims. (At offset 0 of an external data file the flag means something else: mapped.)
+    var ofSharedTable: MappingWord { offset == 0 || isDamaged ? self : MappingWord(raw & ~Self.copied) }
     var damage: MapDamage.Reason { MapDamage.Reason(rawValue: UInt8(raw >> 2 & 0x7f)) ?? .reservedBits }
 }
 

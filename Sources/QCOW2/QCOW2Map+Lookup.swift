@@ -37,7 +37,7 @@ extension QCOW2Map {
         return .needs(tableRead(slice, l2Table: entry.offset))
     }
 
-    private func tableRead(_ slice: Int, l2Table: UInt64) -> TableRead {
+    func tableRead(_ slice: Int, l2Table: UInt64) -> TableRead {
         let indexInTable = UInt64(slice) & ((1 << (coverageBits - sliceCoverageBits)) - 1)
         return TableRead(
             layer: 0, file: 0, host: HostOffset(l2Table + indexInTable * sliceBytes), length: UInt32(sliceBytes),

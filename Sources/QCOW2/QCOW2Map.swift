@@ -99,10 +99,12 @@ public final class QCOW2Map: BlockMap {
         func word(_ i: Int) -> UInt64 {
             UInt64(bigEndian: unsafe bytes.loadUnaligned(fromByteOffset: i * 8, as: UInt64.self))
         }
+        let isShared = l1[Int(guestStart >> coverageBits)] & MappingWord.copied == 0
         guard rules.subclusters else {
             cache.insert(slice) { i in
                 guard i < available else { return missing }
-                return rules.judgeL2(word(i), guest: guestStart + UInt64(i) << clusterBits, table: l2Table)
+                let judged = rules.judgeL2(word(i), guest: guestStart + UInt64(i) << clusterBits, table: l2Table)
+                return isShared ? MappingWord(judged).ofSharedTable.raw : judged
             }
             return
         }
@@ -111,7 +113,8 @@ public final class QCOW2Map: BlockMap {
             guard first + 1 < available else { return i == first ? missing : 0 }
             let pair = rules.judgeExtended(
                 word(first), word(first + 1), guest: guestStart + UInt64(first / 2) << clusterBits, table: l2Table)
-            return i == first ? pair.0 : pair.1
+            guard i == first else { return pair.1 }
+            return isShared ? MappingWord(pair.0).ofSharedTable.raw : pair.0
         }
     }
 }

@@ -40,9 +40,11 @@ public struct DirtyLog: BitwiseCopyable {
 }
 
 extension Virtqueue {
-    /// Logs from now on, or stops to. `ring`: also what is written into the ring itself (VHOST_VRING_F_LOG).
-    public mutating func setLog(_ log: DirtyLog, ring: Bool) {
+    /// Logs from now on, or stops to. `ring`: also what is written into the ring itself (VHOST_VRING_F_LOG), which the
+    /// guest has at `usedGuestAddress` (nil: as it was).
+    public mutating func setLog(_ log: DirtyLog, ring: Bool, usedGuestAddress: GuestAddress? = nil) {
         self.log = log
+        if let usedGuestAddress { self.usedGuestAddress = usedGuestAddress.raw }
         logRing = ring && log.isOn
         refresh()
     }

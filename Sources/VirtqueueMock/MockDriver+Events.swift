@@ -58,6 +58,14 @@ extension MockDriver {
         return hasUsed
     }
 
+    /// Where a device that has lost its memory goes on, as vhost-user's SET_VRING_BASE numbers it: behind what it has
+    /// handed back. For a packed ring that can only be what was collected; collect first.
+    public var resumePosition: UInt32 {
+        guard isPacked else { return UInt32(acquire16(device + RingLayout.usedIndexOffset)) }
+        let position = UInt32(nextUsed) | (usedWrap ? UInt32(RingLayout.eventWrapBit) : 0)
+        return position | position << 16
+    }
+
     /// Whether a buffer came back.
     public var hasUsed: Bool {
         guard isPacked else { return acquire16(device + RingLayout.usedIndexOffset) != nextUsed }

@@ -58,3 +58,10 @@ struct ByteCount: ExpressibleByArgument {
     }
     var defaultValueDescription: String { String(bytes) }
 }
+
+/// qemu-img's cache modes.
+enum CacheMode: String, ExpressibleByArgument, CaseIterable {
+    case none, writeback, writethrough, directsync, unsafe
+
+    var isDirect: Bool { self == .none || self == .directsync }
+}

@@ -126,10 +126,3 @@ struct ConvertCommand: ParsableCommand {
         return options
     }
 }
-
-/// qemu-img's cache modes.
-enum CacheMode: String, ExpressibleByArgument, CaseIterable {
-    case none, writeback, writethrough, directsync, unsafe
-
-    var isDirect: Bool { self == .none || self == .directsync }
-}

@@ -178,11 +178,11 @@ import Testing
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 8192, alignment: 4096)
         defer { memory.deallocate() }
         let list = [iovec(iov_base: memory, iov_len: 1024), iovec(iov_base: memory + 1024, iov_len: 1024)]
-        rig.engine.submitRead(slot: 3, guest: GuestOffset(0), iovecs: list, count: 2, length: 4096)
+        rig.engine.submitRead(slot: 3, guest: GuestOffset(0), iovecs: rig.kept(list, slot: 3), count: 2, length: 4096)
         let finished = rig.wait()
         #expect(finished?.slot == 3 && finished?.error == EINVAL)
         let many = [iovec](repeating: iovec(iov_base: memory, iov_len: 1024), count: 5)
-        rig.engine.submitRead(slot: 3, guest: GuestOffset(0), iovecs: many, count: 5, length: 4096)
+        rig.engine.submitRead(slot: 3, guest: GuestOffset(0), iovecs: rig.kept(many, slot: 3), count: 5, length: 4096)
         #expect(rig.wait()?.error == EINVAL)
     }
 }

@@ -98,8 +98,13 @@ final class Images {
         return try bytes("truth.raw")
     }
 
-    func open(_ name: String, direct: Bool = true, l2CacheLimit: UInt64 = 64 << 20) throws -> ImageChain {
+    func open(
+        _ name: String, direct: Bool = true, l2CacheLimit: UInt64 = 64 << 20, writable: Bool = false,
+        format: ImageFormat? = nil
+    ) throws -> ImageChain {
         var options = OpenOptions()
+        options.writable = writable
+        options.format = format
         options.direct = direct
         options.l2CacheLimit = l2CacheLimit
         return try ImageChain.open(path: path(name), options: options)

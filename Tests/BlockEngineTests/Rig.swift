@@ -12,14 +12,28 @@ final class Rig {
     let engine: RequestEngine
     /// Changes completions on their way to the engine. The read itself has happened.
     var meddle: (UInt64, Int32) -> Int32 = { _, result in result }
+    /// Lists of memory stay the engine's until the slot comes back.
+    private let lists: UnsafeMutablePointer<iovec>
+    private static let listLimit = 64
 
     init(
         _ chain: ImageChain, slots: Int = 16, entries: UInt32 = 64, maxIovecs: Int = 1,
-        decodedCacheBytes: Int = 8 << 20
+        decodedCacheBytes: Int = 8 << 20, number: UInt16 = 0
     ) throws {
+        lists = .allocate(capacity: slots * Self.listLimit)
         ring = try Ring(entries: entries)
         engine = try RequestEngine(
-            chain: chain, ring: ring, slots: slots, maxIovecs: maxIovecs, decodedCacheBytes: decodedCacheBytes)
+            chain: chain, ring: ring, slots: slots, maxIovecs: maxIovecs, decodedCacheBytes: decodedCacheBytes,
+            number: number)
+    }
+
+    deinit { lists.deallocate() }
+
+    /// A copy of a list that lives as long as the request of the slot.
+    func kept(_ list: [iovec], slot: Int) -> UnsafePointer<iovec> {
+        let place = lists + slot * Self.listLimit
+        for (i, range) in list.prefix(Self.listLimit).enumerated() { place[i] = range }
+        return UnsafePointer(place)
     }
 
     /// The next finished request. Nil when the engine owes one and gives none: it is stuck.
@@ -102,7 +116,8 @@ extension Rig {
         if list.count == 1, let base = list[0].iov_base {
             engine.submitRead(slot: slot, guest: guest, buffer: base, length: planned.length)
         } else {
-            engine.submitRead(slot: slot, guest: guest, iovecs: list, count: list.count, length: planned.length)
+            engine.submitRead(
+                slot: slot, guest: guest, iovecs: kept(list, slot: slot), count: list.count, length: planned.length)
         }
     }
 

@@ -53,7 +53,6 @@ struct ExtentsTests {
 
     private func expectSame(_ trait: ImageTrait, _ options: [String]) throws {
         let image = try trait.made()
-        try Command(["sync", image.path]).succeed()
         let format = trait.format == "raw" ? ["-f", "raw"] : []
         let theirs = try image.qemu("map", format + ["--output=json"] + options)
         try #require(theirs.exit == 0, "\(theirs)")

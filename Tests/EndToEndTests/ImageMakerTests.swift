@@ -20,6 +20,19 @@ struct ImageMakerTests {
         #expect(Set(ImageTrait.all.map(\.name)).count == ImageTrait.all.count)
     }
 
+    @Test("reading an image changes nothing in its map", arguments: ImageTrait.all.filter { !$0.qemuRefuses })
+    func settled(trait: ImageTrait) throws {
+        let image = try trait.made()
+        let files = try Command(["find", image.folder, "-type", "f"]).succeed().output.split(separator: "\n")
+        // Drops the pages of the file that the cache holds.
+        for file in files { try Command(["dd", "if=\(file)", "iflag=nocache", "count=0", "status=none"]).succeed() }
+        let before = try image.qemu("map", ["-f", trait.format, "--output=json"])
+        try #require(before.exit == 0, "\(before)")
+        for file in files { try Command(["cksum", "\(file)"]).succeed() }
+        let after = try image.qemu("map", ["-f", trait.format, "--output=json"])
+        #expect(before.output == after.output)
+    }
+
     @Test("qemu-img refuses images with a broken bitmap directory", arguments: ImageTrait.all.filter(\.qemuRefuses))
     func refused(trait: ImageTrait) throws {
         let outcome = try qemuImg("info", try trait.made().path)

@@ -95,7 +95,7 @@ struct ServeGuestTests {
                 try Load.kill(server, in: machine)
                 try server.start()
             }
-            try machine.wait(until: "test -s /tmp/fio.status", deadline: 90)
+            try machine.wait(until: "test -s /tmp/fio.status", deadline: 150)
             #expect(try machine.succeed("cat /tmp/fio.status /tmp/fio.out").hasPrefix("0\n"))
             let again = try machine.run("echo 3 >/proc/sys/vm/drop_caches; \(Load.verify("/dev/vda"))")
             #expect(again.status == 0, "\(again)")
@@ -112,7 +112,7 @@ struct ServeGuestTests {
 private enum Load {
     struct Job { let line: String }
     private static let job =
-        "fio --name=load --size=128M --rw=randwrite --bssplit=4k/60:64k/30:512/10 --ioengine=libaio --iodepth=32 "
+        "fio --name=load --size=12M --rw=randwrite --bssplit=4k/60:64k/30:512/10 --ioengine=libaio --iodepth=32 "
         + "--direct=1 --verify=crc32c --randrepeat=1 --allow_file_create=0 --verify_state_save=0"
     /// Writes everything, then reads it all back.
     static let write = Job(line: "\(job) --filename=/dev/vda --rate_iops=1500")

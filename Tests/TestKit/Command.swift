@@ -10,6 +10,9 @@ public struct Command: Sendable, CustomStringConvertible {
     public var folder: String?
     public var deadline: Double
     public var environment: [String: String] = [:]
+    /// Has the outcome tell how much memory it took. A child of ours cannot be asked: until its exec is done it runs on
+    /// our own memory, and the kernel starts its ru_maxrss at our peak. So it is started by a small program, GNU time.
+    public var measuresMemory = false
 
     /// `arguments[0]` is looked up in PATH when it has no slash.
     public init(_ arguments: [String], in folder: String? = nil, deadline: Double = 60) {
@@ -53,8 +56,8 @@ public struct Outcome: Sendable, CustomStringConvertible {
     public let timedOut: Bool
     public let seconds: Double
     public let cpuSeconds: Double
-    /// The most memory it held at once. An upper bound: see `RunningCommand.peak`.
-    public let peakBytes: Int
+    /// The most memory it held at once; nil when it was not measured (see `Command.measuresMemory`).
+    public let peakBytes: Int?
     public let output: String
     public let errors: String
 
@@ -63,7 +66,7 @@ public struct Outcome: Sendable, CustomStringConvertible {
 
     public var description: String {
         let end = timedOut ? "killed at its deadline" : exit.map { "exit \($0)" } ?? "signal \(signal ?? 0)"
-        let spent = String(format: "%.2f s, %d MiB", seconds, peakBytes >> 20)
+        let spent = String(format: "%.2f s", seconds) + (peakBytes.map { ", \($0 >> 20) MiB" } ?? "")
         return "\(command): \(end) (\(spent))\nstdout: \(output.prefix(2000))\nstderr: \(errors.prefix(2000))"
     }
 

@@ -87,7 +87,9 @@ extension ImageTrait {
     public func made() throws -> MadeImage {
         let folder = try Once.run("image:\(name)") {
             let folder = try Scratch.newFolder(name)
-            try recipe(Workshop(folder: folder))
+            let shop = Workshop(folder: folder)
+            try recipe(shop)
+            try shop.settle()
             return folder
         }
         return MadeImage(trait: self, folder: folder)

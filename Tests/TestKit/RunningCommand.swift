@@ -9,17 +9,17 @@ public struct RunningCommand: Sendable {
     let line: String
     let outputFile: String
     let errorFile: String
+    /// Where `time` says how much memory the command took; nil when nobody measures.
+    let measureFile: String?
     let started: Double
 
     /// Waits until the child ends; kills its whole group at the deadline.
     public mutating func wait(deadline: Double) -> Outcome {
         var status: Int32 = 0
         var usage = rusage()
-        var sampled = 0
         var timedOut = false
         var pause: useconds_t = 500
         while wait4(pid, &status, WNOHANG, &usage) == 0 {
-            sampled = max(sampled, highWater(of: "\(pid)"))
             if now() - started > deadline {
                 timedOut = true
                 kill(-pid, SIGKILL)
@@ -31,13 +31,14 @@ public struct RunningCommand: Sendable {
         defer {
             unlink(outputFile)
             unlink(errorFile)
+            if let measureFile { unlink(measureFile) }
         }
-        let signal = status & 0x7f
+        let measured = measureFile.map { Measured(text($0)) }
+        let signal = measured?.signal ?? (status & 0x7f == 0 ? nil : status & 0x7f)
         return Outcome(
-            command: line, exit: signal == 0 ? (status >> 8) & 0xff : nil, signal: signal == 0 ? nil : signal,
-            timedOut: timedOut, seconds: elapsed, cpuSeconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-            peakBytes: peak(reported: usage.ru_maxrss * 1024, sampled: sampled), output: text(outputFile),
-            errors: text(errorFile))
+            command: line, exit: signal == nil ? (status >> 8) & 0xff : nil, signal: signal, timedOut: timedOut,
+            seconds: elapsed, cpuSeconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+            peakBytes: measured?.peakBytes, output: text(outputFile), errors: text(errorFile))
     }
 
     /// Ends the child and its group at once.
@@ -57,11 +58,20 @@ public struct RunningCommand: Sendable {
 
     /// What the child has said on standard output so far.
     public func outputSoFar() -> String { text(outputFile) }
+}
 
-    /// The kernel starts a child's ru_maxrss at its parent's own peak (exec keeps the old high-water mark), so a report
-    /// no higher than ours tells nothing and the sampled VmHWM stands in for it.
-    private func peak(reported: Int, sampled: Int) -> Int {
-        reported > highWater(of: "self") ? reported : sampled
+/// What GNU time wrote: a line about a signal if one ended the command, then the peak in KiB.
+private struct Measured {
+    var signal: Int32?
+    var peakBytes: Int?
+
+    init(_ report: String) {
+        for line in report.split(separator: "\n") {
+            if let kibibytes = Int(line) { peakBytes = kibibytes * 1024 }
+            if line.hasPrefix("Command terminated by signal") {
+                signal = line.split(separator: " ").last.flatMap { Int32($0) }
+            }
+        }
     }
 }
 
@@ -95,7 +105,10 @@ extension Command {
         let started = now()
         let variables = ProcessInfo.processInfo.environment.merging(environment) { $1 }.map { "\($0)=\($1)" }
         // env steps into the folder: posix_spawn's own way is a GNU extension that Swift does not see.
-        let words = folder.map { ["env", "-C", $0] + arguments } ?? arguments
+        var words = folder.map { ["env", "-C", $0] } ?? []
+        let measureFile = measuresMemory ? try Scratch.newFile("time") : nil
+        if let measureFile { words += ["time", "-o", measureFile, "-f", "%M"] }
+        words += arguments
         let error = withCStrings(words) { argv in
             withCStrings(variables) { envp in
                 posix_spawnp(&child, words[0], &actions, &attributes, argv, envp)
@@ -103,7 +116,8 @@ extension Command {
         }
         guard error == 0 else { throw POSIXError(POSIXErrorCode(rawValue: error) ?? .EIO) }
         return RunningCommand(
-            pid: child, line: description, outputFile: outputFile, errorFile: errorFile, started: started)
+            pid: child, line: description, outputFile: outputFile, errorFile: errorFile,
+            measureFile: measureFile, started: started)
     }
 }
 
@@ -129,13 +143,4 @@ private func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(t
 
 private func text(_ path: String) -> String {
     String(decoding: FileManager.default.contents(atPath: path) ?? Data(), as: UTF8.self)
-}
-
-/// VmHWM of a process in bytes; 0 once it is gone.
-private func highWater(of process: String) -> Int {
-    for line in text("/proc/\(process)/status").split(separator: "\n") where line.hasPrefix("VmHWM:") {
-        return (line.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first.flatMap { Int($0) } ?? 0)
-            * 1024
-    }
-    return 0
 }

@@ -37,6 +37,10 @@ public enum Tools {
     public static let haveQemu = qemuVersion >= 10
     public static let qemuReason = "needs qemu-img and qemu-io, version 10 or later"
 
+    /// GNU time, which says how much memory a command took (the shell's own `time` does not).
+    public static let canMeasure = (try? Command(["time", "-f", "%M", "true"]).run().exit) == 0
+    public static let measureReason = "needs GNU time (package time)"
+
     /// Both sides of a differential test.
     public static let canCompare = haveQblk && haveQemu
     public static let compareReason = "\(qblkReason), and \(qemuReason)"

@@ -61,6 +61,8 @@ enum : uint8_t {
     QB_SQE_SKIP_SUCCESS = 1u << 6,
 };
 enum : uint32_t { QB_FSYNC_DATA_ONLY = 1u << 0 };
+/// op_flags of a write.
+enum : uint32_t { QB_RWF_DSYNC = 1u << 1 };
 /// In `sq_flags`.
 enum : uint32_t { QB_SQ_CQ_OVERFLOW = 1u << 1, QB_SQ_TASKRUN = 1u << 2 };
 /// Modes of a ring, best first: 6.1, 5.19, any kernel.
@@ -76,9 +78,19 @@ int qb_ring_submit(const struct qb_ring *ring);
 int qb_ring_submit_and_wait(const struct qb_ring *ring, uint32_t wait);
 /// Lets the kernel post deferred or overflowed completions.
 int qb_ring_get_events(const struct qb_ring *ring);
+/// Entries that are filled and not submitted.
+unsigned qb_ring_prepared(const struct qb_ring *ring);
 int qb_ring_register_files(const struct qb_ring *ring, const int *fds, uint32_t count);
 int qb_ring_register_buffers(const struct qb_ring *ring, const struct iovec *buffers, uint32_t count);
 
+/// Tells the processor that this is a loop that waits.
+static inline void qb_relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
 static inline uint32_t qb_load_acquire(const uint32_t *place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
 static inline uint32_t qb_load_relaxed(const uint32_t *place) { return __atomic_load_n(place, __ATOMIC_RELAXED); }
 static inline void qb_store_release(uint32_t *place, uint32_t value) {

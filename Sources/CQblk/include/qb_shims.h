@@ -39,6 +39,8 @@ int qb_pidfd_open(pid_t pid);
 int qb_pidfd_send_signal(int pidfd, int signal);
 int qb_set_io_flusher(void);
 int qb_set_death_signal(int signal);
+/// Where a SIGBUS or SIGSEGV came from (siginfo_t's address is a macro).
+const void *qb_fault_address(const void *siginfo);
 
 enum : unsigned int {
     QB_SPAWN_NEW_SESSION = 1u << 0,   // setsid

@@ -1,36 +1,38 @@
-// Why this file exists: when one image read is under way and nothing else, a worker that sleeps until it ends pays for
-// being woken, and so does its request. Looking a little longer before going to sleep saves that, as long as it lately
-// paid off.
+// Why this file exists: a worker that sleeps until something happens pays for being woken, and so does the request that
+// wakes it. Looking a little longer before going to sleep saves that, as long as it lately paid off.
 import Glibc
 
-/// How long a worker looks for the end of a read before it sleeps. Learns like QEMU's event loop does.
-struct Patience {
+/// How long a worker looks for work before it sleeps. Learns like QEMU's event loop does.
+public struct Patience: BitwiseCopyable, Sendable {
     /// Nanoseconds to look; 0: sleep at once.
-    private(set) var window: Int64 = 0
+    public private(set) var window: Int64 = 0
     private var began: Int64 = 0
     private var until: Int64 = 0
     private var looked = false
-    static let first: Int64 = 4_000
+    public static let first: Int64 = 4_000
     private let limit: Int64
 
-    init(limit: Int64) { self.limit = limit }
+    /// `limit`: the longest look, in nanoseconds.
+    public init(limit: Int64) { self.limit = limit }
 
-    mutating func starts() {
+    /// Looking begins.
+    public mutating func starts() {
         began = Self.now()
         until = began &+ window
         looked = true
     }
 
-    func lasts() -> Bool { Self.now() < until }
+    /// Whether to go on looking.
+    public func lasts() -> Bool { Self.now() < until }
 
     /// The wait is over: was it worth looking, or would it have been?
-    @inline(__always) mutating func woke() {
+    public mutating func woke() {
         guard looked else { return }
         looked = false
         adjust(waited: Self.now() &- began)
     }
 
-    mutating func adjust(waited: Int64) {
+    public mutating func adjust(waited: Int64) {
         if waited <= window { return }
         if waited > limit {
             window /= 2

@@ -1,0 +1,29 @@
+// Why this file exists: memory that another process maps too is a file without a name. The seal says that it never gets
+// shorter: who maps it need not fear that a page is gone.
+import CQblk
+import Glibc
+public import SystemPackage
+
+/// Zeroed memory behind a descriptor that can be sent to another process.
+public struct SharedMemory: ~Copyable, Sendable {
+    private let file: OwnedFD
+    private let mapping: Mapping
+
+    /// `name` is what /proc shows.
+    public init(_ name: String, count: Int) throws(Errno) {
+        // MFD_CLOEXEC, MFD_ALLOW_SEALING
+        let file = OwnedFD(taking: try check(qb_memfd_create(name, 0x3)))
+        try check(ftruncate(file.raw, off_t(count)))
+        // F_SEAL_SHRINK
+        try check(fcntl(file.raw, QB_F_ADD_SEALS, 0x2))
+        mapping = try Mapping(fd: file.raw, count: count, writable: true)
+        self.file = file
+    }
+
+    /// A second descriptor of it, to be sent away.
+    public borrowing func duplicateFile() throws(Errno) -> OwnedFD { try file.duplicate() }
+
+    public var fd: Int32 { file.raw }
+    public var pointer: UnsafeMutableRawPointer { mapping.pointer }
+    public var count: Int { mapping.count }
+}

@@ -1,0 +1,100 @@
+// Why this file exists: both ends of vhost-user meet at a path. A server that was killed leaves its socket there, and
+// must find its way back to it without ever taking the place of one that lives.
+public import DiskTypes
+import Glibc
+public import SystemPackage
+
+/// A connected stream socket of this machine.
+public struct UnixSocket: ~Copyable, Sendable {
+    private let owned: OwnedFD
+    public var raw: Int32 { owned.raw }
+
+    /// Takes over a connected socket: inherited, or received.
+    public init(taking owned: consuming OwnedFD) { self.owned = owned }
+
+    /// Connects to whoever listens at `path`.
+    public static func connect(_ path: String) throws(ImageError) -> UnixSocket {
+        let socket = try newSocket(path)
+        do throws(Errno) {
+            try connectTo(socket.raw, path)
+        } catch {
+            let advice = error == .connectionRefused ? "its server is gone; start it" : nil
+            throw ImageError(
+                .system, "cannot connect: \(errorText(error.rawValue))", advice: advice, path: path)
+        }
+        return UnixSocket(taking: socket)
+    }
+
+    /// Listens at `path`. A socket that nobody listens to any more is replaced; one that somebody does is an error.
+    public static func listen(_ path: String, backlog: Int32 = 8) throws(ImageError) -> UnixListener {
+        try UnixListener(path, backlog: backlog)
+    }
+
+    /// Two sockets connected to each other.
+    public struct Pair: ~Copyable, Sendable {
+        public let near: UnixSocket
+        public let far: UnixSocket
+
+        public init() throws(Errno) {
+            var both: [Int32] = [-1, -1]
+            try check(socketpair(AF_UNIX, streamType, 0, &both))
+            near = UnixSocket(taking: OwnedFD(taking: both[0]))
+            far = UnixSocket(taking: OwnedFD(taking: both[1]))
+        }
+    }
+
+    /// Whether bytes (or the end) can be read within `milliseconds` (-1: for ever).
+    public borrowing func waitReadable(milliseconds: Int32) throws(Errno) -> Bool {
+        var entry = pollfd(fd: raw, events: Int16(POLLIN), revents: 0)
+        return try retrying { poll(&entry, 1, milliseconds) } > 0
+    }
+
+    /// No more bytes in either direction; the other side sees the end, whoever else still holds the descriptor.
+    public borrowing func shutDown() { _ = shutdown(raw, Int32(SHUT_RDWR)) }
+
+    /// Who is on the other side: the process that called connect or listen.
+    public borrowing func peer() throws(Errno) -> (pid: Int32, user: UInt32) {
+        // struct ucred: pid, uid, gid.
+        var words: [UInt32] = [0, 0, 0]
+        var length = socklen_t(12)
+        try check(getsockopt(raw, SOL_SOCKET, SO_PEERCRED, &words, &length))
+        return (Int32(bitPattern: words[0]), words[1])
+    }
+
+    // MARK: shared with the listener
+
+    static let streamType = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
+    /// Bytes of a path, without the terminator.
+    static let longestPath = MemoryLayout.size(ofValue: sockaddr_un().sun_path) - 1
+
+    static func newSocket(_ path: String) throws(ImageError) -> OwnedFD {
+        guard !path.isEmpty, path.utf8.count <= longestPath else {
+            throw ImageError(
+                .system, "a socket's path has 1 to \(longestPath) bytes", advice: "use a shorter or a relative path",
+                path: path)
+        }
+        let raw = socket(AF_UNIX, streamType, 0)
+        guard raw >= 0 else {
+            throw ImageError(.system, "cannot make a socket: \(errorText(errno))", path: path)
+        }
+        return OwnedFD(taking: raw)
+    }
+
+    static func connectTo(_ socket: Int32, _ path: String) throws(Errno) {
+        var address = address(path)
+        let size = socklen_t(MemoryLayout<sockaddr_un>.size)
+        try retrying {
+            withUnsafePointer(to: &address) { place in
+                place.withMemoryRebound(to: sockaddr.self, capacity: 1) { Glibc.connect(socket, $0, size) }
+            }
+        }
+    }
+
+    /// The path must be no longer than `longestPath`.
+    static func address(_ path: String) -> sockaddr_un {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8.prefix(longestPath)) }
+        return address
+    }
+}

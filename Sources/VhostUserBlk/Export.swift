@@ -1,0 +1,85 @@
+// Why this file exists: one disk of the process as sessions see it: what it is, how many queues it has, and which worker
+// carries each. It outlives connections: a front-end that comes back finds the cache mode that its guest chose.
+import BlockEngine
+public import ImageChain
+import LinuxIO
+import Logging
+import Synchronization
+import SystemPackage
+import Virtqueue
+
+/// What `--cache` means, in QEMU's words. Whether data goes past the page cache is decided when the chain is opened.
+public struct CachePolicy: Sendable, Equatable {
+    /// Writes are answered before they are durable; the guest flushes.
+    public var isWriteback: Bool
+    /// Flushes do nothing.
+    public var ignoresFlushes: Bool
+    public init(isWriteback: Bool = true, ignoresFlushes: Bool = false) {
+        self.isWriteback = isWriteback
+        self.ignoresFlushes = ignoresFlushes
+    }
+}
+
+/// A disk to serve.
+public struct ExportOptions: Sendable {
+    public var chain: ImageChain
+    /// Shown in messages.
+    public var name: String
+    public var queueCount: Int = 1
+    public var serial: String = "qblk"
+    public var blockSize: Int = 512
+    public var cache = CachePolicy()
+    public var discards = true
+
+    public init(chain: ImageChain, name: String) {
+        self.chain = chain
+        self.name = name
+    }
+}
+
+/// An export of the running process.
+final class Export: Sendable {
+    let number: Int
+    let queueCount: Int
+    let settings: ExportSettings
+    let workers: [Mailbox<WorkerCommand>]
+    let log: Logger
+    /// Signalled when the disk's size changed.
+    let resized: EventFD
+    private let firstQueue: Int
+    private let over = Atomic<Bool>(false)
+    private let current: Mutex<VirtioBlkDisk>
+
+    /// The disk as it is now: its size, and the cache mode that the guest chose.
+    var disk: VirtioBlkDisk { current.withLock { $0 } }
+    func change(_ body: (inout VirtioBlkDisk) -> Void) { current.withLock { body(&$0) } }
+
+    /// No front-end will come any more.
+    var isOver: Bool { over.load(ordering: .relaxed) }
+    func end() { over.store(true, ordering: .relaxed) }
+
+    /// `firstQueue`: queues of the exports before, so that all of them are dealt over all workers.
+    init(
+        _ options: ExportOptions, number: Int, firstQueue: Int, workers: [Mailbox<WorkerCommand>], log: Logger
+    ) throws(Errno) {
+        let resized = try EventFD()
+        guard
+            var disk = VirtioBlkDisk(
+                capacityBytes: options.chain.size, blockSize: UInt32(options.blockSize),
+                isReadOnly: !options.chain.isWritable, queueCount: UInt16(options.queueCount), serial: options.serial)
+        else { throw .invalidArgument }
+        self.resized = resized
+        disk.isWriteback = options.cache.isWriteback
+        current = Mutex(disk)
+        self.number = number
+        queueCount = options.queueCount
+        settings = ExportSettings(
+            name: options.name, chain: options.chain, ignoresFlushes: options.cache.ignoresFlushes,
+            discards: options.discards)
+        self.workers = workers
+        self.log = log
+        self.firstQueue = firstQueue
+    }
+
+    func worker(of index: Int) -> Mailbox<WorkerCommand> { workers[(firstQueue + index) % workers.count] }
+}

@@ -1,0 +1,85 @@
+// Why this file exists: messages come over a stream socket, in any pieces, with descriptors that somebody must close. The
+// one place that reads them; what it hands out is whole, and has no more descriptors than its kind may have.
+import Glibc
+import LinuxIO
+import SystemPackage
+import VhostUserWire
+
+/// One message of the front-end.
+struct FrontendMessage {
+    let header: MessageHeader
+    let payload: [UInt8]
+    /// Closed when the message is dropped, unless somebody keeps them.
+    let descriptors: [SharedFD]
+}
+
+/// Why there is no next message.
+enum NoMessage: Error, Equatable {
+    /// The front-end closed the connection.
+    case closed
+    /// The server is to end.
+    case stopped
+    /// Something else wants the session's attention; the next message may still come.
+    case noticed
+    /// What came breaks the protocol, or the socket failed.
+    case broken(String)
+}
+
+struct MessageReader {
+    let socket: Int32
+    /// Readable when the server is to end.
+    let stop: Int32
+    /// Readable when the session is wanted for something else.
+    let notice: Int32
+
+    /// Waits for the next message.
+    func next() throws(NoMessage) -> FrontendMessage {
+        var descriptors: [SharedFD] = []
+        let head = try read(VhostUserLimits.headerBytes, &descriptors, isStart: true)
+        let header: MessageHeader
+        do throws(WireError) { header = try MessageHeader(decoding: head) } catch { throw .broken("\(error)") }
+        guard !header.isReply else { throw .broken("a reply came that nobody asked for") }
+        let payload = try read(header.payloadBytes, &descriptors, isStart: false)
+        let most = header.frontendRequest?.descriptors.upperBound ?? VhostUserLimits.maxDescriptors
+        guard descriptors.count <= most else {
+            throw .broken("\(descriptors.count) descriptors came with a message that has at most \(most)")
+        }
+        return FrontendMessage(header: header, payload: payload, descriptors: descriptors)
+    }
+
+    /// Exactly `count` bytes. The end is only an end between two messages.
+    private func read(
+        _ count: Int, _ descriptors: inout [SharedFD], isStart: Bool
+    ) throws(NoMessage) -> [UInt8] {
+        var bytes: [UInt8] = []
+        while bytes.count < count {
+            try wait(isStart: isStart && bytes.isEmpty)
+            let part: (bytes: [UInt8], descriptors: [Int32])
+            do throws(Errno) {
+                part = try DescriptorMessage.receive(
+                    limit: count - bytes.count, descriptors: VhostUserLimits.maxDescriptors, over: socket)
+            } catch {
+                if error == .connectionReset { throw .closed }
+                throw .broken("the socket fails: \(error)")
+            }
+            descriptors += part.descriptors.map { SharedFD(taking: $0) }
+            if part.bytes.isEmpty {
+                throw isStart && bytes.isEmpty ? .closed : .broken("the connection ends inside a message")
+            }
+            guard descriptors.count <= VhostUserLimits.maxDescriptors else {
+                throw .broken("more than \(VhostUserLimits.maxDescriptors) descriptors came with one message")
+            }
+            bytes += part.bytes
+        }
+        return bytes
+    }
+
+    private func wait(isStart: Bool) throws(NoMessage) {
+        var entries = [socket, stop, notice].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+        while poll(&entries, isStart ? 3 : 2, -1) < 0 {
+            if errno != EINTR { throw .broken("poll fails: \(errorText(errno))") }
+        }
+        if entries[1].revents != 0 { throw .stopped }
+        if entries[2].revents != 0 { throw .noticed }
+    }
+}

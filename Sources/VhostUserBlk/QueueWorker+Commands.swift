@@ -1,0 +1,154 @@
+// Why this file exists: the other half of a worker: what sessions ask of it. Between two turns, at leisure.
+import BlockEngine
+import DiskTypes
+import LinuxIO
+import Virtqueue
+
+extension QueueWorker {
+    /// Does all that waits in the mailbox.
+    func obey() {
+        mailWaits = false
+        moved = true
+        for command in mailbox.take() { obey(command) }
+    }
+
+    private func obey(_ command: WorkerCommand) {
+        switch command {
+        case .start(let start, let answer): answer.give(self.start(start))
+        case .stop(let id, let answer): stop(id, answer)
+        case .enable(let id, let isEnabled, let answer):
+            answer.give(
+                with(id) { place in
+                    queues[place].isEnabled = isEnabled
+                    queues[place].reopen()
+                })
+        case .event(let id, let event, let fd, let answer): answer.give(with(id) { setEvent($0, event, fd) })
+        case .memory(let export, let snapshot, let places, let answer):
+            for place in self.places(of: export) {
+                queues[place].virtqueue.adopt(snapshot, places[queues[place].id])
+            }
+            settling.append((export, answer))
+            hasEnds = true
+        case .log(let id, let dirty, let ring, let used, let answer):
+            answer.give(
+                with(id) { place in
+                    queues[place].virtqueue.setLog(dirty, ring: ring, usedGuestAddress: GuestAddress(used))
+                })
+        case .disk(let export, let disk, let isDurable, let answer):
+            for place in self.places(of: export) {
+                queues[place].disk = disk
+                queues[place].engine._withUnsafeGuaranteedRef { $0.writeThrough = isDurable }
+            }
+            answer.give(true)
+        case .quit: quits = true
+        }
+    }
+
+    /// Where the queues of an export are.
+    private func places(of export: Int) -> [Int] {
+        (0..<activeCount).map { Int(active[$0]) }.filter { queues[$0].id.export == export }
+    }
+
+    /// Runs `body` on the queue's place; false when this worker has no such queue.
+    private func with(_ id: QueueID, _ body: (Int) -> Void) -> Bool {
+        guard let place = (0..<activeCount).map({ Int(active[$0]) }).first(where: { queues[$0].id == id }) else {
+            return false
+        }
+        body(place)
+        return true
+    }
+
+    // MARK: beginning and end
+
+    private func start(_ start: QueueStart) -> String? {
+        guard let place = freePlaces.last else { return "the worker carries \(Self.queueLimit) queues already" }
+        do {
+            var virtqueue = try Virtqueue(size: start.size, features: start.features, memory: start.memory)
+            let engine = try RequestEngine(
+                chain: start.export.chain, ring: ring, slots: start.size, maxIovecs: ChainLimits.segments,
+                number: UInt16(truncatingIfNeeded: place))
+            engine.writeThrough = start.isDurable
+            engine.ignoresFlushes = start.export.ignoresFlushes
+            engine.discards = start.export.discards
+            virtqueue.setLog(start.log, ring: start.logsRing)
+            try virtqueue.start(
+                start.places, base: start.base, inflight: start.inflight,
+                usedGuestAddress: GuestAddress(start.usedGuestAddress))
+            freePlaces.removeLast()
+            (queues + place).initialize(to: ServedQueue(start, virtqueue: virtqueue, engine: engine))
+        } catch {
+            return "\(error)"
+        }
+        active[activeCount] = Int32(place)
+        activeCount += 1
+        queues[place].virtqueue.disableKicks()
+        if let call = queues[place].call { wake(call) }
+        return nil
+    }
+
+    private func stop(_ id: QueueID, _ answer: Answer<UInt32?>) {
+        let found = with(id) { place in
+            queues[place].state = .stopping(answer)
+            queues[place].reopen()
+            if queues[place].kickArmed {
+                _ = ring.prepareCancel(userData: WorkerTag.kick | UInt64(place), userData: WorkerTag.cancel)
+            }
+        }
+        if !found { answer.give(nil) }
+        hasEnds = true
+    }
+
+    /// Gives up the queues that are done, and answers memory changes that have settled.
+    func endQueues() {
+        var waits = false
+        var i = 0
+        while i < activeCount {
+            let place = Int(active[i])
+            if case .stopping(let answer) = queues[place].state {
+                if queues[place].inFlight == 0, !queues[place].kickArmed {
+                    giveUp(at: i, answer)
+                    continue
+                }
+                waits = true
+            }
+            i += 1
+        }
+        settling.removeAll { change in
+            let isSettled = places(of: change.export).allSatisfy { queues[$0].virtqueue.isSettled }
+            if isSettled { change.answer.give(true) }
+            return isSettled
+        }
+        hasEnds = waits || !settling.isEmpty
+    }
+
+    private func giveUp(at i: Int, _ answer: Answer<UInt32?>) {
+        let place = Int(active[i])
+        let base = queues[place].virtqueue.stop()
+        (queues + place).deinitialize(count: 1)
+        active[i] = active[activeCount - 1]
+        activeCount -= 1
+        freePlaces.append(place)
+        answer.give(base)
+    }
+
+    private func setEvent(_ place: Int, _ event: QueueEvent, _ fd: SharedFD?) {
+        switch event {
+        case .kick:
+            // The poll that is armed watches the old descriptor, which the ring keeps until it ends.
+            if queues[place].kickArmed {
+                _ = ring.prepareCancel(userData: WorkerTag.kick | UInt64(place), userData: WorkerTag.cancel)
+            }
+            queues[place].kick = fd
+            queues[place].kickFailed = false
+            queues[place].reopen()
+        case .call:
+            queues[place].call = fd
+            queues[place].callFD = fd?.raw ?? -1
+            // Whatever the old one was to say: one signal too many does no harm, one too few is a hang.
+            if let fd { wake(fd) }
+        case .err: queues[place].err = fd
+        }
+    }
+
+    private func wake(_ fd: SharedFD) { signal(fd.raw) }
+}

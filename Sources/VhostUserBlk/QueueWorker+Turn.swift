@@ -1,0 +1,118 @@
+// Why this file exists: the hot half of a worker. One turn takes in completions, takes chains off every queue, hands
+// them to the engines, and gives back what is done: one publication and at most one signal a queue.
+import BlockEngine
+import DiskTypes
+import Glibc
+import LinuxIO
+import Virtqueue
+
+extension QueueWorker {
+    @inline(__always) func turn() {
+        moved = false
+        let drained = ring.drain { userData, result in
+            if RequestEngine.owns(userData) {
+                let queue = queues + RequestEngine.number(of: userData)
+                queue.pointee.engine._withUnsafeGuaranteedRef { $0.complete(userData, result) }
+            } else {
+                takeOwn(userData, result)
+            }
+        }
+        if drained > 0 { moved = true }
+        for i in 0..<activeCount { serve(Int(active[i])) }
+    }
+
+    @inline(__always) private func serve(_ place: Int) {
+        let queue = queues + place
+        var pushed = false
+        if queue.pointee.isOpen { pushed = take(queue) }
+        queue.pointee.engine._withUnsafeGuaranteedRef { engine in
+            while let done = engine.nextFinished() {
+                let chain = queue.pointee.virtqueue.chain(Int(done.slot))
+                let status = done.error == 0 ? RequestStatus.ok : failed(queue, done)
+                queue.pointee.virtqueue.push(chain, written: VirtioBlk.finish(chain, status))
+                pushed = true
+            }
+        }
+        guard pushed else { return }
+        moved = true
+        if queue.pointee.virtqueue.publish(), queue.pointee.callFD >= 0 { signal(queue.pointee.callFD) }
+    }
+
+    /// Takes chains off the queue; true when some were answered on the spot.
+    @inline(__always) private func take(_ queue: UnsafeMutablePointer<ServedQueue>) -> Bool {
+        var answered = false
+        var taken = 0
+        while taken < Self.batch, let chain = queue.pointee.virtqueue.pop() {
+            taken &+= 1
+            switch VirtioBlk.decode(chain, queue.pointee.disk) {
+            case .request(let request):
+                queue.pointee.engine._withUnsafeGuaranteedRef { $0.submit(request) }
+            case .answered(let written):
+                queue.pointee.virtqueue.push(chain, written: written)
+                answered = true
+            }
+        }
+        if taken > 0 { moved = true } else if queue.pointee.virtqueue.damage != .none { broken(queue) }
+        return answered
+    }
+
+    /// Wakes the driver. The descriptor does not block: a counter that is full is as awake as can be.
+    @inline(__always) func signal(_ fd: Int32) {
+        var one: UInt64 = 1
+        while write(fd, &one, 8) < 0, errno == EINTR {}
+    }
+
+    // MARK: rare things
+
+    @inline(never) private func failed(
+        _ queue: UnsafeMutablePointer<ServedQueue>, _ done: RequestEngine.Finished
+    ) -> RequestStatus {
+        if done.needsAllocation, !queue.pointee.saidAllocation {
+            queue.pointee.saidAllocation = true
+            log.error(
+                "\(queue.pointee.settings.name): a write needs a new cluster, which this version cannot allocate: I/O error for the guest; serve a preallocated image, or one without snapshots"
+            )
+        } else if !done.needsAllocation, !queue.pointee.saidDamage {
+            queue.pointee.saidDamage = true
+            let why = done.damage.map { "\($0)" } ?? errorText(done.error)
+            log.error("\(queue.pointee.settings.name): a request fails: \(why)")
+        }
+        return .ioError
+    }
+
+    @inline(never) private func broken(_ queue: UnsafeMutablePointer<ServedQueue>) {
+        queue.pointee.reopen()
+        guard !queue.pointee.saidBroken else { return }
+        queue.pointee.saidBroken = true
+        log.error(
+            "\(queue.pointee.settings.name): queue \(queue.pointee.id.index) stops: \(queue.pointee.virtqueue.damage.words)"
+        )
+        if let err = queue.pointee.err { signal(err.raw) }
+    }
+
+    /// Completions that are no engine's.
+    @inline(never) private func takeOwn(_ userData: UInt64, _ result: Int32) {
+        switch userData & WorkerTag.kinds {
+        case WorkerTag.mailbox:
+            mailboxArmed = false
+            mailWaits = true
+        case WorkerTag.kick:
+            kicked(Int(userData & WorkerTag.index), result)
+        default: break
+        }
+    }
+
+    /// The kick descriptor has something, or is of no use any more.
+    private func kicked(_ place: Int, _ result: Int32) {
+        queues[place].kickArmed = false
+        guard let kick = queues[place].kick else { return }
+        var count: UInt64 = 0
+        if result > 0, result & 1 != 0 { _ = read(kick.raw, &count, 8) }
+        if result != -ECANCELED, result < 0 || result & 1 == 0 {
+            queues[place].kickFailed = true
+            queues[place].reopen()
+            log.error("\(queues[place].settings.name): the kick descriptor of queue \(queues[place].id.index) is useless")
+        }
+        if case .stopping = queues[place].state { hasEnds = true }
+    }
+}

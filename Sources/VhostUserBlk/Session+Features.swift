@@ -1,0 +1,108 @@
+// Why this file exists: what this back-end offers, what the front-end takes of it, and the configuration space.
+import LinuxIO
+import VhostUserWire
+import Virtqueue
+
+extension Session {
+    /// As many as QEMU's libvhost-user has.
+    static let memorySlots = 509
+
+    static let offeredProtocol: ProtocolFeatures = [
+        .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflightSharedMemory, .resetDevice,
+        .configureMemorySlots, .status,
+    ]
+
+    var offeredFeatures: UInt64 {
+        export.disk.features | VirtioBlk.Feature.logAll | VirtioBlk.Feature.protocolFeatures
+    }
+
+    func setFeatures(_ wanted: UInt64) throws(Refusal) {
+        guard wanted & ~offeredFeatures == 0 else {
+            throw Refusal("features \(String(wanted & ~offeredFeatures, radix: 16)) were not offered")
+        }
+        let fixed = ~VirtioBlk.Feature.logAll
+        guard (wanted ^ features) & fixed == 0 || !rings.contains(where: \.isStarted) else {
+            throw Refusal("features cannot change while rings run")
+        }
+        features = wanted
+        // Without the protocol's extensions there is no message to enable a ring.
+        if wanted & VirtioBlk.Feature.protocolFeatures == 0 {
+            for i in rings.indices { rings[i].isEnabled = true }
+        }
+        updateLogs()
+    }
+
+    func setProtocolFeatures(_ wanted: UInt64) throws(Refusal) {
+        guard wanted & ~Self.offeredProtocol.rawValue == 0 else {
+            throw Refusal("protocol features \(String(wanted, radix: 16)) were not offered")
+        }
+        protocolFeatures = ProtocolFeatures(rawValue: wanted)
+    }
+
+    /// Whether writes must be durable before they are answered: the guest chose so, or it cannot flush.
+    var isDurable: Bool {
+        let canFlush = features & (VirtioBlk.Feature.flush | VirtioBlk.Feature.configWriteback) != 0
+        return !canFlush || !export.disk.isWriteback
+    }
+
+    // MARK: configuration space
+
+    /// Some front-ends count from the start of the device's registers.
+    private static let oldOffset = 0x100
+
+    func getConfig(_ message: FrontendMessage) throws(Refusal) -> Reply {
+        let access = try decode(ConfigAccess.self, message)
+        let offset = Int(access.offset) == Self.oldOffset ? 0 : Int(access.offset)
+        guard offset + access.data.count <= VhostUserLimits.maxConfigBytes else {
+            // "uses a zero length of payload to indicate an error".
+            return Reply(message.header.reply(payloadBytes: 0).encoded)
+        }
+        let all = export.disk.configuration(count: VhostUserLimits.maxConfigBytes)
+        let answer = ConfigAccess(
+            offset: access.offset, flags: access.flags, data: Array(all[offset..<offset + access.data.count]))
+        return Reply(answer.reply(to: message.header))
+    }
+
+    /// The cache mode is all that may be written. A migration writes the whole space: only that byte counts.
+    func setConfig(_ access: ConfigAccess) throws(Refusal) {
+        var bytes = access.data
+        var offset = Int(access.offset)
+        let mode = VirtioBlk.Config.writeback
+        if access.flags == ConfigAccess.Purpose.migration, offset <= mode, offset + bytes.count > mode {
+            bytes = [bytes[mode - offset]]
+            offset = mode
+        }
+        var isTaken = false
+        export.change { isTaken = $0.write(configuration: bytes, at: offset) }
+        guard isTaken else { throw Refusal("the configuration space has nothing to write at \(offset)") }
+        spread { answer in .disk(export: export.number, export.disk, isDurable: isDurable, answer) }
+    }
+
+    /// The disk grew: the workers' checks and the front-end must know.
+    func announceSize() {
+        export.resized.take()
+        spread { .disk(export: export.number, export.disk, isDurable: isDurable, $0) }
+        guard protocolFeatures.contains(.backendRequests), let backendSocket else { return }
+        do {
+            try DescriptorMessage.send(
+                MessageHeader.bare(BackendRequest.configChange), descriptors: [], over: backendSocket.raw)
+        } catch {
+            log.warning("\(export.settings.name): the front-end cannot be told of the new size: \(error)")
+        }
+    }
+
+    // MARK: reset
+
+    func setStatus(_ value: UInt64) throws(Refusal) {
+        guard let value = UInt8(exactly: value) else { throw Refusal("a device status has 8 bits") }
+        status = value
+        if value == 0 { reset() }
+    }
+
+    /// Back to the state before the driver came. Memory and connection stay.
+    func reset() {
+        giveUpRings()
+        rings = Array(repeating: RingSetup(), count: export.queueCount)
+        status = 0
+    }
+}

@@ -1,0 +1,163 @@
+// Why this file exists: the guest's memory as a front-end hands it over, all at once or region by region, also while
+// requests are in flight. Old memory goes away only when no request can touch it any more. The dirty log and the record of
+// requests in flight are shared memory, too.
+import LinuxIO
+import SystemPackage
+import VhostUserWire
+import Virtqueue
+
+extension Session {
+    func setMemory(_ table: MemoryTable, _ descriptors: [SharedFD]) throws(Refusal) {
+        guard table.regions.count == descriptors.count else {
+            throw Refusal("\(descriptors.count) descriptors came with \(table.regions.count) memory regions")
+        }
+        var next: [GuestMapping] = []
+        for (region, fd) in zip(table.regions, descriptors) { next.append(try GuestMapping(region, fd: fd.raw)) }
+        try replaceMemory(next)
+    }
+
+    func addMemory(_ region: MemoryRegion, _ descriptors: [SharedFD]) throws(Refusal) {
+        guard let fd = descriptors.first else { throw Refusal("a memory region came without its descriptor") }
+        guard mappings.count < Self.memorySlots else { throw Refusal("there are \(Self.memorySlots) regions already") }
+        try replaceMemory(mappings + [try GuestMapping(region, fd: fd.raw)])
+    }
+
+    func removeMemory(_ region: MemoryRegion) throws(Refusal) {
+        let rest = mappings.filter { mapping in
+            let known = mapping.region
+            return known.guestAddress != region.guestAddress || known.size != region.size
+                || known.userAddress != region.userAddress
+        }
+        guard rest.count < mappings.count else { throw Refusal("there is no such memory region to remove") }
+        try replaceMemory(rest)
+    }
+
+    /// Goes over to other memory: rings in use must be in it, and everything in flight is waited for.
+    private func replaceMemory(_ next: [GuestMapping]) throws(Refusal) {
+        do throws(VirtqueueError) { try memory.replace(next.map(\.guestRegion)) } catch { throw Refusal("\(error)") }
+        let places: [QueueID: RingPlaces]
+        do throws(Refusal) { places = try ringPlaces() } catch {
+            // The old regions again, which were good once. Nobody has seen the new table, but rings use the one before.
+            do throws(VirtqueueError) { try memory.replace(mappings.map(\.guestRegion)) } catch {}
+            throw error
+        }
+        spread { .memory(export: export.number, memory.snapshot, places, $0) }
+        memory.releaseRetired()
+        mappings = next
+        for index in rings.indices { try startIfComplete(index) }
+    }
+
+    /// Where the rings in use are in the current memory.
+    private func ringPlaces() throws(Refusal) -> [QueueID: RingPlaces] {
+        var places: [QueueID: RingPlaces] = [:]
+        for (index, ring) in rings.enumerated() where ring.isStarted {
+            guard let size = ring.size, let address = ring.address else { continue }
+            do throws(VirtqueueError) {
+                places[id(index)] = try RingPlaces(
+                    address.user, size: size, isPacked: RingFeatures(negotiated: features).contains(.packed),
+                    in: memory.snapshot)
+            } catch { throw Refusal("ring \(index): \(error)") }
+        }
+        return places
+    }
+
+    // MARK: dirty log
+
+    /// A bit for each page of a 64-bit address space would be more than any guest has.
+    private static let largestLog: UInt64 = 1 << 36
+
+    func setLog(_ message: FrontendMessage) throws(Refusal) -> Reply {
+        guard protocolFeatures.contains(.logSharedMemory) else { throw Refusal("a log needs LOG_SHMFD") }
+        let description = try decode(LogDescription.self, message)
+        guard let fd = message.descriptors.first else { throw Refusal("the log came without its descriptor") }
+        let old = logArea
+        logArea = try SharedArea(
+            fd: fd.raw, offset: description.mmapOffset, size: description.mmapSize, most: Self.largestLog)
+        // The old one stays mapped until every ring has the new one.
+        withExtendedLifetime(old) { updateLogs() }
+        return number(0, message)
+    }
+
+    /// What rings log to now.
+    var dirtyLog: DirtyLog {
+        guard features & VirtioBlk.Feature.logAll != 0, let logArea else { return .off }
+        return DirtyLog(bits: logArea.base, bytes: logArea.count)
+    }
+
+    func updateLogs() {
+        for index in rings.indices where rings[index].isStarted { updateLog(index) }
+    }
+
+    func updateLog(_ index: Int) {
+        guard let address = rings[index].address else { return }
+        let dirty = dirtyLog
+        _ = ask(index) {
+            .log(id(index), dirty, ring: address.isLogged, usedGuestAddress: address.log, $0)
+        }
+    }
+
+    // MARK: requests in flight
+
+    func makeInflight(_ message: FrontendMessage) throws(Refusal) -> Reply {
+        let wanted = try decode(InflightDescription.self, message)
+        let layout = try InflightArea.Layout(
+            queues: Int(wanted.queueCount), size: Int(wanted.queueSize),
+            isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount)
+        let file: OwnedFD
+        do throws(Errno) { file = try SharedMemory("qblk-inflight", count: layout.bytes).duplicateFile() } catch {
+            throw Refusal("no memory for the record of requests in flight: \(error)")
+        }
+        let description = InflightDescription(
+            mmapSize: UInt64(layout.bytes), mmapOffset: 0, queueCount: wanted.queueCount, queueSize: wanted.queueSize)
+        return Reply(description.reply(to: message.header), SharedFD(taking: file.release()))
+    }
+
+    func setInflight(_ description: InflightDescription, _ descriptors: [SharedFD]) throws(Refusal) {
+        guard let fd = descriptors.first else { throw Refusal("the record came without its descriptor") }
+        guard !rings.contains(where: \.isStarted) else { throw Refusal("rings run with the record they have") }
+        let layout = try InflightArea.Layout(
+            queues: Int(description.queueCount), size: Int(description.queueSize),
+            isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount)
+        guard description.mmapSize >= UInt64(layout.bytes) else {
+            throw Refusal("the record of requests in flight is too small")
+        }
+        inflight = InflightArea(
+            layout,
+            try SharedArea(
+                fd: fd.raw, offset: description.mmapOffset, size: description.mmapSize, most: 1 << 32))
+    }
+}
+
+/// The shared record of requests in flight: a part for each queue.
+final class InflightArea: Sendable {
+    struct Layout: Sendable {
+        let queues: Int
+        let size: Int
+        let isPacked: Bool
+        let stride: Int
+        var bytes: Int { queues * stride }
+
+        init(queues: Int, size: Int, isPacked: Bool, most: Int) throws(Refusal) {
+            guard queues > 0, queues <= most, size > 0, size <= 32768 else {
+                throw Refusal("a record for \(queues) queues of \(size) entries")
+            }
+            self.queues = queues
+            self.size = size
+            self.isPacked = isPacked
+            // Queues are of different workers: no cache line has two of them.
+            stride = (InflightMemory.bytes(size: size, isPacked: isPacked) + 127) & ~127
+        }
+    }
+    private let layout: Layout
+    private let area: SharedArea
+
+    init(_ layout: Layout, _ area: SharedArea) {
+        self.layout = layout
+        self.area = area
+    }
+
+    func memory(of index: Int) throws(Refusal) -> InflightMemory {
+        guard index < layout.queues else { throw Refusal("ring \(index) has no record of requests in flight") }
+        return InflightMemory(base: area.base + index * layout.stride, bytes: layout.stride)
+    }
+}

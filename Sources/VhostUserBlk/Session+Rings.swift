@@ -1,0 +1,185 @@
+// Why this file exists: a ring is described in half a dozen messages, in no order that can be relied on, and runs from the
+// moment that they are complete. Here its description is gathered, and handed to its worker.
+import Glibc
+import LinuxIO
+import SystemPackage
+import VhostUserWire
+import Virtqueue
+
+/// What is known of one ring so far.
+struct RingSetup {
+    var size: Int?
+    var base: UInt32 = 0
+    var address: VringAddress?
+    /// SET_VRING_KICK came: the ring may run, polled if there is no descriptor.
+    var isKicked = false
+    var kick: SharedFD?
+    var call: SharedFD?
+    var err: SharedFD?
+    var isEnabled = false
+    /// A worker has it.
+    var isStarted = false
+}
+
+extension Session {
+    func id(_ index: Int) -> QueueID { QueueID(export: export.number, index: index) }
+
+    private func ringIndex(_ index: UInt32) throws(Refusal) -> Int {
+        guard let i = Int(exactly: index), i < rings.count else { throw Refusal("there is no ring \(index)") }
+        return i
+    }
+
+    /// Asks a ring's worker for something and waits for the answer.
+    func ask<Value: Sendable>(_ index: Int, _ command: (Answer<Value>) -> WorkerCommand) -> Value {
+        let answer = Answer<Value>()
+        export.worker(of: index).post(command(answer))
+        return answer.wait()
+    }
+
+    /// The same of all workers that carry rings of this export.
+    func spread(_ command: (Answer<Bool>) -> WorkerCommand) {
+        var asked: [(worker: ObjectIdentifier, answer: Answer<Bool>)] = []
+        for index in rings.indices where rings[index].isStarted {
+            let worker = export.worker(of: index)
+            guard !asked.contains(where: { $0.worker == ObjectIdentifier(worker) }) else { continue }
+            let answer = Answer<Bool>()
+            worker.post(command(answer))
+            asked.append((ObjectIdentifier(worker), answer))
+        }
+        for (_, answer) in asked { _ = answer.wait() }
+    }
+
+    // MARK: description
+
+    func setRing(_ request: FrontendRequest, _ message: FrontendMessage) throws(Refusal) {
+        switch request {
+        case .setVringAddress: try setAddress(decode(VringAddress.self, message))
+        case .setVringKick, .setVringCall, .setVringErr:
+            try setEvent(request, decode(VringEvent.self, message), message.descriptors)
+        default: try setState(request, decode(VringState.self, message))
+        }
+    }
+
+    private func setState(_ request: FrontendRequest, _ state: VringState) throws(Refusal) {
+        let index = try ringIndex(state.index)
+        if request == .setVringEnable {
+            guard state.num <= 1 else { throw Refusal("a ring is enabled with 0 or 1") }
+            rings[index].isEnabled = state.num == 1
+            guard rings[index].isStarted else { return }
+            let isEnabled = rings[index].isEnabled
+            _ = ask(index) { .enable(id(index), isEnabled, $0) }
+            return
+        }
+        guard !rings[index].isStarted else { throw Refusal("ring \(index) runs") }
+        if request == .setVringBase {
+            rings[index].base = state.num
+        } else {
+            guard state.num > 0, state.num <= 32768 else { throw Refusal("a ring cannot have \(state.num) entries") }
+            rings[index].size = Int(state.num)
+        }
+        try startIfComplete(index)
+    }
+
+    private func setAddress(_ address: VringAddress) throws(Refusal) {
+        let index = try ringIndex(address.index)
+        if rings[index].isStarted, let old = rings[index].address {
+            guard
+                old.descriptors == address.descriptors && old.used == address.used && old.avail == address.avail
+            else { throw Refusal("ring \(index) runs elsewhere") }
+            rings[index].address = address
+            return updateLog(index)
+        }
+        rings[index].address = address
+        try startIfComplete(index)
+    }
+
+    private func setEvent(
+        _ request: FrontendRequest, _ event: VringEvent, _ descriptors: [SharedFD]
+    ) throws(Refusal) {
+        let index = try ringIndex(event.index)
+        guard event.hasDescriptor == !descriptors.isEmpty else { throw Refusal("the descriptor is not there") }
+        let fd = descriptors.first
+        if let fd { try Self.requireEventFD(fd.raw) }
+        let kind: QueueEvent =
+            switch request {
+            case .setVringKick: .kick
+            case .setVringCall: .call
+            default: .err
+            }
+        switch kind {
+        case .kick: (rings[index].kick, rings[index].isKicked) = (fd, true)
+        case .call: rings[index].call = fd
+        case .err: rings[index].err = fd
+        }
+        if rings[index].isStarted {
+            _ = ask(index) { .event(id(index), kind, fd, $0) }
+        } else if kind == .kick {
+            try startIfComplete(index)
+        }
+    }
+
+    /// A worker writes to these and polls them: with anything but an eventfd it could be made to wait, or to spin.
+    private static func requireEventFD(_ fd: Int32) throws(Refusal) {
+        var name = [CChar](repeating: 0, count: 64)
+        let count = readlink("/proc/self/fd/\(fd)", &name, name.count)
+        let text = String(decoding: name.prefix(max(count, 0)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        guard text == "anon_inode:[eventfd]" else { throw Refusal("a ring's descriptor is no eventfd") }
+        _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)
+    }
+
+    // MARK: beginning
+
+    /// Hands the ring to its worker once everything about it is known.
+    func startIfComplete(_ index: Int) throws(Refusal) {
+        let ring = rings[index]
+        guard !ring.isStarted, ring.isKicked, let size = ring.size, let address = ring.address, !mappings.isEmpty
+        else { return }
+        let ringFeatures = RingFeatures(negotiated: features)
+        let places: RingPlaces
+        do throws(VirtqueueError) {
+            places = try RingPlaces(
+                address.user, size: size, isPacked: ringFeatures.contains(.packed), in: memory.snapshot)
+        } catch { throw Refusal("ring \(index): \(error)") }
+        let start = QueueStart(
+            id: id(index), size: size, features: ringFeatures, memory: memory.snapshot, places: places,
+            base: ring.base, inflight: try inflight?.memory(of: index), usedGuestAddress: address.log, log: dirtyLog,
+            logsRing: address.isLogged, kick: ring.kick, call: ring.call, err: ring.err, isEnabled: ring.isEnabled,
+            disk: export.disk, isDurable: isDurable, export: export.settings)
+        if let why = ask(index, { .start(start, $0) }) {
+            log.error("\(export.settings.name): ring \(index) does not start: \(why)")
+            throw Refusal("ring \(index): \(why)")
+        }
+        rings[index].isStarted = true
+    }
+
+    // MARK: end
+
+    /// GET_VRING_BASE: finishes what is in flight, stops, and says where the ring stands.
+    func stopRing(_ state: VringState, _ message: FrontendMessage) throws(Refusal) -> Reply {
+        let index = try ringIndex(state.index)
+        if rings[index].isStarted {
+            if let base = ask(index, { .stop(id(index), $0) }) { rings[index].base = base }
+            rings[index].isStarted = false
+        }
+        rings[index].isKicked = false
+        rings[index].kick = nil
+        return Reply(VringState(index: state.index, num: rings[index].base).reply(to: message.header))
+    }
+
+    /// All rings finish what is in flight and stop: the front-end is gone, or the device is reset.
+    func giveUpRings() {
+        var answers: [Answer<UInt32?>] = []
+        for index in rings.indices where rings[index].isStarted {
+            rings[index].isStarted = false
+            let answer = Answer<UInt32?>()
+            export.worker(of: index).post(.stop(id(index), answer))
+            answers.append(answer)
+        }
+        for answer in answers { _ = answer.wait() }
+    }
+}
+
+extension VringAddress {
+    /// The three addresses, in the front-end's own address space.
+    var user: RingPlaces.Addresses { .user(descriptors: descriptors, driver: avail, device: used) }
+}

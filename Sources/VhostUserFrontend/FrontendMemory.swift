@@ -1,0 +1,57 @@
+// Why this file exists: the memory that a virtual machine would have: shared files mapped here and there, at guest
+// addresses that are neither the one nor the other. The mock driver allocates from it.
+import Glibc
+import LinuxIO
+import SystemPackage
+public import VhostUserWire
+import Virtqueue
+public import VirtqueueMock
+
+/// Guest memory, shared with a back-end. The regions' files begin at different offsets, so that nobody gets by without
+/// looking at them.
+public final class FrontendMemory {
+    /// One file and its mapping.
+    private final class File {
+        let memory: SharedMemory
+        init(_ memory: consuming SharedMemory) { self.memory = memory }
+    }
+
+    /// As the driver sees it: guest addresses, and pointers to them.
+    public let guest: MockMemory
+    /// As the back-end is told, with the descriptors beside them.
+    public let regions: [MemoryRegion]
+    public var descriptors: [Int32] { files.map { $0.memory.fd } }
+    private let files: [File]
+
+    public init(_ wanted: [(guest: UInt64, bytes: Int)]) throws(FrontendError) {
+        var files: [File] = []
+        var mapped: [GuestRegion] = []
+        var told: [MemoryRegion] = []
+        for (i, region) in wanted.enumerated() {
+            let offset = i * 4096
+            let file: File
+            do throws(Errno) {
+                file = File(try SharedMemory("qblk-guest-\(i)", count: region.bytes + offset))
+            } catch {
+                throw .system("cannot make \(region.bytes) bytes of shared memory", error)
+            }
+            let host = file.memory.pointer + offset
+            let user = UInt64(UInt(bitPattern: host))
+            files.append(file)
+            mapped.append(
+                GuestRegion(guest: GuestAddress(region.guest), size: UInt64(region.bytes), user: user, host: host))
+            told.append(
+                MemoryRegion(
+                    guestAddress: region.guest, size: UInt64(region.bytes), userAddress: user,
+                    mmapOffset: UInt64(offset)))
+        }
+        self.files = files
+        guest = MockMemory(adopting: mapped)
+        regions = told
+    }
+
+    /// The user address of a guest's, as SET_VRING_ADDR wants it; 0 outside.
+    public func user(_ address: UInt64) -> UInt64 {
+        guest.host(address).map { UInt64(UInt(bitPattern: $0)) } ?? 0
+    }
+}

@@ -1,0 +1,206 @@
+// Why this file exists: `qblk serve`. It follows the conventions for vhost-user backend programs: it stays in the
+// foreground, names its abilities when asked, and ends on SIGTERM.
+
+public import ArgumentParser
+import DiskTypes
+import FuseExport
+import Glibc
+import ImageChain
+import ImageOperations
+import LinuxIO
+import Logging
+public import VhostUserBlk
+
+extension PollMode: ExpressibleByArgument {}
+
+extension CacheMode {
+    var policy: CachePolicy {
+        CachePolicy(isWriteback: self != .writethrough && self != .directsync, ignoresFlushes: self == .unsafe)
+    }
+}
+
+enum DiscardChoice: String, ExpressibleByArgument, CaseIterable { case unmap, ignore }
+
+struct ServeCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve",
+        abstract: "Serves images to virtual machines: a vhost-user-blk backend.",
+        discussion: """
+            Stays in the foreground until SIGTERM or SIGINT, then finishes what is in flight. SIGHUP looks whether raw \
+            images have grown and tells the guests. A front-end may go and come back at any time.
+
+            Example:
+              qblk serve disk.qcow2 --socket-path /run/disk.sock
+              qblk serve --export image=a.qcow2,socket-path=a.sock --export image=b.raw,format=raw,socket-path=b.sock
+            """)
+
+    @OptionGroup var image: ImageOptions
+
+    @Option(
+        name: .long, help: ArgumentHelp("Socket to listen at.", valueName: "path"))
+    var socketPath: String?
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Inherited descriptor of a socket that listens or is connected.", valueName: "number"))
+    var fd: Int32?
+
+    @Flag(name: [.short, .long], help: "The guest cannot write.")
+    var readOnly = false
+
+    @Option(name: .long, help: ArgumentHelp("Virtqueues that a guest may have.", valueName: "count"))
+    var queues = 16
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Threads that carry requests. Default: one a processor, at most 4.", valueName: "count"))
+    var workers: Int?
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp("How idle threads wait: off (sleep), adaptive or busy (never sleep).", valueName: "mode"))
+    var poll = PollMode.adaptive
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp("none (O_DIRECT), writeback, writethrough, directsync or unsafe, as QEMU has them."))
+    var cache = CacheMode.none
+
+    @Option(name: .long, help: ArgumentHelp("What discards of a raw image do: unmap or ignore.", valueName: "action"))
+    var discard = DiscardChoice.unmap
+
+    @Option(name: .long, help: ArgumentHelp("Logical block size of the disk.", valueName: "bytes"))
+    var blockSize = 512
+
+    @Option(name: .long, help: ArgumentHelp("Serial number, at most 20 bytes.", valueName: "text"))
+    var serial = "qblk"
+
+    @Option(name: .long, help: ArgumentHelp("Internal snapshot to serve, read-only.", valueName: "snapshot"))
+    var snapshot: String?
+
+    @Option(
+        name: [.customLong("l2-cache")],
+        help: ArgumentHelp("Memory for mapping tables of an image and its chain (k, M, G).", valueName: "size"))
+    var l2Cache = ByteCount(OpenOptions().l2CacheLimit)
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Another disk: image=PATH,socket-path=PATH or fd=N, then format=, read-only, queues=, serial=, snapshot=.",
+            valueName: "disk"))
+    var export: [String] = []
+
+    @Option(name: .long, help: ArgumentHelp("The image, in the words of other backends.", valueName: "path"))
+    var blkFile: String?
+
+    @Flag(name: .long, help: "Log to the system's log instead of standard error.")
+    var syslog = false
+
+    @Flag(name: .long, help: "Print what this backend can do, in JSON, and end.")
+    var printCapabilities = false
+
+    @Argument(help: "The image.")
+    var path: String?
+
+    func validate() throws {
+        guard (1...VhostUserServer.queueLimit).contains(queues) else {
+            throw ValidationError("--queues takes 1 to \(VhostUserServer.queueLimit)")
+        }
+        guard workers.map({ (1...64).contains($0) }) ?? true else { throw ValidationError("--workers takes 1 to 64") }
+        guard serial.utf8.count <= 20 else { throw ValidationError("--serial takes at most 20 bytes") }
+    }
+
+    func run() throws {
+        if printCapabilities { return try Output.write(Self.capabilities) }
+        let disks = try disks()
+        // Before any thread: they inherit that these are blocked.
+        let signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
+        if syslog {
+            LoggingSystem.bootstrap { _ in SyslogHandler(program: "qblk") }
+        } else {
+            Logs.toStandardError(verbose: image.verbose > 0)
+        }
+        var options = ServerOptions()
+        options.workers = workers ?? min(4, max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))))
+        options.poll = poll
+        let server = try VhostUserServer(options, log: Logger(label: "qblk serve"))
+        do {
+            for disk in disks { try add(disk, to: server) }
+        } catch {
+            server.stop()
+            throw error
+        }
+        wait(signals, server)
+        server.stop()
+    }
+
+    static let capabilities = """
+        {
+          "type": "block",
+          "features": [
+            "read-only",
+            "blk-file"
+          ]
+        }
+
+        """
+
+    // MARK: disks
+
+    /// The disk that the plain options name, and those of --export.
+    private func disks() throws -> [ServedDisk] {
+        var disks: [ServedDisk] = []
+        guard path == nil || blkFile == nil else { throw ValidationError("the image is named twice") }
+        if let path = path ?? blkFile {
+            var disk = ServedDisk(path)
+            disk.socketPath = socketPath
+            disk.fd = fd
+            disk.format = image.format
+            disk.isReadOnly = readOnly
+            disk.snapshot = snapshot
+            disk.queues = queues
+            disk.serial = serial
+            disks.append(try disk.checked())
+        } else if socketPath != nil || fd != nil {
+            throw ValidationError("which image? Name it after the options")
+        }
+        for text in export { disks.append(try ServedDisk(parsing: text, queues: queues, serial: serial).checked()) }
+        guard !disks.isEmpty else { throw ValidationError("name an image and --socket-path, or --export") }
+        return disks
+    }
+
+    private func add(_ disk: ServedDisk, to server: VhostUserServer) throws {
+        var open = image.open
+        open.format = try disk.requiredFormat()
+        open.writable = !disk.isReadOnly
+        open.direct = cache.isDirect
+        open.blockSize = blockSize
+        open.l2CacheLimit = l2Cache.bytes
+        if let snapshot = disk.snapshot { open.snapshot = try SnapshotChoice.id(snapshot, in: disk.image, open) }
+        let chain: ImageChain
+        do throws(ImageError) { chain = try ImageChain.open(path: disk.image, options: open) } catch {
+            throw error.named(disk.image)
+        }
+        var options = ExportOptions(chain: chain, name: printable(disk.image))
+        options.queueCount = disk.queues
+        options.serial = disk.serial
+        options.blockSize = blockSize
+        options.cache = cache.policy
+        options.discards = discard == .unmap
+        try server.add(options, try disk.socket())
+    }
+
+    // MARK: until the end
+
+    private func wait(_ signals: borrowing SignalFD, _ server: VhostUserServer) {
+        var entry = pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0)
+        while !server.isOver {
+            // A look now and then: inherited connections end without a signal.
+            guard Glibc.poll(&entry, 1, 500) > 0 else { continue }
+            while let (signal, _) = signals.next() {
+                guard signal == SIGHUP else { return }
+                server.refreshSizes()
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+// Why this file exists: one disk of `serve`, named by the plain options or by one `--export`: both mean the same, and the
+// same is refused.
+
+import ArgumentParser
+import DiskTypes
+import Glibc
+import ImageChain
+import LinuxIO
+import VhostUserBlk
+
+struct ServedDisk {
+    var image: String
+    var socketPath: String?
+    var fd: Int32?
+    var format: ImageFormat?
+    var isReadOnly = false
+    var snapshot: String?
+    var queues = 1
+    var serial = ""
+
+    init(_ image: String) { self.image = image }
+
+    /// `image=P,socket-path=S,...` as QEMU writes option lists: `,,` is a comma in a value.
+    init(parsing text: String, queues: Int, serial: String) throws {
+        image = ""
+        self.queues = queues
+        self.serial = serial
+        for part in Self.parts(of: text) {
+            let pair = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            try take(pair[0], pair.count > 1 ? pair[1] : nil, of: text)
+        }
+        guard !image.isEmpty else { throw ValidationError("--export \(text): image= is missing") }
+    }
+
+    private static func parts(of text: String) -> [String] {
+        var parts = [""]
+        var rest = text[...]
+        while let character = rest.popFirst() {
+            if character != "," {
+                parts[parts.count - 1].append(character)
+            } else if rest.first == "," {
+                rest.removeFirst()
+                parts[parts.count - 1].append(",")
+            } else {
+                parts.append("")
+            }
+        }
+        return parts
+    }
+
+    private mutating func take(_ key: String, _ value: String?, of text: String) throws {
+        func needed() throws -> String {
+            guard let value, !value.isEmpty else { throw ValidationError("--export \(text): \(key)= needs a value") }
+            return value
+        }
+        switch key {
+        case "image": image = try needed()
+        case "socket-path": socketPath = try needed()
+        case "fd": fd = try number(needed(), 0...1 << 20, key, text)
+        case "queues": queues = try number(needed(), 1...VhostUserServer.queueLimit, key, text)
+        case "serial":
+            serial = try needed()
+            guard serial.utf8.count <= 20 else { throw ValidationError("--export \(text): serial has 20 bytes at most") }
+        case "snapshot": snapshot = try needed()
+        case "format":
+            guard let known = ImageFormat(rawValue: try needed()) else {
+                throw ValidationError("--export \(text): format is qcow2 or raw")
+            }
+            format = known
+        case "read-only":
+            guard value == nil || value == "on" || value == "off" else {
+                throw ValidationError("--export \(text): read-only is on or off")
+            }
+            isReadOnly = value != "off"
+        default: throw ValidationError("--export \(text): there is no \"\(key)\"")
+        }
+    }
+
+    private func number<T: FixedWidthInteger>(
+        _ value: String, _ range: ClosedRange<T>, _ key: String, _ text: String
+    ) throws -> T {
+        guard let number = T(value), range.contains(number) else {
+            throw ValidationError("--export \(text): \(key) takes \(range.lowerBound) to \(range.upperBound)")
+        }
+        return number
+    }
+
+    /// Exactly one socket; a snapshot is read-only.
+    func checked() throws -> ServedDisk {
+        guard (socketPath == nil) != (fd == nil) else {
+            throw ValidationError("\(image): one of socket-path and fd must be given")
+        }
+        var copy = self
+        if snapshot != nil { copy.isReadOnly = true }
+        return copy
+    }
+
+    /// The format; a guest that owns a raw disk can write any header into it, so what will be written is never guessed.
+    func requiredFormat() throws -> ImageFormat? {
+        if let format { return format }
+        if isReadOnly { return nil }
+        if image.hasSuffix(".qcow2") { return .qcow2 }
+        throw ImageError(
+            .unsupported, "the format is not guessed for a disk that the guest writes",
+            advice: "say -f raw or -f qcow2 (or -r)", path: image)
+    }
+
+    /// The socket, made or inherited.
+    func socket() throws -> ExportSocket {
+        if let socketPath { return .listener(try UnixSocket.listen(socketPath)) }
+        let number = fd ?? -1
+        var listens: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        guard getsockopt(number, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 else {
+            throw ImageError(.system, "descriptor \(number) is no socket: \(errorText(errno))", path: image)
+        }
+        _ = fcntl(number, F_SETFD, FD_CLOEXEC)
+        let owned = OwnedFD(taking: number)
+        return listens != 0 ? .listener(UnixListener(taking: owned)) : .connection(UnixSocket(taking: owned))
+    }
+}
