@@ -99,6 +99,12 @@ struct ServeCommand: ParsableCommand {
     @Flag(name: .long, help: "Print what this backend can do, in JSON, and end.")
     var printCapabilities = false
 
+    @Flag(name: .long, help: "Print what QEMU needs for the disk at --socket-path, and end.")
+    var printQemuArgs = false
+
+    @Flag(name: .long, help: "Print what a libvirt domain needs for the disk at --socket-path, and end.")
+    var printLibvirtXml = false
+
     @Argument(help: "The image.")
     var path: String?
 
@@ -112,6 +118,7 @@ struct ServeCommand: ParsableCommand {
 
     func run() throws {
         if printCapabilities { return try Output.write(Self.capabilities) }
+        if printQemuArgs || printLibvirtXml { return try Output.write(advice()) }
         let disks = try disks()
         // Before any thread: they inherit that these are blocked.
         let signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
@@ -144,6 +151,15 @@ struct ServeCommand: ParsableCommand {
         }
 
         """
+
+    /// The socket need not be there yet, and VMs have other working folders.
+    private func advice() throws -> String {
+        guard let socketPath else { throw ValidationError("say where the disk will be, with --socket-path") }
+        let socket = try AbsolutePath.of(socketPath)
+        return printQemuArgs
+            ? ServeAdvice.qemuArguments(socket: socket, queues: queues)
+            : ServeAdvice.libvirtXML(socket: socket, queues: queues)
+    }
 
     // MARK: disks
 

@@ -60,7 +60,9 @@ struct ServedDisk {
         case "queues": queues = try number(needed(), 1...VhostUserServer.queueLimit, key, text)
         case "serial":
             serial = try needed()
-            guard serial.utf8.count <= 20 else { throw ValidationError("--export \(text): serial has 20 bytes at most") }
+            guard serial.utf8.count <= 20 else {
+                throw ValidationError("--export \(text): serial has 20 bytes at most")
+            }
         case "snapshot": snapshot = try needed()
         case "format":
             guard let known = ImageFormat(rawValue: try needed()) else {
