@@ -29,7 +29,9 @@ let package = Package(
     products: [
         .library(name: "QCOW2", targets: ["DiskTypes", "QCOW2"]),
         .library(name: "DiskImages", targets: ["ImageChain", "ImageOperations"]),
-        .library(name: "BlockServing", targets: ["Virtqueue", "BlockEngine", "VhostUserBlk", "FuseExport", "DeviceMapperMap"]),
+        .library(
+            name: "BlockServing",
+            targets: ["Virtqueue", "BlockEngine", "VhostUserBlk", "FuseExport", "DeviceMapperMap"]),
         // For tools/fuzz-virtqueue.
         .library(name: "VirtqueueParts", targets: ["DiskTypes", "Virtqueue", "VirtqueueMock"]),
         .executable(name: "qblk", targets: ["qblk"]),

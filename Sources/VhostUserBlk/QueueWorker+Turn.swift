@@ -111,7 +111,8 @@ extension QueueWorker {
         if result != -ECANCELED, result < 0 || result & 1 == 0 {
             queues[place].kickFailed = true
             queues[place].reopen()
-            log.error("\(queues[place].settings.name): the kick descriptor of queue \(queues[place].id.index) is useless")
+            log.error(
+                "\(queues[place].settings.name): the kick descriptor of queue \(queues[place].id.index) is useless")
         }
         if case .stopping = queues[place].state { hasEnds = true }
     }

@@ -1,8 +1,6 @@
 // Why this file exists: a VM takes a vhost-user disk only if its memory is shared and its options fit together, in words
 // that nobody remembers. `serve` prints them ready to paste.
 
-import Glibc
-
 /// What to add to a virtual machine that is not started yet, for a disk served on a socket.
 enum ServeAdvice {
     /// QEMU's arguments, an option and its value a line. `memory` is all of the VM's memory, as for `-m`.
@@ -72,15 +70,5 @@ enum ServeAdvice {
             default: String(character)
             }
         }.joined()
-    }
-}
-
-enum AbsolutePath {
-    /// The path from the root on; nothing has to be there.
-    static func of(_ path: String) throws -> String {
-        guard !path.hasPrefix("/") else { return path }
-        guard let here = getcwd(nil, 0) else { throw Failure("the working folder has gone") }
-        defer { free(here) }
-        return String(cString: here) + "/" + path
     }
 }

@@ -99,10 +99,10 @@ struct ServeCommand: ParsableCommand {
     @Flag(name: .long, help: "Print what this backend can do, in JSON, and end.")
     var printCapabilities = false
 
-    @Flag(name: .long, help: "Print what QEMU needs for the disk at --socket-path, and end.")
+    @Flag(name: .long, help: "Print what to add to QEMU's command line for this disk, and end.")
     var printQemuArgs = false
 
-    @Flag(name: .long, help: "Print what a libvirt domain needs for the disk at --socket-path, and end.")
+    @Flag(name: .long, help: "Print what to add to a libvirt domain for this disk, and end.")
     var printLibvirtXml = false
 
     @Argument(help: "The image.")
@@ -118,7 +118,7 @@ struct ServeCommand: ParsableCommand {
 
     func run() throws {
         if printCapabilities { return try Output.write(Self.capabilities) }
-        if printQemuArgs || printLibvirtXml { return try Output.write(advice()) }
+        if printQemuArgs || printLibvirtXml { return try advise() }
         let disks = try disks()
         // Before any thread: they inherit that these are blocked.
         let signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
@@ -141,6 +141,23 @@ struct ServeCommand: ParsableCommand {
         server.stop()
     }
 
+    /// What a VM that is not started yet needs for the disk.
+    private func advise() throws {
+        guard let socketPath else { throw ValidationError("say --socket-path: that is where the VM connects") }
+        // A VM may run in another folder.
+        let full = socketPath.hasPrefix("/") ? socketPath : "\(Self.currentFolder)/\(socketPath)"
+        // With as many queues as it is told; QEMU's own choice would be one a processor.
+        let count = min(queues, 4)
+        if printQemuArgs { try Output.write(ServeAdvice.qemuArguments(socket: full, queues: count)) }
+        if printLibvirtXml { try Output.write(ServeAdvice.libvirtXML(socket: full, queues: count)) }
+    }
+
+    private static var currentFolder: String {
+        guard let name = getcwd(nil, 0) else { return "." }
+        defer { free(name) }
+        return String(cString: name)
+    }
+
     static let capabilities = """
         {
           "type": "block",
@@ -151,15 +168,6 @@ struct ServeCommand: ParsableCommand {
         }
 
         """
-
-    /// The socket need not be there yet, and VMs have other working folders.
-    private func advice() throws -> String {
-        guard let socketPath else { throw ValidationError("say where the disk will be, with --socket-path") }
-        let socket = try AbsolutePath.of(socketPath)
-        return printQemuArgs
-            ? ServeAdvice.qemuArguments(socket: socket, queues: queues)
-            : ServeAdvice.libvirtXML(socket: socket, queues: queues)
-    }
 
     // MARK: disks
 
