@@ -125,6 +125,8 @@ let package = Package(
             name: "MapRegistryTests", dependencies: ["MapRegistry", "LinuxIO", "DiskTypes"], swiftSettings: house),
         .testTarget(
             name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", system], swiftSettings: house),
+        .testTarget(
+            name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "DiskTypes", "TestKit"], swiftSettings: house),
         .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
         .testTarget(
             name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),

@@ -106,10 +106,15 @@ public enum HotPlug {
         case .serves(let server)?: record.server = server
         case .failed(let reason)?:
             do throws(Errno) { _ = try child.wait() } catch {}
-            throw ImageError(.system, "the server did not start: \(reason)", path: record.image)
+            // The server says of its image what we would say; anything else is about the server.
+            let ofImage = record.image + ": "
+            let what =
+                reason.hasPrefix(ofImage)
+                ? String(reason.dropFirst(ofImage.count)) : "the server did not start: \(reason)"
+            throw ImageError(.system, what)
         case nil:
             do throws(Errno) { _ = try child.wait() } catch {}
-            throw ImageError(.system, "the supervisor died while the server started", path: record.image)
+            throw ImageError(.system, "the supervisor died while the server started")
         }
     }
 
@@ -174,6 +179,10 @@ public enum HotPlug {
     private static func unknown(
         _ id: String, _ qmp: String, _ registry: AttachmentRegistry
     ) throws(ImageError) -> ImageError {
+        guard !QEMUMonitor.isGone(qmp) else {
+            return ImageError(
+                .notFound, "is not attached, and no VM is at \(qmp)", advice: "`qblk list` says what is", path: id)
+        }
         let monitor = try QEMUMonitor(qmp)
         let what =
             try monitor.hasDevice(id)

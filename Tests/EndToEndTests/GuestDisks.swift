@@ -28,7 +28,8 @@ enum PartitionedDisk {
         return "\(folder)/disk.raw"
     }
 
-    private static func fio(_ file: String, _ options: String) -> String {
+    /// Writes patterns and verifies them.
+    static func fio(_ file: String, _ options: String) -> String {
         "fio --name=pattern --filename=\(file) --size=24M --rw=randrw --rwmixread=30 --bssplit=4k/50:512/20:128k/30 "
             + "--ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --allow_file_create=0 --verify_state_save=0 \(options)"
     }
@@ -63,7 +64,7 @@ enum PartitionedDisk {
     }
 
     /// What the host finds in the file, without a kernel's help.
-    static func check(in folder: String) throws {
+    static func check(in folder: String, seed: String = "") throws {
         let partition = "\(folder)/disk.raw?offset=\(start)"
         let filesystem = try Command(["e2fsck", "-fn", partition]).run()
         #expect(filesystem.exit == 0, "\(filesystem)")
@@ -75,7 +76,7 @@ enum PartitionedDisk {
         let skip = (start + length) >> 20
         try Command(["dd", "if=\(folder)/disk.raw", "of=\(second)", "bs=1M", "status=none", "skip=\(skip)", "count=64"])
             .succeed()
-        let patterns = try Command(["sh", "-c", fio(second, "--verify_only")]).run()
+        let patterns = try Command(["sh", "-c", fio(second, "--verify_only \(seed)")]).run()
         #expect(patterns.exit == 0, "\(patterns)")
         // The random bytes from 32M on, with a hole of zeros from 34M to 36M.
         for (file, from, at, count) in [("random", 0, 32, 2), ("/dev/zero", 0, 34, 2), ("random", 4, 36, 4)] {
