@@ -139,7 +139,8 @@ let package = Package(
             swiftSettings: house),
         .testTarget(name: "VhostUserWireTests", dependencies: ["VhostUserWire"], swiftSettings: house),
         .testTarget(
-            name: "VirtqueueTests", dependencies: ["Virtqueue", "VirtqueueMock", "DiskTypes"], swiftSettings: house),
+            name: "VirtqueueTests", dependencies: ["Virtqueue", "VirtqueueMock", "CountAllocations", "DiskTypes"],
+            swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
     ]
 )
