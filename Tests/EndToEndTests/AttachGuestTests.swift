@@ -22,7 +22,7 @@ struct AttachGuestTests {
             defer { machine.end() }
             try attach(shop, machine, raw, as: "data", "/dev/vda", ["-f", "raw", "--queues", "2"])
             try attach(shop, machine, image.path, as: "image", "/dev/vdb", ["-r"])
-            #expect(try machine.succeed("cat /sys/block/vda/serial; blockdev --getro /dev/vdb") == "data\n1")
+            #expect(try machine.succeed("cat /sys/block/vda/serial; echo; blockdev --getro /dev/vdb") == "data\n1")
             try PartitionedDisk.use(machine)
             try image.read(machine)
             try loseServer(shop, machine)
