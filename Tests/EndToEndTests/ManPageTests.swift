@@ -9,7 +9,7 @@ import Testing
 struct ManPageTests {
     static let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../docs/man")
     static let verbs = [
-        "map", "unmap", "list", "table", "doctor", "attach", "detach", "info", "extents", "compare", "convert",
+        "map", "unmap", "list", "table", "doctor", "serve", "attach", "detach", "info", "extents", "compare", "convert",
     ]
 
     @Test("the page has every option of --help", arguments: verbs)

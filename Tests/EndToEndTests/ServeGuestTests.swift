@@ -128,7 +128,9 @@ private enum Load {
     static func verify(_ file: String, _ round: String) -> String {
         "\(job) --filename=\(file) --randseed=\(round) --verify_only"
     }
-    static let isRunning = "test ! -s /tmp/fio.status && test $(awk '{ print $1 + $2 }' /sys/block/vda/inflight) -gt 0"
+    /// Requests are in flight; what fio said if it has given up.
+    static let isRunning =
+        "test $(awk '{ print $1 + $2 }' /sys/block/vda/inflight) -gt 0 || { cat /tmp/fio.out; ! cat /tmp/fio.status; }"
 
     /// Kills the server at a moment when requests are in flight, and sees that they are waiting.
     static func kill(_ server: DiskServer, in machine: GuestMachine) throws {
