@@ -94,6 +94,13 @@ let package = Package(
             dependencies: ["ImageChain", "MapRegistry", "QEMUMonitor", "LinuxIO", "DiskTypes", system],
             swiftSettings: house),
         .target(
+            name: "BlockBench",
+            dependencies: [
+                "VhostUserFrontend", "BlockEngine", "ImageChain", "Virtqueue", "VirtqueueMock", "LinuxIO", "DiskTypes",
+                system,
+            ],
+            swiftSettings: hot),
+        .target(
             name: "ImageOperations",
             dependencies: ["BlockEngine", "ImageChain", "QCOW2", "LinuxIO", "DiskTypes", system],
             swiftSettings: hot),
@@ -101,11 +108,16 @@ let package = Package(
         .executableTarget(
             name: "qblk",
             dependencies: [
-                "FuseExport", "DeviceMapperMap", "VhostUserBlk", "HotPlug", "ImageOperations", "BlockEngine",
+                "FuseExport", "DeviceMapperMap", "VhostUserBlk", "HotPlug", "BlockBench", "ImageOperations",
+                "BlockEngine",
                 "ImageChain", "MapRegistry", "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
             ],
             swiftSettings: house),
         // tests
+        .testTarget(
+            name: "BlockBenchTests",
+            dependencies: ["BlockBench", "VhostUserFrontend", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit"],
+            swiftSettings: house),
         .testTarget(
             name: "BlockEngineTests",
             dependencies: ["BlockEngine", "CountAllocations", "ImageChain", "LinuxIO", "DiskTypes"],
