@@ -113,6 +113,11 @@ let package = Package(
                 "ImageChain", "MapRegistry", "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
             ],
             swiftSettings: house),
+        // Never shipped: what a request costs, counted by callgrind (in this package, for what is `package` in it).
+        .executableTarget(
+            name: "WorkerCost",
+            dependencies: ["VhostUserBlk", "Virtqueue", "VirtqueueMock", "ImageChain", "DiskTypes"],
+            path: "tools/worker-cost", exclude: ["cost", "cost.tsv"], swiftSettings: hot),
         // tests
         .testTarget(
             name: "BlockBenchTests",
