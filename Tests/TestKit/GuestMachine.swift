@@ -21,7 +21,7 @@ public final class GuestMachine: Sendable {
 
     /// Boots. `disks` are tools/guest/run's `--vhost-user` words; `folder` is shared with the guest.
     public init(
-        disks: [String] = [], cpus: Int = 2, options: [String] = [], folder: String, limit: Int = 170
+        disks: [String] = [], cpus: Int = 2, options: [String] = [], folder: String, limit: Int = 800
     ) throws {
         qmpPath = "\(folder)/qmp.sock"
         let shellPath = "\(folder)/shell.sock"
@@ -97,6 +97,21 @@ public final class GuestMachine: Sendable {
         while try run(script).status != 0 {
             guard now() < end else {
                 throw UnixSocket.Trouble(description: "not within \(deadline) s: \(try run(script))")
+            }
+            usleep(100_000)
+        }
+    }
+
+    /// Runs a script again and again until it exits 0, as long as what `sign` prints changes: slow is no failure, and
+    /// what stands still for a minute is stuck.
+    public func wait(until script: String, whileMoving sign: String, stuckAfter seconds: Double = 60) throws {
+        var last = ""
+        var moved = now()
+        while try run(script).status != 0 {
+            let seen = try run(sign).output
+            if seen != last { (last, moved) = (seen, now()) }
+            guard now() < moved + seconds else {
+                throw UnixSocket.Trouble(description: "nothing moves for \(seconds) s: \(try run(script)) \(seen)")
             }
             usleep(100_000)
         }
