@@ -4,7 +4,7 @@ SWIFT ?= swift
 RELEASE = .build/release/qblk
 PREFIX ?= /usr/local
 
-.PHONY: help deps test-deps build release demo test check fmt lint bench fuzz man install clean
+.PHONY: help deps test-deps build release demo test check fmt lint bench fuzz fuzz-smoke cost man install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -39,8 +39,14 @@ fmt: ## format the sources
 bench: test-deps release ## speed against the peers, as ratios, in one run
 	@tools/bench/run $(RELEASE)
 
-fuzz: deps ## the fuzzers, a minute each
+fuzz: test-deps ## the fuzzers, a minute each
 	@tools/fuzz/run 60 && tools/fuzz-virtqueue/run 60
+
+fuzz-smoke: test-deps ## a short run of each fuzzer, the same each time, after it has found a planted bug
+	@tools/fuzz/run smoke && tools/fuzz-virtqueue/run smoke
+
+cost: test-deps ## instructions a request costs, held against the recorded ones
+	@tools/worker-cost/cost --check
 
 man: deps ## write the man pages from the option tables
 	@tools/man

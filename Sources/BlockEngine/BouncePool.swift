@@ -45,7 +45,18 @@ extension FileSide {
             buffered: file.fd, data: usable ? file.directFD : file.fd,
             memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0,
             writesInline: !usable && file.isWritable)
+        ringData = data
     }
+
+    /// Makes the file known to the ring beforehand, if that can be.
+    mutating func keep(in ring: Ring) {
+        let place = ring.keepFile(data)
+        guard place >= 0 else { return }
+        ringData = place
+        flags = Ring.Flag.fixedFile
+    }
+
+    func release(in ring: Ring) { if flags != 0 { ring.releaseFile(ringData) } }
 
     /// Masks need powers of two, and bounce buffers start on pages.
     private static func fits(_ alignment: Int) -> Bool { alignment <= 4096 && alignment & (alignment - 1) == 0 }

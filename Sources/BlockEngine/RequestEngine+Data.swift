@@ -28,7 +28,7 @@ extension RequestEngine {
         guard piece >= 0 else { return false }
         fill(piece, .plain, fileIndex, at: at, length: length, host: host)
         let sent = prepareTransfer(
-            slot, files[Int(fileIndex)].data, base + at, length, host, userData: tag(Tag.piece, piece))
+            slot, files + Int(fileIndex), base + at, length, host, userData: tag(Tag.piece, piece))
         if !sent { deferred.push(tag(Tag.piece, piece)) }
         return true
     }
@@ -146,19 +146,24 @@ extension RequestEngine {
     }
 
     @inline(__always) func prepareTransfer(
-        _ slot: Int32, _ fd: Int32, _ memory: UnsafeMutableRawPointer, _ length: Int, _ host: UInt64, userData: UInt64
+        _ slot: Int32, _ file: UnsafePointer<FileSide>, _ memory: UnsafeMutableRawPointer, _ length: Int,
+        _ host: UInt64, userData: UInt64
     ) -> Bool {
         let count = UInt32(truncatingIfNeeded: length)
+        let (fd, flags) = (file.pointee.ringData, file.pointee.flags)
         guard slots[Int(slot)].operation == .write else {
-            return ring.prepareRead(fd: fd, buffer: memory, count: count, offset: host, userData: userData)
+            return ring.prepareRead(
+                fd: fd, buffer: memory, count: count, offset: host, userData: userData, flags: flags)
         }
         return ring.prepareWrite(
-            fd: fd, buffer: memory, count: count, offset: host, userData: userData, durable: writeThrough)
+            fd: fd, buffer: memory, count: count, offset: host, userData: userData, flags: flags,
+            durable: writeThrough)
     }
 
     func prepare(_ piece: Int32) -> Bool {
         let record = pieces + Int(piece)
-        let file = files[Int(record.pointee.file)]
+        let place = UnsafePointer(files + Int(record.pointee.file))
+        let file = place.pointee
         let mark = tag(Tag.piece, piece)
         switch record.pointee.kind {
         case .bounce:
@@ -167,7 +172,7 @@ extension RequestEngine {
             let end = (record.pointee.host &+ UInt64(record.pointee.left) &+ file.offsetMask) & ~file.offsetMask
             let got = record.pointee.got
             return prepareTransfer(
-                record.pointee.slot, file.data, bounces.buffer(record.pointee.bounce) + got,
+                record.pointee.slot, place, bounces.buffer(record.pointee.bounce) + got,
                 Int(truncatingIfNeeded: end &- first) &- got, first &+ UInt64(got), userData: mark)
         case .allocation:
             return ring.prepareFallocate(
@@ -175,44 +180,47 @@ extension RequestEngine {
                 length: UInt64(record.pointee.left), userData: mark)
         case .zeros:
             return ring.prepareWrite(
-                fd: file.data, buffer: zeros, count: UInt32(min(record.pointee.left, RequestEngine.zeroBytes)),
-                offset: record.pointee.host, userData: mark)
+                fd: file.ringData, buffer: zeros, count: UInt32(min(record.pointee.left, RequestEngine.zeroBytes)),
+                offset: record.pointee.host, userData: mark, flags: file.flags, durable: writeThrough)
         case .merged:
             return prepareList(
-                record.pointee.slot, file.data, lists[record.pointee.list], record.pointee.at, record.pointee.host, mark
-            )
+                record.pointee.slot, place, lists[record.pointee.list], record.pointee.at, record.pointee.host, mark)
         case .plain, .vector, .cluster:
-            return prepareOwn(record, file.data, mark)
+            return prepareOwn(record, place, mark)
         }
     }
 
     /// Between the file and the request's own memory.
-    private func prepareOwn(_ record: UnsafeMutablePointer<Piece>, _ fd: Int32, _ mark: UInt64) -> Bool {
+    private func prepareOwn(
+        _ record: UnsafeMutablePointer<Piece>, _ file: UnsafePointer<FileSide>, _ mark: UInt64
+    ) -> Bool {
         let slot = slots + Int(record.pointee.slot)
         if let base = slot.pointee.base {
             return prepareTransfer(
-                record.pointee.slot, fd, base + record.pointee.at, record.pointee.left, record.pointee.host,
+                record.pointee.slot, file, base + record.pointee.at, record.pointee.left, record.pointee.host,
                 userData: mark)
         }
         if record.pointee.list < 0, let list = slot.pointee.iovecs {
             return prepareList(
-                record.pointee.slot, fd, list, Int(slot.pointee.iovecCount), record.pointee.host, mark)
+                record.pointee.slot, file, list, Int(slot.pointee.iovecCount), record.pointee.host, mark)
         }
         let list = lists[record.pointee.list]
         let count = memory(of: record.pointee.slot).slice(
             at: record.pointee.at, length: record.pointee.left, into: list)
-        return prepareList(record.pointee.slot, fd, list, count, record.pointee.host, mark)
+        return prepareList(record.pointee.slot, file, list, count, record.pointee.host, mark)
     }
 
     private func prepareList(
-        _ slot: Int32, _ fd: Int32, _ list: UnsafeMutablePointer<iovec>, _ count: Int, _ host: UInt64, _ mark: UInt64
+        _ slot: Int32, _ file: UnsafePointer<FileSide>, _ list: UnsafeMutablePointer<iovec>, _ count: Int,
+        _ host: UInt64, _ mark: UInt64
     ) -> Bool {
         let number = UInt32(truncatingIfNeeded: count)
+        let (fd, flags) = (file.pointee.ringData, file.pointee.flags)
         guard slots[Int(slot)].operation == .write else {
-            return ring.prepareReadv(fd: fd, iovecs: list, count: number, offset: host, userData: mark)
+            return ring.prepareReadv(fd: fd, iovecs: list, count: number, offset: host, userData: mark, flags: flags)
         }
         return ring.prepareWritev(
-            fd: fd, iovecs: list, count: number, offset: host, userData: mark, durable: writeThrough)
+            fd: fd, iovecs: list, count: number, offset: host, userData: mark, flags: flags, durable: writeThrough)
     }
 
     // MARK: completions

@@ -112,6 +112,7 @@ public final class RequestEngine {
         var direct = false
         for (i, file) in chain.files.enumerated() {
             files[i] = FileSide(file)
+            files[i].keep(in: ring)
             direct = direct || file.directFD >= 0
         }
         bounces = BouncePool(count: direct ? 16 : 0)
@@ -124,6 +125,7 @@ public final class RequestEngine {
     deinit {
         // Dropped with transfers in flight, the kernel may still write into these buffers: better lost than reused.
         for i in 0..<slotCount where slots[i].state != .free && slots[i].state != .finished { return }
+        for i in 0..<fileCount { files[i].release(in: ring) }
         slots.deallocate()
         pieces.deallocate()
         files.deallocate()

@@ -107,6 +107,9 @@ struct FileSide: BitwiseCopyable {
     var buffered: Int32
     /// For data.
     var data: Int32
+    /// The same for the ring: a registered file's index where `flags` says so.
+    var ringData: Int32 = -1
+    var flags: UInt8 = 0
     /// Low bits that must be clear in addresses and in offsets and lengths of reads by `data`; 0 when buffered.
     var memoryMask: UInt
     var offsetMask: UInt64

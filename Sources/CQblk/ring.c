@@ -95,6 +95,14 @@ int qb_ring_register_files(const struct qb_ring *ring, const int *fds, uint32_t 
     return io_uring_register_files(of(ring), fds, count);
 }
 
+int qb_ring_register_places(const struct qb_ring *ring, uint32_t count) {
+    return io_uring_register_files_sparse(of(ring), count);
+}
+
+int qb_ring_set_place(const struct qb_ring *ring, uint32_t place, int fd) {
+    return io_uring_register_files_update(of(ring), place, &fd, 1);
+}
+
 int qb_ring_register_buffers(const struct qb_ring *ring, const struct iovec *buffers, uint32_t count) {
     return io_uring_register_buffers(of(ring), buffers, count);
 }

@@ -11,6 +11,8 @@ public final class Ring {
     /// The mode that the kernel granted.
     public let mode: Mode
 
+    var places: FilePlaces?
+
     public enum Mode: Int32, Sendable, CaseIterable {
         /// Completions are worked off only when this thread asks (kernel 6.1). Best.
         case deferred = 0

@@ -7,7 +7,7 @@ import LinuxIO
 import Virtqueue
 
 extension QueueWorker {
-    @inline(__always) func turn() {
+    @inline(never) func turn() {
         moved = false
         let drained = ring.drain { userData, result in
             if RequestEngine.owns(userData) {

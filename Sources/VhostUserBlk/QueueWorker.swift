@@ -96,6 +96,8 @@ final class QueueWorker {
     /// Looks for work without sleeping; true when there is some.
     private func look() -> Bool {
         guard poll != .off, activeCount > 0 else { return false }
+        // What is prepared (the look at the mailbox, say) must be with the kernel, or its end could never be seen.
+        if ring.hasPrepared { ring.submitAndWait(0) }
         patience.starts()
         while true {
             if ring.completionsReady > 0 { break }

@@ -28,6 +28,7 @@ struct Qblk: ParsableCommand {
                 subcommands: [
                     InfoCommand.self, ExtentsCommand.self, CompareCommand.self, ConvertCommand.self,
                 ]),
+            CommandGroup(name: "Measuring", subcommands: [BenchCommand.self]),
         ])
 }
 

@@ -13,12 +13,14 @@ extension MapTests {
             let mapping = try Mapping(try Contents.patternImage("compressed"))
             let verify = Contents.fioVerify(mapping.device, ["--time_based", "--runtime=4"])
             var fio = try Command(verify).spawn()
+            var killed: Set<pid_t> = []
             for _ in 0..<3 {
                 usleep(900_000)
-                let server = try #require(try mapping.serverPID(), "list --json names no server pid")
+                let server = try #require(try mapping.nextServerPID(after: killed), "list --json names no next server")
                 #expect(kill(server, SIGKILL) == 0)
+                killed.insert(server)
             }
-            let outcome = fio.wait(deadline: 30)
+            let outcome = fio.wait(deadline: 180)
             #expect(outcome.exit == 0, "\(outcome)")
             #expect(try mapping.unmap().exit == 0)
             #expect(mapping.leftoversAfterWaiting().isEmpty, "\(mapping.leftovers())")
@@ -49,7 +51,7 @@ extension MapTests {
         func inUse() throws {
             let mapping = try Mapping(try ImageTrait.named("full").made().path)
             var holder = try Command(["sh", "-c", "exec sleep 60 < \(mapping.device)"]).spawn()
-            usleep(300_000)
+            try holder.waitUntilIt(runs: "sleep")
             let refused = try mapping.unmap()
             #expect(refused.exit == 1, "\(refused)")
             #expect(refused.errorLines.count == 1 && refused.errors.hasPrefix("qblk: "), "\(refused)")

@@ -46,9 +46,11 @@ private struct Bench {
     /// The record as it is now: servers change.
     func current(_ record: MapRecord) throws -> MapRecord { try #require(try registry.record(of: record.name)) }
 
+    var hasFolders: Bool { Filesystem.listIfThere(registry.folder).contains { !$0.hasPrefix(".") } }
+
     func expectNothingLeft() throws {
         #expect(try registry.all().isEmpty)
-        #expect(Filesystem.listIfThere(registry.folder).filter { !$0.hasPrefix(".") }.isEmpty)
+        #expect(!hasFolders)
         #expect(try MountTable.read().allSatisfy { !$0.mountPoint.hasPrefix(registry.folder) })
         let loops = try LoopDevice.all().compactMap { try $0.status()?.backingFile }
         #expect(loops.allSatisfy { !$0.hasPrefix(workshop.folder) }, "\(loops)")
@@ -140,7 +142,7 @@ private struct Bench {
             try bench.workshop.img("convert", "-O", "qcow2", "a.raw", "a.qcow2")
             let record = try bench.map("a.qcow2")
             var user = try Command(["sh", "-c", "exec sleep 60 < \(record.device)"]).spawn()
-            usleep(200_000)
+            try user.waitUntilIt(runs: "sleep")
             let error = #expect(throws: ImageError.self) { try bench.unmap(record) }
             #expect(error?.description.contains("in use (open in sleep") == true, "\(error?.description ?? "")")
             #expect(try bench.current(record).health == .alive)
@@ -148,7 +150,8 @@ private struct Bench {
             #expect(record.health == .alive, "somebody reads it still")
             #expect(try differenceOfFiles(record.device, bench.workshop.path("a.raw")) == nil)
             user.end()
-            for _ in 0..<100 where try !bench.registry.all().isEmpty { usleep(50_000) }
+            // The record goes first, the map's folder last.
+            for _ in 0..<600 where bench.hasFolders { usleep(50_000) }
             try bench.expectNothingLeft()
         }
     }
@@ -186,13 +189,18 @@ private struct Bench {
             var servers: Set<Int32> = []
             for _ in 0..<5 {
                 usleep(500_000)
-                guard let server = try bench.current(record).server else { continue }
-                servers.insert(server.pid)
-                try server.kill(SIGKILL)
+                // Until the next one is in the record, the last one's entry is that of a dead process.
+                for _ in 0..<2000 {
+                    if let server = try bench.current(record).server, servers.insert(server.pid).inserted {
+                        try server.kill(SIGKILL)
+                        break
+                    }
+                    usleep(10_000)
+                }
             }
-            let outcome = reader.wait(deadline: 60)
+            let outcome = reader.wait(deadline: 180)
             #expect(outcome.exit == 0, "\(outcome)")
-            #expect(servers.count > 1, "the next server is in the record")
+            #expect(servers.count == 5, "the next server is in the record")
             #expect(try differenceOfFiles(record.device, bench.workshop.path("v.raw")) == nil)
         }
     }
@@ -201,7 +209,7 @@ private struct Bench {
         try Bench.run { bench in
             let record = try verified(bench)
             try #require(record.supervisor).kill(SIGKILL)
-            #expect(try #require(record.supervisor).waitForEnd(milliseconds: 2000))
+            #expect(try #require(record.supervisor).waitForEnd(milliseconds: 30_000))
             #expect(record.health == .crippled)
             #expect(try differenceOfFiles(record.device, bench.workshop.path("v.raw")) == nil)
             try bench.unmap(record)
@@ -213,7 +221,7 @@ private struct Bench {
             let record = try verified(bench)
             for process in [record.supervisor, record.server] { try #require(process).kill(SIGKILL) }
             for process in [record.supervisor, record.server] {
-                #expect(try #require(process).waitForEnd(milliseconds: 2000))
+                #expect(try #require(process).waitForEnd(milliseconds: 30_000))
             }
             let next = try bench.map("v.qcow2")
             #expect(next.name == record.name && next.health == .alive)
@@ -226,7 +234,7 @@ private struct Bench {
             let record = try verified(bench)
             for process in [record.supervisor, record.server] { try #require(process).kill(SIGKILL) }
             for process in [record.supervisor, record.server] {
-                #expect(try #require(process).waitForEnd(milliseconds: 2000))
+                #expect(try #require(process).waitForEnd(milliseconds: 30_000))
             }
             // The loop device is attached before the record is written: this is what a kill in between leaves.
             try Filesystem.removeFile("\(bench.registry.folder(of: record.name))/state.json")
@@ -240,7 +248,7 @@ private struct Bench {
             let record = try verified(bench)
             let supervisor = try #require(record.supervisor)
             try supervisor.kill(SIGTERM)
-            #expect(try supervisor.waitForEnd(milliseconds: 10_000))
+            #expect(try supervisor.waitForEnd(milliseconds: 30_000))
             try bench.expectNothingLeft()
         }
     }

@@ -6,9 +6,9 @@ import Testing
 
 let hasLoop = hasRoot && exists("/dev/loop-control")
 
-/// True as soon as `condition` is, within two seconds: detaching is not always done when the call returns.
+/// True as soon as `condition` is, within twenty seconds: detaching is not always done when the call returns.
 func eventually(_ condition: () -> Bool) -> Bool {
-    for _ in 0..<200 {
+    for _ in 0..<2000 {
         if condition() { return true }
         usleep(10_000)
     }

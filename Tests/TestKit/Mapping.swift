@@ -23,18 +23,18 @@ public final class Mapping: Sendable {
         self.name = name
         self.image = image
         let arguments = ["map", image, "-r", "--via", "loop", "--name", name] + options
-        let outcome = try Command([Tools.qblk] + arguments, in: folder, deadline: 30).run()
+        let outcome = try Command([Tools.qblk] + arguments, in: folder, deadline: 60).run()
         guard outcome.exit == 0 else { throw CommandFailure(outcome: outcome) }
         device = outcome.output.trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
     deinit {
         // A test that failed half-way must not spoil the next; one that unmapped has made this a no-op.
-        if !leftovers().isEmpty { _ = try? qblk("unmap", name, deadline: 20) }
+        if !leftovers().isEmpty { _ = try? qblk("unmap", name, deadline: 60) }
     }
 
     public func unmap(_ options: String...) throws -> Outcome {
-        try qblk(["unmap", name] + options, deadline: 30)
+        try qblk(["unmap", name] + options, deadline: 60)
     }
 
     /// The map's entry in `qblk list --json`.
@@ -48,6 +48,16 @@ public final class Mapping: Sendable {
     public func serverPID() throws -> pid_t? {
         let entry = try listed()
         return (entry?.at("server-pid") ?? entry?.at("pid") ?? entry?.at("server.pid"))?.integer.map { pid_t($0) }
+    }
+
+    /// The server that follows those that are dead; nil when none comes.
+    public func nextServerPID(after dead: Set<pid_t>, seconds: Double = 30) throws -> pid_t? {
+        let end = now() + seconds
+        while now() < end {
+            if let server = try serverPID(), !dead.contains(server) { return server }
+            usleep(20_000)
+        }
+        return nil
     }
 
     /// Kills every process that belongs to this map.
@@ -68,7 +78,7 @@ public final class Mapping: Sendable {
     }
 
     /// Waits a little for things that end on their own.
-    public func leftoversAfterWaiting(seconds: Double = 5) -> [String] {
+    public func leftoversAfterWaiting(seconds: Double = 30) -> [String] {
         let end = now() + seconds
         while !leftovers().isEmpty, now() < end { usleep(20_000) }
         return leftovers()

@@ -41,6 +41,15 @@ public struct RunningCommand: Sendable {
             peakBytes: measured?.peakBytes, output: text(outputFile), errors: text(errorFile))
     }
 
+    /// Waits until the child has become `program`: a shell that opens files and then execs has opened them by then.
+    public func waitUntilIt(runs program: String, deadline: Double = 20) throws {
+        let end = now() + deadline
+        while text("/proc/\(pid)/comm") != "\(program)\n" {
+            guard now() < end else { throw POSIXError(.ETIMEDOUT) }
+            usleep(2000)
+        }
+    }
+
     /// Ends the child and its group at once.
     @discardableResult public mutating func end() -> Outcome {
         kill(-pid, SIGKILL)

@@ -48,6 +48,7 @@ enum : unsigned int {
 enum : int {
     QB_O_DIRECT = __O_DIRECT,
     QB_O_PATH = __O_PATH,
+    QB_O_NOATIME = __O_NOATIME,
     QB_O_TMPFILE = __O_TMPFILE,
     QB_F_OFD_GETLK = 36,
     QB_F_OFD_SETLK = 37,

@@ -81,6 +81,9 @@ int qb_ring_get_events(const struct qb_ring *ring);
 /// Entries that are filled and not submitted.
 unsigned qb_ring_prepared(const struct qb_ring *ring);
 int qb_ring_register_files(const struct qb_ring *ring, const int *fds, uint32_t count);
+/// A table of `count` places, all free; then one place at a time (-1: free again).
+int qb_ring_register_places(const struct qb_ring *ring, uint32_t count);
+int qb_ring_set_place(const struct qb_ring *ring, uint32_t place, int fd);
 int qb_ring_register_buffers(const struct qb_ring *ring, const struct iovec *buffers, uint32_t count);
 
 /// Tells the processor that this is a loop that waits.

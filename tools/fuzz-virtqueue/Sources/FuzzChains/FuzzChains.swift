@@ -6,7 +6,7 @@ import Virtqueue
 import VirtqueueMock
 
 /// With QBLK_CANARY set there is a bug to be found: a rig that does not find it finds nothing.
-let hasCanary = getenv("QBLK_CANARY") != nil
+let canary = getenv("QBLK_CANARY").map { String(cString: $0) }
 
 let memory = MockMemory([(0x10000, 0x10000), (0x20000, 0x4000), (0x1_0000_0000, 0x4000)])
 let recordBytes = 4096
@@ -49,6 +49,15 @@ struct Program {
 func trap(_ what: StaticString) {
     write(2, what.utf8Start, what.utf8CodeUnitCount)
     abort()
+}
+
+/// The planted bug: one byte too far. Nothing here stops it; the rig must.
+@inline(never) func plant(_ canary: String) {
+    _ = "the canary\n".withCString { write(2, $0, strlen($0)) }
+    let heap = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 16)
+    let outside = canary == "heap" ? heap + 64 : memory.regions[2].host + Int(memory.regions[2].size)
+    outside.storeBytes(of: outside.load(as: UInt8.self) &+ 1, as: UInt8.self)
+    heap.deallocate()
 }
 
 /// One run of a program.
@@ -166,9 +175,7 @@ final class Machine {
         if one.readableBytes != sums.0 || one.writableBytes != sums.1 { trap("the totals are wrong") }
         if let last = one.lastWritable, !inside(UnsafeMutableRawPointer(last), 1) { trap("a status outside") }
         if one.fault == .none, (one.lastWritable != nil) != (one.writableCount > 0) { trap("the status is lost") }
-        if hasCanary, one.readableCount > 1, one.writableCount > 1, inside(memory.regions[2], one) {
-            trap("the canary is found")
-        }
+        if let canary, one.readableCount > 1, one.writableCount > 1, inside(memory.regions[2], one) { plant(canary) }
         if held.contains(chain) { trap("a slot was given out twice") }
         held.append(chain)
         if held.count > driver.size { trap("more requests than the ring has entries") }

@@ -6,12 +6,21 @@ import Virtqueue
 import VirtqueueMock
 
 /// With QBLK_CANARY set there is a bug to be found.
-let hasCanary = getenv("QBLK_CANARY") != nil
+let canary = getenv("QBLK_CANARY").map { String(cString: $0) }
 let memory = MockMemory([(0x10000, 0x20000)])
 
 func trap(_ what: StaticString) {
     write(2, what.utf8Start, what.utf8CodeUnitCount)
     abort()
+}
+
+/// The planted bug: one byte too far. Nothing here stops it; the rig must.
+@inline(never) func plant(_ canary: String) {
+    _ = "the canary\n".withCString { write(2, $0, strlen($0)) }
+    let heap = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 16)
+    let outside = canary == "heap" ? heap + 64 : memory.regions[0].host + Int(memory.regions[0].size)
+    outside.storeBytes(of: outside.load(as: UInt8.self) &+ 1, as: UInt8.self)
+    heap.deallocate()
 }
 
 func store<T: FixedWidthInteger>(_ value: T, in bytes: inout [UInt8], at offset: Int) {
@@ -57,7 +66,7 @@ func check(_ request: BlockRequest, _ disk: VirtioBlkDisk, written: [UInt8]) {
     if request.length == 0 || request.length % 512 != 0 || request.length > UInt64(Int32.max) { trap("length") }
     if request.guest.bytes > size || request.length > size - request.guest.bytes { trap("outside the disk") }
     if request.guest.bytes % UInt64(disk.blockSize) != 0 { trap("misaligned") }
-    if hasCanary, request.operation == .writeZeroes, request.mayUnmap { trap("the canary is found") }
+    if let canary, request.operation == .writeZeroes, request.mayUnmap { plant(canary) }
 }
 
 @_cdecl("LLVMFuzzerTestOneInput")

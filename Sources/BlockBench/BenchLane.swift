@@ -1,0 +1,82 @@
+// Why this file exists: the loop of the benchmark is one; what it drives are three: a virtqueue, a file, the engine. Its
+// methods run once for each request or batch: no locks, no allocation, and the compiler sees the concrete type.
+import DiskTypes
+import LinuxIO
+import SystemPackage
+
+/// A way to one disk for one thread, with a buffer for each slot.
+protocol BenchLane {
+    /// The slot's buffer, of one block.
+    func buffer(_ slot: Int) -> UnsafeMutableRawPointer
+    /// Prepares a request on a free slot. Nothing need be sent before `publish`.
+    mutating func submit(_ slot: Int, isWrite: Bool, offset: UInt64)
+    /// Sends what is prepared.
+    mutating func publish()
+    /// The next request that is done.
+    mutating func next() -> LaneCompletion
+    /// Called when `next` has nothing: waits until about `wanted` requests are done, or a moment has passed.
+    mutating func wait(inFlight: Int, wanted: Int)
+    /// Prepares a flush on a free slot. False: the disk has none.
+    mutating func submitFlush(_ slot: Int) -> Bool
+    /// Gives its memory back; nothing may be in flight, and nothing be asked any more.
+    func free()
+    /// What the other side did wrong, when it cannot be gone on with.
+    var breakage: String? { get }
+    /// The errno of the last request that failed.
+    var lastError: Int32 { get }
+}
+
+/// A request that is done: a slot, or nothing.
+struct LaneCompletion: BitwiseCopyable {
+    private let word: Int64
+
+    @inline(__always) init(slot: Int, isOK: Bool) { word = Int64(slot) | (isOK ? 0 : 1 << 32) }
+    private init(word: Int64) { self.word = word }
+    static let none = LaneCompletion(word: -1)
+
+    @inline(__always) var isNone: Bool { word < 0 }
+    @inline(__always) var slot: Int { Int(word & 0xffff_ffff) }
+    @inline(__always) var isOK: Bool { word >> 32 == 0 }
+}
+
+/// Page-aligned buffers, one for each slot, full of bytes that do not compress.
+final class LaneBuffers {
+    private let memory: AlignedBuffer
+    var bytes: UnsafeMutableRawBufferPointer { memory.bytes }
+    var pointer: UnsafeMutableRawPointer { memory.pointer }
+
+    init(count: Int, blockBytes: Int) throws(ImageError) {
+        do throws(Errno) {
+            memory = try AlignedBuffer(count: count * blockBytes)
+        } catch {
+            throw ImageError(.system, "no memory for \(count) buffers: \(errorText(error.rawValue))")
+        }
+        fillWithNoise(memory.pointer, count * blockBytes)
+    }
+}
+
+/// Also makes the pages present: their first touch is nobody's cost.
+func fillWithNoise(_ memory: UnsafeMutableRawPointer, _ bytes: Int) {
+    var word: UInt64 = 0x9e37_79b9_7f4a_7c15
+    for byte in stride(from: 0, to: bytes, by: 8) {
+        word = (word ^ word >> 27) &* 0x94d0_49bb_1331_11eb &+ 1
+        memory.storeBytes(of: word, toByteOffset: byte, as: UInt64.self)
+    }
+}
+
+/// A ring for `entries` requests, or why there is none.
+func newRing(_ entries: Int) throws(ImageError) -> Ring {
+    do throws(Errno) {
+        return try Ring(entries: UInt32(clamping: entries))
+    } catch {
+        throw ImageError(
+            .system, "io_uring is not to be had: \(errorText(error.rawValue))",
+            advice: "look at /proc/sys/kernel/io_uring_disabled")
+    }
+}
+
+/// Makes the lane on the thread that is going to use it: a ring belongs to the thread that made it.
+protocol LaneMaker: Sendable {
+    associatedtype Lane: BenchLane
+    func make() throws(ImageError) -> Lane
+}

@@ -1,0 +1,224 @@
+// Why this file exists: the loop of one thread: choose, submit, collect, account. It takes no lock, allocates nothing and
+// asks for the time once a batch, so that it measures the disk and not itself.
+import DiskTypes
+import Glibc
+import Synchronization
+
+/// What one thread has to tell. Plain bytes; the histogram's memory is freed by whoever sums up.
+struct LaneOutcome: BitwiseCopyable {
+    var reads: UInt64 = 0
+    var writes: UInt64 = 0
+    var errors: UInt64 = 0
+    var firstError: UInt64 = 0
+    var lastError: Int32 = 0
+    var checked: UInt64 = 0
+    var began: UInt64 = 0
+    var ended: UInt64 = 0
+    var cpu: UInt64 = 0
+    var latencies = LatencyHistogram()
+}
+
+/// Handed over at the thread's end; its memory has one owner at a time.
+extension LaneOutcome: @unchecked Sendable {}
+
+/// Why a thread cannot go on.
+enum LaneTrouble: Error, Sendable {
+    case mismatch(PatternMismatch)
+    case breakage(String)
+    /// The other side has closed the connection.
+    case gone
+    /// Nothing came back for too long.
+    case silence(seconds: Int, inFlight: Int)
+    case flushFailed
+    case noLane(ImageError)
+}
+
+/// One thread's run on one lane.
+struct BenchRunner<Lane: BenchLane>: ~Copyable {
+    private var lane: Lane
+    private var chooser: BlockChooser
+    private let pattern: BlockPattern
+    private let options: BenchOptions
+    private let depth: Int
+    private let gate: BenchGate
+    private(set) var outcome = LaneOutcome()
+
+    /// Of each slot: when it was sent (0: free), where it goes, what it is.
+    private let sent: UnsafeMutablePointer<UInt64>
+    private let places: UnsafeMutablePointer<BlockChooser.Choice>
+    private let free: UnsafeMutablePointer<Int32>
+    private var freeCount: Int
+    private var mismatch: PatternMismatch?
+
+    private static var patience: UInt64 { 30 }
+
+    init(_ lane: Lane, _ options: BenchOptions, blocks: UInt64, queue: Int, _ gate: BenchGate) {
+        self.lane = lane
+        self.gate = gate
+        self.options = options
+        depth = options.depth
+        chooser = BlockChooser(options, blocks: blocks, queue: queue)
+        pattern = BlockPattern(seed: options.seed)
+        sent = .allocate(capacity: depth)
+        sent.initialize(repeating: 0, count: depth)
+        places = .allocate(capacity: depth)
+        places.initialize(repeating: BlockChooser.Choice(offset: 0, isWrite: false), count: depth)
+        free = .allocate(capacity: depth)
+        for i in 0..<depth { free[i] = Int32(depth - 1 - i) }
+        freeCount = depth
+    }
+
+    deinit {
+        chooser.free()
+        // With requests in flight the kernel may still write there: better lost than reused.
+        if freeCount == depth { lane.free() }
+        sent.deallocate()
+        places.deallocate()
+        free.deallocate()
+    }
+
+    // MARK: measuring
+
+    /// Runs until `deadline` or until `limit` requests are sent, and until all are back.
+    mutating func measure(deadline: UInt64, limit: UInt64) throws(LaneTrouble) {
+        let cpu = BenchClock.threadCPU()
+        var now = BenchClock.now()
+        outcome.began = now
+        var left = limit
+        let wanted = options.gathered
+        while true {
+            var batch = freeCount
+            if left < UInt64(batch) { batch = Int(left) }
+            if batch > 0 {
+                for _ in 0..<batch { send(chooser.next(), now) }
+                left &-= UInt64(batch)
+                lane.publish()
+            }
+            let inFlight = depth &- freeCount
+            if inFlight == 0 { break }
+            var done = lane.next()
+            if done.isNone {
+                done = try waitForOne(inFlight, wanted, since: now)
+            }
+            now = BenchClock.now()
+            repeat {
+                try take(done, now)
+                done = lane.next()
+            } while !done.isNone
+            if now >= deadline || mismatch != nil || gate.stop.load(ordering: .relaxed) { left = 0 }
+        }
+        outcome.ended = now
+        outcome.cpu = BenchClock.threadCPU() &- cpu
+        outcome.lastError = lane.lastError
+        if let mismatch { throw .mismatch(mismatch) }
+    }
+
+    @inline(__always) private mutating func send(_ choice: BlockChooser.Choice, _ now: UInt64) {
+        freeCount &-= 1
+        let slot = Int(free[freeCount])
+        sent[slot] = now
+        places[slot] = choice
+        if choice.isWrite, chooser.keepsBooks { fill(slot, choice.offset) }
+        lane.submit(slot, isWrite: choice.isWrite, offset: choice.offset)
+    }
+
+    @inline(__always) private mutating func take(_ done: LaneCompletion, _ now: UInt64) throws(LaneTrouble) {
+        let slot = done.slot
+        let began = sent[slot]
+        // A device that answers twice, or what was never asked.
+        guard began != 0 else { throw .breakage("a request was answered twice") }
+        sent[slot] = 0
+        free[freeCount] = Int32(truncatingIfNeeded: slot)
+        freeCount &+= 1
+        outcome.latencies.add(now &- began)
+        let choice = places[slot]
+        if choice.isWrite { outcome.writes &+= 1 } else { outcome.reads &+= 1 }
+        if !done.isOK { fail(choice.offset) }
+        if chooser.keepsBooks { account(slot, choice, done.isOK) }
+    }
+
+    private mutating func fail(_ offset: UInt64) {
+        if outcome.errors == 0 { outcome.firstError = offset }
+        outcome.errors &+= 1
+    }
+
+    /// The next request that is done, however long that takes, within reason.
+    private mutating func waitForOne(
+        _ inFlight: Int, _ wanted: Int, since: UInt64
+    ) throws(LaneTrouble) -> LaneCompletion {
+        var tries = 0
+        while true {
+            lane.wait(inFlight: inFlight, wanted: wanted)
+            let done = lane.next()
+            if !done.isNone { return done }
+            if let breakage = lane.breakage { throw .breakage(breakage) }
+            tries &+= 1
+            guard tries & 63 == 0 || options.wait == .interrupt else { continue }
+            if gate.gone.load(ordering: .relaxed) { throw .gone }
+            if BenchClock.now() &- since > Self.patience &* 1_000_000_000 {
+                throw .silence(seconds: Int(Self.patience), inFlight: inFlight)
+            }
+        }
+    }
+
+    // MARK: checking
+
+    private func fill(_ slot: Int, _ offset: UInt64) {
+        pattern.fill(
+            lane.buffer(slot), options.blockBytes, offset: offset, generation: chooser.nextGeneration(offset))
+    }
+
+    private mutating func account(_ slot: Int, _ choice: BlockChooser.Choice, _ isOK: Bool) {
+        if choice.isWrite { return chooser.wrote(choice.offset, isOK: isOK) }
+        let expected: UInt32?
+        switch chooser.read(choice.offset) {
+        case .nothing: return
+        case .generation(let number): expected = number
+        case .anyGeneration: expected = nil
+        }
+        guard isOK else { return }
+        outcome.checked &+= 1
+        let found = pattern.check(
+            lane.buffer(slot), options.blockBytes, offset: choice.offset, generation: expected)
+        if mismatch == nil { mismatch = found }
+    }
+
+    /// What was written is asked to stay, then read again and checked, block by block.
+    mutating func readBack() throws(LaneTrouble) {
+        guard options.pattern.writes else { return }
+        try flush()
+        guard options.verify else { return }
+        var next = chooser.written(from: 0)
+        while true {
+            let now = BenchClock.now()
+            while freeCount > 0, let block = next {
+                send(BlockChooser.Choice(offset: block.offset, isWrite: false), now)
+                next = chooser.written(from: block.index + 1)
+            }
+            lane.publish()
+            let inFlight = depth &- freeCount
+            if inFlight == 0 { return }
+            var done = lane.next()
+            if done.isNone { done = try waitForOne(inFlight, 1, since: now) }
+            repeat {
+                sent[done.slot] = 0
+                free[freeCount] = Int32(done.slot)
+                freeCount &+= 1
+                if !done.isOK { fail(places[done.slot].offset) }
+                account(done.slot, places[done.slot], done.isOK)
+                done = lane.next()
+            } while !done.isNone
+            outcome.lastError = lane.lastError
+            if let mismatch { throw .mismatch(mismatch) }
+        }
+    }
+
+    private mutating func flush() throws(LaneTrouble) {
+        let slot = Int(free[freeCount - 1])
+        guard lane.submitFlush(slot) else { return }
+        lane.publish()
+        var done = lane.next()
+        if done.isNone { done = try waitForOne(1, 1, since: BenchClock.now()) }
+        guard done.slot == slot, done.isOK else { throw .flushFailed }
+    }
+}

@@ -1,0 +1,113 @@
+// Why this file exists: all queues begin at the same moment and nobody's preparations are measured; afterwards each reads
+// back what it wrote, once the server's time has been taken.
+import DiskTypes
+import Glibc
+import LinuxIO
+import Synchronization
+
+/// Where the threads of a run meet.
+final class BenchGate: Sendable {
+    enum Phase: Int { case preparing, measuring, readingBack }
+
+    let stop = Atomic<Bool>(false)
+    let gone = Atomic<Bool>(false)
+    private let phase = Atomic<Int>(Phase.preparing.rawValue)
+    private let arrived = Atomic<Int>(0)
+    private let deadline = Atomic<UInt64>(0)
+    private let trouble = Mutex<LaneTrouble?>(nil)
+    private let outcomes = Mutex<[LaneOutcome]>([])
+    private let ended = Atomic<Int>(0)
+
+    // MARK: of a thread
+
+    /// Says that this thread is ready for `next`, and sleeps until all are; when to stop measuring.
+    func arrive(for next: Phase) -> UInt64 {
+        arrived.add(1, ordering: .releasing)
+        while phase.load(ordering: .acquiring) < next.rawValue { usleep(200) }
+        return deadline.load(ordering: .relaxed)
+    }
+    func report(_ error: LaneTrouble) {
+        trouble.withLock { if $0 == nil { $0 = error } }
+        stop.store(true, ordering: .relaxed)
+    }
+    func report(_ outcome: LaneOutcome) { outcomes.withLock { $0.append(outcome) } }
+    func end() { ended.add(1, ordering: .releasing) }
+
+    // MARK: of the one who started them
+
+    /// Waits until `count` threads have arrived, looking now and then after the other side and the user.
+    func awaitAll(_ count: Int, _ watch: BenchWatch) {
+        watch.look(while: { arrived.load(ordering: .acquiring) < count }, self)
+        arrived.store(0, ordering: .relaxed)
+    }
+    /// Waits until `count` threads have nothing left to do, their lanes included.
+    func awaitEnd(_ count: Int, _ watch: BenchWatch) {
+        watch.look(while: { ended.load(ordering: .acquiring) < count }, self)
+    }
+    func open(_ next: Phase, until end: UInt64) {
+        deadline.store(end, ordering: .relaxed)
+        phase.store(next.rawValue, ordering: .releasing)
+    }
+    var firstTrouble: LaneTrouble? { trouble.withLock { $0 } }
+    var allOutcomes: [LaneOutcome] { outcomes.withLock { $0 } }
+}
+
+/// What the main thread looks at while others work.
+struct BenchWatch {
+    /// The user wants an end.
+    let isCancelled: () -> Bool
+    /// The other side has closed the connection.
+    let isGone: () -> Bool
+
+    fileprivate func look(while isUnderWay: () -> Bool, _ gate: BenchGate) {
+        while isUnderWay() {
+            usleep(2000)
+            if isCancelled() { gate.stop.store(true, ordering: .relaxed) }
+            if isGone() { gate.gone.store(true, ordering: .relaxed) }
+        }
+    }
+}
+
+/// A queue's thread.
+struct BenchThread<Maker: LaneMaker>: ThreadWork, ~Copyable {
+    let maker: Maker
+    let options: BenchOptions
+    let blocks: UInt64
+    let queue: Int
+    /// Requests of this queue.
+    let limit: UInt64
+    let gate: BenchGate
+
+    consuming func run() {
+        work()
+        gate.end()
+    }
+
+    /// The lane lives no longer than this.
+    private borrowing func work() {
+        do throws(ImageError) {
+            var runner = BenchRunner<Maker.Lane>(try maker.make(), options, blocks: blocks, queue: queue, gate)
+            let deadline = gate.arrive(for: .measuring)
+            let isMeasured = attempt { () throws(LaneTrouble) in
+                try runner.measure(deadline: deadline, limit: limit)
+            }
+            _ = gate.arrive(for: .readingBack)
+            if isMeasured { _ = attempt { () throws(LaneTrouble) in try runner.readBack() } }
+            gate.report(runner.outcome)
+        } catch {
+            gate.report(.noLane(error))
+            _ = gate.arrive(for: .measuring)
+            _ = gate.arrive(for: .readingBack)
+        }
+    }
+
+    private func attempt(_ body: () throws(LaneTrouble) -> Void) -> Bool {
+        do throws(LaneTrouble) {
+            try body()
+            return true
+        } catch {
+            gate.report(error)
+            return false
+        }
+    }
+}

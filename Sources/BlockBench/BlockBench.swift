@@ -1,0 +1,216 @@
+// Why this file exists: from a path to a report: finds out what the path is, refuses what would destroy data unasked,
+// and runs a thread for each queue.
+public import DiskTypes
+import Glibc
+import ImageChain
+import LinuxIO
+import SystemPackage
+import VhostUserFrontend
+import Virtqueue
+
+/// Measures a vhost-user socket, a block device, or an image.
+///
+///     var options = BenchOptions()
+///     options.depth = 128
+///     let report = try BlockBench.run("/run/disk.sock", options)
+///     print(report.iops, report.latency.p99)
+public enum BlockBench {
+    public static func run(
+        _ path: String, _ options: BenchOptions, isCancelled: @escaping () -> Bool = { false }
+    ) throws(ImageError) -> BenchReport {
+        if let problem = options.problem { throw ImageError(.unsupported, problem) }
+        do {
+            return try measured(path, options, isCancelled)
+        } catch let error as ImageError {
+            throw error.named(path)
+        } catch let error as FrontendError {
+            throw ImageError(.system, "\(error)", path: path)
+        } catch {
+            throw ImageError(.system, "\(error)", path: path)
+        }
+    }
+
+    private static func measured(
+        _ path: String, _ options: BenchOptions, _ isCancelled: @escaping () -> Bool
+    ) throws -> BenchReport {
+        if options.pattern.writes, !options.destroy {
+            throw ImageError(
+                .unsupported, "\(options.pattern) overwrites what is on the disk",
+                advice: "allow that with --destroy, or measure reads")
+        }
+        if isSocket(path) { return try socket(path, options, isCancelled) }
+        return try file(path, options, isCancelled)
+    }
+
+    private static func isSocket(_ path: String) -> Bool {
+        var status = stat()
+        return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
+    }
+
+    // MARK: targets
+
+    private static func socket(
+        _ path: String, _ options: BenchOptions, _ isCancelled: @escaping () -> Bool
+    ) throws -> BenchReport {
+        let size = SlotRing.size(depth: options.depth, isIndirect: true)
+        let widest = SlotRing.size(depth: options.depth, isIndirect: false)
+        var wish = FrontendOptions()
+        wish.packed = options.packed
+        wish.queueSize = size
+        let each = SlotRing.bytes(depth: options.depth, blockBytes: options.blockBytes, size: widest)
+        wish.memory = [(0x1_0000_0000, (each * options.queues + 0x1f_ffff) & ~0x1f_ffff)]
+        let frontend = try VhostUserFrontend.connect(path, wish)
+        let hasIndirect = frontend.ringFeatures.contains(.indirect)
+        if options.packed, !hasIndirect { throw FrontendError.lacks("indirect descriptors, which --packed needs") }
+        guard options.queues <= frontend.maxQueues else {
+            throw ImageError(
+                .unsupported, "the back-end has \(frontend.maxQueues) queues",
+                advice: "ask for no more, or start it with more")
+        }
+        if options.pattern.writes, frontend.features & VirtioBlk.Feature.readOnly != 0 {
+            throw ImageError(.unsupported, "the disk is read-only", advice: "measure reads")
+        }
+        let length = try frontend.capacity()
+        let makers = try (0..<options.queues).map { _ in
+            guard
+                let ring = SlotRing(
+                    frontend.memory.guest, depth: options.depth, blockBytes: options.blockBytes,
+                    features: frontend.ringFeatures, size: hasIndirect ? size : widest)
+            else { throw FrontendError.memoryFull }
+            let lane = VhostLane(
+                ring, try frontend.addQueue(ring.areas), sleeps: options.wait == .interrupt,
+                hasFlush: frontend.features & VirtioBlk.Feature.flush != 0)
+            return VhostLaneMaker(lane: lane)
+        }
+        try frontend.start()
+        let rings = options.packed ? "packed ring" : "split ring"
+        let run = BenchRun(options, way: "vhost-user, \(rings)", length: length, server: frontend.connection.peer)
+        let watch = BenchWatch(isCancelled: isCancelled, isGone: { frontend.connection.isClosed() })
+        let report = try run.go(makers, watch)
+        // A back-end that fails to stop is a failure, too; one that has gone is named as such.
+        try frontend.stop()
+        return report
+    }
+
+    private static func file(
+        _ path: String, _ options: BenchOptions, _ isCancelled: @escaping () -> Bool
+    ) throws -> BenchReport {
+        var open = options.open
+        open.writable = options.pattern.writes
+        if open.writable, open.format == nil {
+            guard path.hasSuffix(".qcow2") else {
+                throw ImageError(
+                    .unsupported, "the format of a file is not guessed when it is going to be overwritten",
+                    advice: "say -f raw or -f qcow2")
+            }
+            open.format = .qcow2
+        }
+        // Taken through the chain also when it is raw: locks, and the refusal of what is no disk.
+        let chain = try ImageChain.open(path: path, options: open)
+        let watch = BenchWatch(isCancelled: isCancelled, isGone: { false })
+        guard let top = chain.layers.first, top.format == .raw else {
+            let run = BenchRun(options, way: "qcow2, qblk's engine", length: chain.size, server: nil)
+            let maker = ImageLaneMaker(chain: chain, depth: options.depth, blockBytes: options.blockBytes)
+            return try run.go(Array(repeating: maker, count: options.queues), watch)
+        }
+        let data = chain.files[Int(top.dataFile)]
+        let isDirect = open.direct && data.directFD >= 0 && options.blockBytes % data.directOffsetAlignment == 0
+        let kind = data.isBlockDevice ? "block device" : "raw file"
+        let run = BenchRun(
+            options, way: "\(kind), io_uring, \(isDirect ? "direct" : "page cache")", length: data.length, server: nil)
+        let maker = FileLaneMaker(
+            file: data, direct: isDirect, depth: options.depth, blockBytes: options.blockBytes)
+        let report = try run.go(Array(repeating: maker, count: options.queues), watch)
+        // Until here: the locks hang on its files.
+        return withExtendedLifetime(chain) { report }
+    }
+}
+
+/// One run over several threads.
+private struct BenchRun {
+    let options: BenchOptions
+    let way: String
+    let length: UInt64
+    let server: Int32?
+
+    init(_ options: BenchOptions, way: String, length: UInt64, server: Int32?) {
+        self.options = options
+        self.way = way
+        self.length = length
+        self.server = server
+    }
+
+    func go<Maker: LaneMaker>(_ makers: [Maker], _ watch: BenchWatch) throws -> BenchReport {
+        let blocks = try options.blocks(of: length)
+        let gate = BenchGate()
+        let count = makers.count
+        for (queue, maker) in makers.enumerated() {
+            let share = options.requests.map { $0 / UInt64(count) + (UInt64(queue) < $0 % UInt64(count) ? 1 : 0) }
+            let work = BenchThread(
+                maker: maker, options: options, blocks: blocks, queue: queue, limit: share ?? .max, gate: gate)
+            // They end by themselves; the gate tells when.
+            _ = try WorkerThread.start("bench-\(queue)", work)
+        }
+        gate.awaitAll(count, watch)
+        let before = server.flatMap { BenchClock.processCPU($0) }
+        let end = BenchClock.now() &+ UInt64(options.seconds * 1e9)
+        gate.open(.measuring, until: gate.firstTrouble == nil ? end : 0)
+        gate.awaitAll(count, watch)
+        let after = server.flatMap { BenchClock.processCPU($0) }
+        let wasInterrupted = watch.isCancelled()
+        gate.open(.readingBack, until: 0)
+        gate.awaitEnd(count, watch)
+        return try report(gate, server: (before, after), wasInterrupted)
+    }
+
+    private func report(
+        _ gate: BenchGate, server times: (UInt64?, UInt64?), _ wasInterrupted: Bool
+    ) throws -> BenchReport {
+        var report = BenchReport()
+        report.way = way
+        report.options = options
+        report.size = try options.blocks(of: length) * UInt64(options.blockBytes)
+        report.wasInterrupted = wasInterrupted
+        var latencies = LatencyHistogram()
+        defer { latencies.free() }
+        var first = UInt64.max
+        var last: UInt64 = 0
+        for one in gate.allOutcomes {
+            if one.errors > 0 {
+                if report.errors == 0 { report.firstError = one.firstError }
+                report.lastError = one.lastError
+            }
+            report.reads += one.reads
+            report.writes += one.writes
+            report.errors += one.errors
+            report.checked += one.checked
+            report.clientCPU += Double(one.cpu) / 1e9
+            latencies.add(one.latencies)
+            one.latencies.free()
+            first = min(first, one.began)
+            last = max(last, one.ended)
+        }
+        report.seconds = last > first ? Double(last - first) / 1e9 : 0
+        report.latency = latencies.summary
+        if let before = times.0, let after = times.1, after >= before {
+            report.serverCPU = Double(after - before) / 1e9
+            report.serverPID = server
+        }
+        try judge(gate.firstTrouble, &report)
+        return report
+    }
+
+    /// A mismatch is a finding; anything else means that there is nothing to report.
+    private func judge(_ trouble: LaneTrouble?, _ report: inout BenchReport) throws {
+        switch trouble {
+        case nil: return
+        case .mismatch(let place): report.mismatch = place
+        case .gone: throw FrontendError.disconnected(nil)
+        case .breakage(let what): throw ImageError(.system, what)
+        case .silence(let seconds, let inFlight):
+            throw ImageError(.system, "\(inFlight) requests were not answered for \(seconds) seconds")
+        case .flushFailed: throw ImageError(.system, "the flush after the last write failed")
+        case .noLane(let error): throw error
+        }
+    }
+}

@@ -1,0 +1,114 @@
+// Why this file exists: bytes that say where they belong, who wrote them and how often: a block that is stale, torn, or
+// another's is told from the right one, and the message says which it is.
+import DiskTypes
+
+/// What a verified block holds: in each sector its offset on the disk, the seed of the run, the generation of the block
+/// (how often the run has written it), and words that follow from these.
+struct BlockPattern: BitwiseCopyable, Sendable {
+    let seed: UInt64
+
+    private static let magic: UInt64 = 0x6863_6e65_626b_6c71  // "qlkbench"
+    private static let sectorWords = 64
+    private static let step: UInt64 = 0x9e37_79b9_7f4a_7c15
+
+    /// The first of a sector's words that follow.
+    @inline(__always) private func base(_ offset: UInt64, _ generation: UInt64) -> UInt64 {
+        var x = offset ^ seed &* 0xbf58_476d_1ce4_e5b9 ^ generation << 40
+        x = (x ^ x >> 30) &* 0xbf58_476d_1ce4_e5b9
+        x = (x ^ x >> 27) &* 0x94d0_49bb_1331_11eb
+        return x ^ x >> 31
+    }
+
+    /// Writes the pattern of the block at `offset` into memory of whole sectors.
+    func fill(_ memory: UnsafeMutableRawPointer, _ bytes: Int, offset: UInt64, generation: UInt32) {
+        let words = memory.assumingMemoryBound(to: UInt64.self)
+        for sector in 0..<bytes / 512 {
+            let place = offset &+ UInt64(sector * 512)
+            let own = words + sector * Self.sectorWords
+            own[0] = Self.magic.littleEndian
+            own[1] = place.littleEndian
+            own[2] = seed.littleEndian
+            own[3] = UInt64(generation).littleEndian
+            var word = base(place, UInt64(generation))
+            for i in 4..<Self.sectorWords {
+                own[i] = word.littleEndian
+                word = word &+ Self.step
+            }
+        }
+    }
+
+    /// Where the block at `offset` is not as written; nil when it is. Without `generation` any will do, as long as all
+    /// sectors have the same.
+    func check(
+        _ memory: UnsafeRawPointer, _ bytes: Int, offset: UInt64, generation: UInt32?
+    ) -> PatternMismatch? {
+        let words = memory.assumingMemoryBound(to: UInt64.self)
+        let expected = generation.map { UInt64($0) } ?? UInt64(littleEndian: words[3])
+        for sector in 0..<bytes / 512 {
+            let place = offset &+ UInt64(sector * 512)
+            let own = words + sector * Self.sectorWords
+            let heads = (Self.magic, place, seed, expected)
+            guard own[0] == heads.0.littleEndian, own[1] == heads.1.littleEndian, own[2] == heads.2.littleEndian,
+                own[3] == heads.3.littleEndian
+            else { return mismatch(own, place, at: 0, generation) }
+            var word = base(place, expected)
+            for i in 4..<Self.sectorWords {
+                if own[i] != word.littleEndian { return mismatch(own, place, at: i * 8, generation) }
+                word = word &+ Self.step
+            }
+        }
+        return nil
+    }
+
+    /// What the sector holds instead.
+    private func mismatch(
+        _ words: UnsafePointer<UInt64>, _ place: UInt64, at byte: Int, _ generation: UInt32?
+    ) -> PatternMismatch {
+        let found: PatternMismatch.Found
+        if UInt64(littleEndian: words[0]) != Self.magic {
+            found = (0..<Self.sectorWords).allSatisfy { words[$0] == 0 } ? .zeros : .foreign
+        } else if UInt64(littleEndian: words[2]) != seed {
+            found = .otherRun(seed: UInt64(littleEndian: words[2]))
+        } else if UInt64(littleEndian: words[1]) != place {
+            found = .otherPlace(UInt64(littleEndian: words[1]))
+        } else if byte == 0 {
+            found = .otherGeneration(UInt64(littleEndian: words[3]))
+        } else {
+            found = .damaged
+        }
+        return PatternMismatch(offset: place &+ UInt64(byte), expected: generation, found: found)
+    }
+}
+
+/// A place where the disk does not hold what was written there.
+public struct PatternMismatch: Sendable, Equatable {
+    public enum Found: Sendable, Equatable {
+        case zeros
+        /// Not written by this benchmark.
+        case foreign
+        case otherRun(seed: UInt64)
+        case otherPlace(UInt64)
+        case otherGeneration(UInt64)
+        /// The sector's head is right, what follows is not.
+        case damaged
+    }
+    public let offset: UInt64
+    /// Which write of the run it was; nil: one of an earlier run.
+    public let expected: UInt32?
+    public let found: Found
+}
+
+extension PatternMismatch: CustomStringConvertible {
+    public var description: String {
+        let what =
+            switch found {
+            case .zeros: "zeros"
+            case .foreign: "something that this benchmark did not write"
+            case .otherRun(let seed): "data of a run with seed \(seed)"
+            case .otherPlace(let place): "what belongs to offset \(hex(place))"
+            case .otherGeneration(let number): "write number \(number) of that block"
+            case .damaged: "damaged data"
+            }
+        return "offset \(hex(offset)) holds \(what)" + (expected.map { ", not write number \($0)" } ?? "")
+    }
+}

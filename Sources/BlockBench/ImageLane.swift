@@ -1,0 +1,72 @@
+// Why this file exists: an image by qblk's own engine, without a door in front of it: what is left when a backend is
+// slower than this is the door.
+import BlockEngine
+import DiskTypes
+import Glibc
+import ImageChain
+import LinuxIO
+
+/// An image and its backing chain, by the engine that serves it to guests.
+struct ImageLane: BenchLane {
+    private let ring: Ring
+    private let engine: RequestEngine
+    private let blockBytes: Int
+    private let buffers: LaneBuffers
+    private let memory: UnsafeMutableRawPointer
+    private let lists: UnsafeMutablePointer<iovec>
+
+    init(_ chain: ImageChain, depth: Int, blockBytes: Int) throws(ImageError) {
+        ring = try newRing(max(depth * 2, 8))
+        buffers = try LaneBuffers(count: depth, blockBytes: blockBytes)
+        memory = buffers.pointer
+        engine = try RequestEngine(chain: chain, ring: ring, slots: depth)
+        lists = .allocate(capacity: depth)
+        for slot in 0..<depth {
+            (lists + slot).initialize(to: iovec(iov_base: memory + slot * blockBytes, iov_len: blockBytes))
+        }
+        self.blockBytes = blockBytes
+    }
+
+    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { memory + slot * blockBytes }
+    func free() { lists.deallocate() }
+
+    mutating func submit(_ slot: Int, isWrite: Bool, offset: UInt64) {
+        engine.submit(
+            BlockRequest(
+                isWrite ? .write : .read, slot: UInt32(slot), guest: GuestOffset(offset),
+                length: UInt64(blockBytes), iovecs: lists + slot, iovecCount: 1))
+    }
+
+    mutating func submitFlush(_ slot: Int) -> Bool {
+        engine.submit(BlockRequest(.flush, slot: UInt32(slot)))
+        return true
+    }
+
+    /// What is prepared leaves with the next wait: one call for both.
+    mutating func publish() {}
+
+    mutating func next() -> LaneCompletion {
+        guard let finished = engine.nextFinished() else { return .none }
+        if finished.error != 0 { lastError = finished.error }
+        return LaneCompletion(slot: Int(finished.slot), isOK: finished.error == 0)
+    }
+
+    mutating func wait(inFlight: Int, wanted: Int) {
+        let result = ring.submitAndWait(1)
+        let engine = engine
+        let drained = ring.drain { tag, result in
+            if RequestEngine.owns(tag) { engine.complete(tag, result) }
+        }
+        if result < 0, drained == 0 { sched_yield() }
+    }
+
+    private(set) var lastError: Int32 = 0
+    var breakage: String? { nil }
+}
+
+struct ImageLaneMaker: LaneMaker {
+    let chain: ImageChain
+    let depth: Int
+    let blockBytes: Int
+    func make() throws(ImageError) -> ImageLane { try ImageLane(chain, depth: depth, blockBytes: blockBytes) }
+}

@@ -1,0 +1,307 @@
+// Why this file exists: the mock driver can do anything a driver can, at a price that would be measured along with the
+// server. Here every slot has its descriptors from the start and a request changes three words, so that the client
+// costs a small part of what the server does.
+import LinuxIO
+import VhostUserFrontend
+import Virtqueue
+import VirtqueueMock
+
+/// A driver of one virtqueue whose requests are all alike: one block, read or written. Plain bytes, for one thread; the
+/// memory belongs to the front-end.
+struct SlotRing: BitwiseCopyable {
+    let areas: RingAreas
+    private let isPacked: Bool
+    private let isIndirect: Bool
+    private let eventIndex: Bool
+    private let mask: Int
+    private let slots: Int
+    private let blockBytes: Int
+    private let descriptors: UnsafeMutableRawPointer
+    private let driver: UnsafeMutableRawPointer
+    private let device: UnsafeMutableRawPointer
+    private let cards: UnsafeMutableRawPointer
+    private let cardsGuest: UInt64
+    private let data: UnsafeMutableRawPointer
+    private let dataGuest: UInt64
+
+    private var nextAvail: UInt16 = 0
+    private var availWrap = true
+    private var nextUsed: UInt16 = 0
+    private var usedWrap = true
+    /// Split: the used index when it was looked at last.
+    private var seenUsed: UInt16 = 0
+    /// Where `needsKick` was asked last.
+    private var kickedAvail: UInt16 = 0
+    /// The device named a request that no driver of this size has.
+    private(set) var isBroken = false
+    /// The last status that was not OK.
+    private(set) var lastStatus: UInt8 = 0
+
+    /// A slot's card: its table, its header, its status.
+    private enum Card {
+        static let table = 0
+        static let header = 48
+        static let status = 64
+        static let bytes = 128
+    }
+
+    /// Entries of a ring for `depth` requests.
+    static func size(depth: Int, isIndirect: Bool) -> Int {
+        var size = 128
+        while size < depth * (isIndirect ? 1 : 3) { size *= 2 }
+        return size
+    }
+    /// Guest memory that it takes at most.
+    static func bytes(depth: Int, blockBytes: Int, size: Int) -> Int {
+        size * 16 + RingLayout.availBytes(size: size) + RingLayout.usedBytes(size: size) + depth * Card.bytes
+            + depth * blockBytes + 4 * 4096
+    }
+
+    /// Nil when the memory has no room.
+    init?(_ memory: MockMemory, depth: Int, blockBytes: Int, features: RingFeatures, size: Int) {
+        isPacked = features.contains(.packed)
+        isIndirect = features.contains(.indirect)
+        eventIndex = features.contains(.eventIndex)
+        let driverBytes = isPacked ? RingLayout.eventBytes : RingLayout.availBytes(size: size)
+        let deviceBytes = isPacked ? RingLayout.eventBytes : RingLayout.usedBytes(size: size)
+        // Pages apart: the two sides write into different ones.
+        guard let descriptorArea = memory.allocate(size * RingLayout.descriptorBytes, alignment: 4096),
+            let driverArea = memory.allocate(driverBytes, alignment: 64),
+            let deviceArea = memory.allocate(deviceBytes, alignment: 4096),
+            let cardsGuest = memory.allocate(depth * Card.bytes, alignment: 4096),
+            let dataGuest = memory.allocate(depth * blockBytes, alignment: 4096),
+            let descriptors = memory.host(descriptorArea), let driver = memory.host(driverArea),
+            let device = memory.host(deviceArea), let cards = memory.host(cardsGuest),
+            let data = memory.host(dataGuest)
+        else { return nil }
+        areas = RingAreas(size: size, descriptors: descriptorArea, driver: driverArea, device: deviceArea)
+        mask = size - 1
+        slots = depth
+        self.blockBytes = blockBytes
+        self.descriptors = descriptors
+        self.driver = driver
+        self.device = device
+        self.cards = cards
+        self.cardsGuest = cardsGuest
+        self.data = data
+        self.dataGuest = dataGuest
+        for slot in 0..<depth { layOut(slot, withData: true) }
+        fillWithNoise(data, depth * blockBytes)
+        disableSignals()
+    }
+
+    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { data + slot * blockBytes }
+
+    // MARK: descriptors
+
+    /// Where the slot's descriptors are: its own table, or three entries of the ring.
+    private func table(_ slot: Int) -> UnsafeMutableRawPointer {
+        isIndirect ? cards + slot * Card.bytes + Card.table : descriptors + slot * 3 * RingLayout.descriptorBytes
+    }
+
+    /// Writes a slot's descriptors: header, data, status; a flush has no data.
+    private func layOut(_ slot: Int, withData: Bool) {
+        let card = cardsGuest + UInt64(slot * Card.bytes)
+        let first = isIndirect ? 0 : slot * 3
+        var place = table(slot)
+        put(place, card + UInt64(Card.header), 16, RingLayout.flagNext, first + 1)
+        if withData {
+            place += RingLayout.descriptorBytes
+            let block = dataGuest + UInt64(slot * blockBytes)
+            put(place, block, UInt32(blockBytes), RingLayout.flagNext | RingLayout.flagWrite, first + 2)
+        }
+        put(place + RingLayout.descriptorBytes, card + UInt64(Card.status), 1, RingLayout.flagWrite, 0)
+        if !isPacked, isIndirect {
+            let head = descriptors + slot * RingLayout.descriptorBytes
+            put(head, card + UInt64(Card.table), withData ? 48 : 32, RingLayout.flagIndirect, 0)
+        }
+        let type = withData ? VirtioBlk.RequestType.read : VirtioBlk.RequestType.flush
+        header(slot).storeBytes(of: type.littleEndian, as: UInt32.self)
+    }
+
+    /// A packed table ignores links, and has the flags where a split one has them: behind the length only in split.
+    private func put(
+        _ place: UnsafeMutableRawPointer, _ address: UInt64, _ length: UInt32, _ flags: UInt16, _ next: Int
+    ) {
+        place.storeBytes(of: address.littleEndian, as: UInt64.self)
+        place.storeBytes(of: length.littleEndian, toByteOffset: 8, as: UInt32.self)
+        let shown = isPacked ? flags & ~RingLayout.flagNext : flags
+        store16(place + (isPacked ? 14 : 12), shown)
+        store16(place + (isPacked ? 12 : 14), UInt16(truncatingIfNeeded: next))
+    }
+
+    @inline(__always) private func header(_ slot: Int) -> UnsafeMutableRawPointer {
+        cards + slot * Card.bytes + Card.header
+    }
+
+    // MARK: publish
+
+    /// Prepares a request; the device sees it (packed) or will see it (split) with `publish`.
+    @inline(__always) mutating func submit(_ slot: Int, isWrite: Bool, sector: UInt64) {
+        let card = header(slot)
+        let type = isWrite ? VirtioBlk.RequestType.write : VirtioBlk.RequestType.read
+        if card.load(as: UInt32.self) != type.littleEndian { turn(slot, isWrite: isWrite) }
+        card.storeBytes(of: sector.littleEndian, toByteOffset: 8, as: UInt64.self)
+        card.storeBytes(of: 0xff, toByteOffset: Card.status - Card.header, as: UInt8.self)
+        offer(slot, entries: 3)
+    }
+
+    /// The slot did something else last.
+    private func turn(_ slot: Int, isWrite: Bool) {
+        let type = isWrite ? VirtioBlk.RequestType.write : VirtioBlk.RequestType.read
+        layOut(slot, withData: true)
+        header(slot).storeBytes(of: type.littleEndian, as: UInt32.self)
+        let link = isPacked ? 0 : RingLayout.flagNext
+        store16(table(slot) + (isPacked ? 30 : 28), isWrite ? link : link | RingLayout.flagWrite)
+    }
+
+    @inline(__always) private mutating func offer(_ slot: Int, entries: Int) {
+        guard isPacked else {
+            let head = UInt16(truncatingIfNeeded: isIndirect ? slot : slot &* 3)
+            store16(driver + RingLayout.availRingOffset + 2 * (Int(nextAvail) & mask), head)
+            nextAvail &+= 1
+            return
+        }
+        let place = descriptors + Int(nextAvail) * RingLayout.descriptorBytes
+        let address = cardsGuest &+ UInt64(slot &* Card.bytes)
+        place.storeBytes(of: address.littleEndian, as: UInt64.self)
+        let flags = RingLayout.flagIndirect | (availWrap ? RingLayout.flagAvail : RingLayout.flagUsed)
+        release64(place + 8, UInt64(entries &* 16) | UInt64(slot) << 32 | UInt64(flags) << 48)
+        step(&nextAvail, &availWrap)
+    }
+
+    /// A flush, on a free slot.
+    mutating func submitFlush(_ slot: Int) {
+        layOut(slot, withData: false)
+        header(slot).storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
+        header(slot).storeBytes(of: 0xff, toByteOffset: Card.status - Card.header, as: UInt8.self)
+        offer(slot, entries: 2)
+    }
+
+    @inline(__always) private func step(_ index: inout UInt16, _ wrap: inout Bool) {
+        index &+= 1
+        if Int(index) == areas.size {
+            index = 0
+            wrap.toggle()
+        }
+    }
+
+    /// Makes what was prepared visible; whether the device wants to be told.
+    @inline(__always) mutating func publish() -> Bool {
+        if !isPacked { release16(driver + RingLayout.availIndexOffset, nextAvail) }
+        fullFence()
+        return needsKick()
+    }
+
+    @inline(__always) private mutating func needsKick() -> Bool {
+        var old = kickedAvail
+        kickedAvail = nextAvail
+        if isPacked {
+            let flags = load16(device + RingLayout.eventFlagsOffset)
+            guard flags == RingLayout.eventDescriptor else { return flags != RingLayout.eventDisable }
+            let wish = load16(device)
+            var event = wish & ~RingLayout.eventWrapBit
+            if (wish & RingLayout.eventWrapBit != 0) != availWrap { event &-= UInt16(areas.size) }
+            if nextAvail <= old { old &-= UInt16(areas.size) }
+            return needsEvent(event, new: nextAvail, old: old)
+        }
+        guard eventIndex else { return load16(device) & RingLayout.usedNoNotify == 0 }
+        let event = load16(device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * areas.size)
+        return needsEvent(event, new: nextAvail, old: old)
+    }
+}
+
+// MARK: collect
+
+extension SlotRing {
+    /// The next request that came back.
+    @inline(__always) mutating func next() -> LaneCompletion {
+        isPacked ? nextPacked() : nextSplit()
+    }
+
+    @inline(__always) private mutating func nextSplit() -> LaneCompletion {
+        if nextUsed == seenUsed {
+            seenUsed = acquire16(device + RingLayout.usedIndexOffset)
+            if nextUsed == seenUsed { return .none }
+        }
+        let place = device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * (Int(nextUsed) & mask)
+        let id = Int(UInt32(littleEndian: place.load(as: UInt32.self)))
+        nextUsed &+= 1
+        return finished(isIndirect ? id : id / 3)
+    }
+
+    @inline(__always) private mutating func nextPacked() -> LaneCompletion {
+        let word = acquire64(descriptors + Int(nextUsed) * RingLayout.descriptorBytes + 8)
+        guard isUsed(UInt16(truncatingIfNeeded: word >> 48), usedWrap) else { return .none }
+        step(&nextUsed, &usedWrap)
+        return finished(Int(UInt16(truncatingIfNeeded: word >> 32)))
+    }
+
+    @inline(__always) private func isUsed(_ flags: UInt16, _ wrap: Bool) -> Bool {
+        let both = RingLayout.flagAvail | RingLayout.flagUsed
+        return flags & both == (wrap ? both : 0)
+    }
+
+    @inline(__always) private mutating func finished(_ slot: Int) -> LaneCompletion {
+        guard slot < slots else {
+            isBroken = true
+            return .none
+        }
+        let status = (cards + slot * Card.bytes + Card.status).load(as: UInt8.self)
+        if status != 0 { lastStatus = status }
+        return LaneCompletion(slot: slot, isOK: status == 0)
+    }
+
+    /// Whether `count` more requests came back.
+    @inline(__always) func isReady(_ count: Int) -> Bool {
+        guard isPacked else { return Int(acquire16(device + RingLayout.usedIndexOffset) &- nextUsed) >= count }
+        var at = Int(nextUsed) + count - 1
+        var wrap = usedWrap
+        if at >= areas.size {
+            at -= areas.size
+            wrap.toggle()
+        }
+        return isUsed(acquire16(descriptors + at * RingLayout.descriptorBytes + 14), wrap)
+    }
+
+    // MARK: signals
+
+    /// No signals, please.
+    func disableSignals() {
+        if isPacked {
+            store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDisable)
+        } else if eventIndex {
+            // The one that is furthest away.
+            store16(driver + RingLayout.availRingOffset + 2 * areas.size, nextUsed &- 1)
+        } else {
+            store16(driver, RingLayout.availNoInterrupt)
+        }
+    }
+
+    /// A signal when `count` more are done (without event_idx: at the next one). True when they are already.
+    func enableSignals(after count: Int) -> Bool {
+        if !eventIndex {
+            if isPacked {
+                store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventEnable)
+            } else {
+                store16(driver, 0)
+            }
+            fullFence()
+            return isReady(1)
+        }
+        if isPacked {
+            var at = Int(nextUsed) + count - 1
+            var wrap = usedWrap
+            if at >= areas.size {
+                at -= areas.size
+                wrap.toggle()
+            }
+            store16(driver, UInt16(at) | (wrap ? RingLayout.eventWrapBit : 0))
+            release16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDescriptor)
+        } else {
+            store16(driver + RingLayout.availRingOffset + 2 * areas.size, nextUsed &+ UInt16(count - 1))
+        }
+        fullFence()
+        return isReady(count)
+    }
+}
