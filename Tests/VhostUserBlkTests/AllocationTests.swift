@@ -11,8 +11,7 @@ import Virtqueue
 import VirtqueueMock
 
 @Suite(
-    .enabled(if: qblk_counts_allocations() != 0, "needs a build without sanitizer"), .serialized,
-    .timeLimit(.minutes(2)))
+    .enabled(if: qblk_counts_allocations() != 0, "needs a build without sanitizer"), .serialized)
 struct AllocationTests {
     /// Other tests' workers live in this process, too. Nobody else has so many that there is one of this number.
     private static let number = 11

@@ -137,7 +137,7 @@ private final class Bench {
     }
 }
 
-@Suite("Bad chains", .timeLimit(.minutes(2)))
+@Suite("Bad chains")
 struct ChainTests {
     @Test(arguments: BadChain.allCases, [Rings.split, .packed])
     func isAnsweredAsWritten(bad: BadChain, rings: Rings) throws {
@@ -249,7 +249,7 @@ struct ChainTests {
     }
 }
 
-@Suite("Writable qcow2", .enabled(if: Tools.haveQemu, "\(Tools.qemuReason)"), .timeLimit(.minutes(1)))
+@Suite("Writable qcow2", .enabled(if: Tools.haveQemu, "\(Tools.qemuReason)"))
 struct AllocationAnswerTests {
     @Test func aWriteWithoutAClusterFailsAndChangesNothing() throws {
         let served = try Served()

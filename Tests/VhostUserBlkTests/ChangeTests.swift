@@ -46,7 +46,7 @@ private final class Loaded {
     }
 }
 
-@Suite("Changes under load", .timeLimit(.minutes(5)))
+@Suite("Changes under load")
 struct ChangeTests {
     @Test(arguments: Rings.allCases)
     func ringsStopAndStart(rings: Rings) throws {
@@ -158,8 +158,7 @@ struct ChangeTests {
 }
 
 @Suite(
-    "Memory that is given back", .disabled(if: DiskServer.isPeer || DiskServer.missing != nil, "\(Tools.qblkReason)"),
-    .timeLimit(.minutes(5)))
+    "Memory that is given back", .disabled(if: DiskServer.isPeer || DiskServer.missing != nil, "\(Tools.qblkReason)"))
 struct UnmapTests {
     /// Mappings of guest memory that a process has.
     private func mappings(_ pid: Int32) throws -> Int {

@@ -30,7 +30,7 @@ private func pages(_ address: UInt64, _ bytes: Int) -> Set<UInt64> {
     Set(address >> 12...(address + UInt64(bytes) - 1) >> 12)
 }
 
-@Suite("Dirty log", .timeLimit(.minutes(2)))
+@Suite("Dirty log")
 struct DirtyLogTests {
     private final class Bench {
         let served: Served

@@ -79,7 +79,7 @@ func words(_ list: UInt32...) -> [UInt8] {
     list.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } }
 }
 
-@Suite("A hostile front-end", .timeLimit(.minutes(3)))
+@Suite("A hostile front-end")
 struct HostileTests {
     /// Two disks: one for the attacker, one whose user must not notice.
     private final class Stage {

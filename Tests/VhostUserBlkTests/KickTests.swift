@@ -10,7 +10,7 @@ import VhostUserWire
 import Virtqueue
 import VirtqueueMock
 
-@Suite("Kicks and polling", .timeLimit(.minutes(5)))
+@Suite("Kicks and polling")
 struct KickTests {
     /// Requests of depth 1 on one queue; at times with a pause that lets the worker fall asleep at every moment there is.
     private func oneByOne(_ lane: Lane, _ count: Int) throws -> String? {
@@ -101,8 +101,7 @@ extension MockMemory {
 }
 
 @Suite(
-    "Idle workers", .disabled(if: DiskServer.isPeer || DiskServer.missing != nil, "\(Tools.qblkReason)"),
-    .timeLimit(.minutes(2)))
+    "Idle workers", .disabled(if: DiskServer.isPeer || DiskServer.missing != nil, "\(Tools.qblkReason)"))
 struct IdleTests {
     /// Nanoseconds that the workers of a process have run.
     private func workerTime(_ pid: Int32) throws -> Int {

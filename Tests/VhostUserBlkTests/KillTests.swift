@@ -44,8 +44,7 @@ final class Program {
 }
 
 @Suite(
-    "A server that is killed", .disabled(if: DiskServer.isPeer || DiskServer.missing != nil, "\(Tools.qblkReason)"),
-    .timeLimit(.minutes(5)))
+    "A server that is killed", .disabled(if: DiskServer.isPeer || DiskServer.missing != nil, "\(Tools.qblkReason)"))
 struct KillTests {
     @Test(arguments: Rings.allCases, [1, 3])
     func losesAndRepeatsNothing(rings: Rings, queues: Int) throws {

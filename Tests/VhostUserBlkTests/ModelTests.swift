@@ -17,7 +17,7 @@ enum Below: String, CaseIterable, CustomStringConvertible, Sendable {
 }
 
 @Suite(
-    "A served disk is an array of bytes", .enabled(if: Tools.haveQemu, "\(Tools.qemuReason)"), .timeLimit(.minutes(5)))
+    "A served disk is an array of bytes", .enabled(if: Tools.haveQemu, "\(Tools.qemuReason)"))
 struct ModelTests {
     static let bytes = 6 << 20
 

@@ -12,7 +12,7 @@ import VirtqueueMock
 
 private let isMissing = DiskServer.isPeer || DiskServer.missing != nil
 
-@Suite("The serving process", .disabled(if: isMissing, "\(Tools.qblkReason)"), .timeLimit(.minutes(3)))
+@Suite("The serving process", .disabled(if: isMissing, "\(Tools.qblkReason)"))
 struct ProcessTests {
     @Test(arguments: Rings.both, ["none", "writeback"])
     func endsInOrderUnderLoad(rings: Rings, cache: String) throws {

@@ -10,7 +10,7 @@ import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
 
-@Suite("A session", .timeLimit(.minutes(2)))
+@Suite("A session")
 struct SessionTests {
     @Test func offersItsFeatures() throws {
         let served = try Served()
@@ -189,7 +189,7 @@ struct SessionTests {
     }
 }
 
-@Suite("Growth", .timeLimit(.minutes(2)))
+@Suite("Growth")
 struct GrowthTests {
     @Test(arguments: Rings.both)
     func aDiskThatGrewIsAnnouncedAndUsable(rings: Rings) throws {

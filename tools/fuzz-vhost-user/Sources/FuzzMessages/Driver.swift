@@ -33,7 +33,7 @@ extension Conversation {
                 case 0: list[i].address = choices.number()
                 case 1: list[i].length = UInt32(truncatingIfNeeded: choices.number())
                 case 2: list[i].flags = UInt16(choices.byte() & 7)
-                default: list.append((Guest.guestAddress + choices.number(), UInt32(choices.byte()), 2))
+                default: list.append((Guest.guestAddress &+ choices.number(), UInt32(choices.byte()), 2))
                 }
             }
         }
