@@ -4,7 +4,7 @@ SWIFT ?= swift
 RELEASE = .build/release/qblk
 PREFIX ?= /usr/local
 
-.PHONY: help deps test-deps build release demo test check fmt lint bench fuzz fuzz-smoke cost man install clean
+.PHONY: help deps test-deps build release demo test test-backend check fmt lint bench fuzz fuzz-smoke cost man install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -26,6 +26,9 @@ demo: test-deps release ## make an image with a filesystem, map it, mount it, co
 
 test: test-deps release ## all tests; those that need another kernel run in the test guest
 	@tools/test $(RELEASE)
+
+test-backend: test-deps release ## the tests of serve's backend by themselves
+	@tools/test $(RELEASE) --filter '^VhostUserBlkTests\.'
 
 check: deps lint ## formatting and the rules of the house
 	$(SWIFT) format lint --strict --recursive --parallel Package.swift Sources Tests
