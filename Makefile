@@ -40,7 +40,7 @@ bench: test-deps release ## speed against the peers, as ratios, in one run
 	@tools/bench/run $(RELEASE)
 
 fuzz: test-deps ## the fuzzers, a minute each
-	@tools/fuzz/run 60 && tools/fuzz-virtqueue/run 60
+	@tools/fuzz/run 60 && tools/fuzz-virtqueue/run 60 && tools/fuzz-vhost-user/run 60
 
 fuzz-smoke: test-deps ## a short run of each fuzzer, the same each time, after it has found a planted bug
 	@tools/fuzz/run smoke && tools/fuzz-virtqueue/run smoke

@@ -34,6 +34,10 @@ let package = Package(
             targets: ["Virtqueue", "BlockEngine", "VhostUserBlk", "FuseExport", "DeviceMapperMap"]),
         // For tools/fuzz-virtqueue.
         .library(name: "VirtqueueParts", targets: ["DiskTypes", "Virtqueue", "VirtqueueMock"]),
+        // For tools/fuzz-vhost-user.
+        .library(
+            name: "VhostUserParts",
+            targets: ["VhostUserBlk", "VhostUserFrontend", "VhostUserWire", "Virtqueue", "ImageChain", "LinuxIO"]),
         .executable(name: "qblk", targets: ["qblk"]),
     ],
     dependencies: [
@@ -149,6 +153,13 @@ let package = Package(
             name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
         .testTarget(
             name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes"],
+            swiftSettings: house),
+        .testTarget(
+            name: "VhostUserBlkTests",
+            dependencies: [
+                "VhostUserBlk", "VhostUserFrontend", "VhostUserWire", "Virtqueue", "VirtqueueMock", "ImageChain",
+                "CountAllocations", "LinuxIO", "DiskTypes", "TestKit", system, logging,
+            ],
             swiftSettings: house),
         .testTarget(
             name: "VhostUserFrontendTests",

@@ -109,7 +109,9 @@ extension RequestEngine {
     /// Everything was done, well or not. Zeros that must be durable have one more step.
     @inline(__always) func finish(_ slot: Int32) {
         let record = slots + Int(slot)
-        if writeThrough, record.pointee.operation == .writeZeroes, record.pointee.error == 0 { return flush(slot) }
+        if writeThrough, !ignoresFlushes, record.pointee.operation == .writeZeroes, record.pointee.error == 0 {
+            return flush(slot)
+        }
         record.pointee.state = .finished
         finished.push(slot, in: slots)
     }

@@ -74,6 +74,17 @@ struct MessageReader {
         return bytes
     }
 
+    /// Waits until an answer can be sent: a front-end that takes none must not hold up the server's end.
+    func waitWritable() throws(NoMessage) {
+        var entries = [
+            pollfd(fd: socket, events: Int16(POLLOUT), revents: 0), pollfd(fd: stop, events: Int16(POLLIN), revents: 0),
+        ]
+        while poll(&entries, 2, -1) < 0 {
+            if errno != EINTR { throw .broken("poll fails: \(errorText(errno))") }
+        }
+        if entries[0].revents == 0 { throw .stopped }
+    }
+
     private func wait(isStart: Bool) throws(NoMessage) {
         var entries = [socket, stop, notice].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
         while poll(&entries, isStart ? 3 : 2, -1) < 0 {

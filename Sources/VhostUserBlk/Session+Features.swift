@@ -1,4 +1,5 @@
 // Why this file exists: what this back-end offers, what the front-end takes of it, and the configuration space.
+import Glibc
 import LinuxIO
 import VhostUserWire
 import Virtqueue
@@ -76,6 +77,13 @@ extension Session {
         export.change { isTaken = $0.write(configuration: bytes, at: offset) }
         guard isTaken else { throw Refusal("the configuration space has nothing to write at \(offset)") }
         spread { answer in .disk(export: export.number, export.disk, isDurable: isDurable, answer) }
+    }
+
+    /// The way back to the front-end. One that does not read it must not make this side wait.
+    func setBackendSocket(_ descriptors: [SharedFD]) throws(Refusal) {
+        guard let fd = descriptors.first else { throw Refusal("the channel came without its descriptor") }
+        _ = fcntl(fd.raw, F_SETFL, fcntl(fd.raw, F_GETFL) | O_NONBLOCK)
+        backendSocket = fd
     }
 
     /// The disk grew: the workers' checks and the front-end must know.

@@ -44,7 +44,8 @@ extension Session {
         spread { .memory(export: export.number, memory.snapshot, places, $0) }
         memory.releaseRetired()
         mappings = next
-        for index in rings.indices { try startIfComplete(index) }
+        // A ring may have been described before all of its memory came.
+        for index in rings.indices { do throws(Refusal) { try startIfComplete(index) } catch { continue } }
     }
 
     /// Where the rings in use are in the current memory.

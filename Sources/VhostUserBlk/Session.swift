@@ -35,6 +35,9 @@ final class Session {
     var logArea: SharedArea?
     var inflight: InflightArea?
     var backendSocket: SharedFD?
+    /// Refusals that were logged: a front-end that goes on must not fill the log.
+    private var saidRefusals = 0
+    private static let refusalsSaid = 20
 
     init(_ export: Export, socket: Int32, stop: Int32) throws(VirtqueueError) {
         self.export = export
@@ -85,13 +88,16 @@ final class Session {
         var failed: UInt64 = 0
         if case .failure(let refusal) = result {
             failed = 1
-            log.warning("\(export.settings.name): refused: \(refusal.why)")
+            saidRefusals += 1
+            if saidRefusals <= Self.refusalsSaid { log.warning("\(export.settings.name): refused: \(refusal.why)") }
+            if saidRefusals == Self.refusalsSaid { log.warning("\(export.settings.name): no more is said of this") }
         }
         guard header.needsReply, protocolFeatures.contains(.replyAck) else { return }
         try send(WireNumber(failed).reply(to: header))
     }
 
     private func send(_ bytes: [UInt8], descriptors: SharedFD? = nil) throws(NoMessage) {
+        try reader.waitWritable()
         do throws(Errno) {
             try DescriptorMessage.send(bytes, descriptors: descriptors.map { [$0.raw] } ?? [], over: socket)
         } catch {
@@ -128,7 +134,7 @@ final class Session {
         case .setConfig: try setConfig(decode(ConfigAccess.self, message))
         case .getInflightFD: return try makeInflight(message)
         case .setInflightFD: try setInflight(decode(InflightDescription.self, message), message.descriptors)
-        case .setBackendRequestFD: backendSocket = message.descriptors.first
+        case .setBackendRequestFD: try setBackendSocket(message.descriptors)
         case .setStatus: try setStatus(decode(WireNumber.self, message).value)
         case .getStatus: return number(UInt64(status), message)
         case .resetDevice: reset()

@@ -62,6 +62,8 @@ public struct ClientAnswer: Equatable, Sendable {
 public final class BlockClient {
     public let queue: FrontendQueue
     public let driver: MockDriver
+    /// Kept: with it the connection and the memory would go.
+    public let frontend: VhostUserFrontend
     private let memory: MockMemory
     private let milliseconds: Int32
     private var pending: [UInt16: Pending] = [:]
@@ -80,6 +82,7 @@ public final class BlockClient {
     }
 
     public init(_ frontend: VhostUserFrontend, region: Int = 0) throws(FrontendError) {
+        self.frontend = frontend
         memory = frontend.memory.guest
         guard
             let driver = MockDriver(

@@ -201,10 +201,7 @@ struct ServeCommand: ParsableCommand {
         open.blockSize = blockSize
         open.l2CacheLimit = l2Cache.bytes
         if let snapshot = disk.snapshot { open.snapshot = try SnapshotChoice.id(snapshot, in: disk.image, open) }
-        let chain: ImageChain
-        do throws(ImageError) { chain = try ImageChain.open(path: disk.image, options: open) } catch {
-            throw error.named(disk.image)
-        }
+        let chain = try openPatiently(disk.image, open)
         var options = ExportOptions(chain: chain, name: printable(disk.image))
         options.queueCount = disk.queues
         options.serial = disk.serial
@@ -212,6 +209,19 @@ struct ServeCommand: ParsableCommand {
         options.cache = cache.policy
         options.discards = discard == .unmap
         try server.add(options, try disk.socket())
+    }
+
+    /// A server that was killed holds its locks for a moment longer: the kernel takes its ring down after its end. Who is
+    /// started in its place waits for that.
+    private func openPatiently(_ image: String, _ options: OpenOptions) throws(ImageError) -> ImageChain {
+        var tries = 0
+        while true {
+            do throws(ImageError) { return try ImageChain.open(path: image, options: options) } catch {
+                tries += 1
+                guard error.kind == .locked, tries < 40 else { throw error.named(image) }
+                usleep(50_000)
+            }
+        }
     }
 
     // MARK: until the end

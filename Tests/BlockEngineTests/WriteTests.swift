@@ -307,6 +307,16 @@ private final class WriteModel {
         #expect(rig.engine.statistics.syncs == 2)
     }
 
+    @Test("durable zeros on a disk whose flushes are ignored end", .timeLimit(.minutes(5))) func unsafeZeros() throws {
+        let images = try Images()
+        try images.disk("a.raw", size: 1 << 20)
+        let rig = try Rig(try images.open("a.raw", writable: true, format: .raw))
+        rig.engine.writeThrough = true
+        rig.engine.ignoresFlushes = true
+        rig.engine.submit(BlockRequest(.writeZeroes, slot: 0, guest: GuestOffset(0), length: 4096))
+        #expect(rig.wait()?.error == 0)
+    }
+
     @Test("after a flush failed through the page cache, every later one fails") func failedFlushSticks() throws {
         let images = try Images()
         try images.disk("a.raw", size: 1 << 20)

@@ -133,9 +133,13 @@ private enum Load {
     static func verify(_ file: String, _ round: String) -> String {
         "\(job(file, round)) --verify_only"
     }
-    /// Requests are in flight; what fio said if it has given up.
-    static let isRunning =
-        "test $(awk '{ print $1 + $2 }' /sys/block/vda/inflight) -gt 0 || { cat /tmp/fio.out; ! cat /tmp/fio.status; }"
+    /// Requests are in flight. If not, it says what fio has to say.
+    static let isRunning = """
+        test $(awk '{ print $1 + $2 }' /sys/block/vda/inflight) -gt 0 && exit
+        cat /sys/block/vda/inflight /sys/block/vda/stat /tmp/round /tmp/fio.*; ps -o pid,stat,wchan:20,args -C fio
+        dmesg | tail -n 5
+        exit 1
+        """
 
     /// Kills the server at a moment when requests are in flight, and sees that they are waiting.
     static func kill(_ server: DiskServer, in machine: GuestMachine) throws {
