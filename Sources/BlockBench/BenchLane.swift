@@ -75,6 +75,13 @@ func newRing(_ entries: Int) throws(ImageError) -> Ring {
     }
 }
 
+/// What is driven.
+enum LaneWay: Sendable {
+    case socket(VhostLaneMaker)
+    case file(FileLaneMaker)
+    case image(ImageLaneMaker)
+}
+
 /// Makes the lane on the thread that is going to use it: a ring belongs to the thread that made it.
 protocol LaneMaker: Sendable {
     associatedtype Lane: BenchLane

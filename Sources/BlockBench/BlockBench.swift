@@ -71,7 +71,7 @@ public enum BlockBench {
             throw ImageError(.unsupported, "the disk is read-only", advice: "measure reads")
         }
         let length = try frontend.capacity()
-        let makers = try (0..<options.queues).map { _ in
+        let ways = try (0..<options.queues).map { _ in
             guard
                 let ring = SlotRing(
                     frontend.memory.guest, depth: options.depth, blockBytes: options.blockBytes,
@@ -80,13 +80,13 @@ public enum BlockBench {
             let lane = VhostLane(
                 ring, try frontend.addQueue(ring.areas), sleeps: options.wait == .interrupt,
                 hasFlush: frontend.features & VirtioBlk.Feature.flush != 0)
-            return VhostLaneMaker(lane: lane)
+            return LaneWay.socket(VhostLaneMaker(lane: lane))
         }
         try frontend.start()
         let rings = options.packed ? "packed ring" : "split ring"
         let run = BenchRun(options, way: "vhost-user, \(rings)", length: length, server: frontend.connection.peer)
         let watch = BenchWatch(isCancelled: isCancelled, isGone: { frontend.connection.isClosed() })
-        let report = try run.go(makers, watch)
+        let report = try run.go(ways, watch)
         // A back-end that fails to stop is a failure, too; one that has gone is named as such.
         try frontend.stop()
         return report
@@ -111,7 +111,7 @@ public enum BlockBench {
         guard let top = chain.layers.first, top.format == .raw else {
             let run = BenchRun(options, way: "qcow2, qblk's engine", length: chain.size, server: nil)
             let maker = ImageLaneMaker(chain: chain, depth: options.depth, blockBytes: options.blockBytes)
-            return try run.go(Array(repeating: maker, count: options.queues), watch)
+            return try run.go(Array(repeating: .image(maker), count: options.queues), watch)
         }
         let data = chain.files[Int(top.dataFile)]
         let isDirect = open.direct && data.directFD >= 0 && options.blockBytes % data.directOffsetAlignment == 0
@@ -120,7 +120,7 @@ public enum BlockBench {
             options, way: "\(kind), io_uring, \(isDirect ? "direct" : "page cache")", length: data.length, server: nil)
         let maker = FileLaneMaker(
             file: data, direct: isDirect, depth: options.depth, blockBytes: options.blockBytes)
-        let report = try run.go(Array(repeating: maker, count: options.queues), watch)
+        let report = try run.go(Array(repeating: .file(maker), count: options.queues), watch)
         // Until here: the locks hang on its files.
         return withExtendedLifetime(chain) { report }
     }
@@ -140,16 +140,16 @@ private struct BenchRun {
         self.server = server
     }
 
-    func go<Maker: LaneMaker>(_ makers: [Maker], _ watch: BenchWatch) throws -> BenchReport {
+    func go(_ ways: [LaneWay], _ watch: BenchWatch) throws -> BenchReport {
         let blocks = try options.blocks(of: length)
         let gate = BenchGate()
-        let count = makers.count
-        for (queue, maker) in makers.enumerated() {
+        let count = ways.count
+        var threads: [StartedThread] = []
+        for (queue, way) in ways.enumerated() {
             let share = options.requests.map { $0 / UInt64(count) + (UInt64(queue) < $0 % UInt64(count) ? 1 : 0) }
             let work = BenchThread(
-                maker: maker, options: options, blocks: blocks, queue: queue, limit: share ?? .max, gate: gate)
-            // They end by themselves; the gate tells when.
-            _ = try WorkerThread.start("bench-\(queue)", work)
+                way: way, options: options, blocks: blocks, queue: queue, limit: share ?? .max, gate: gate)
+            threads.append(StartedThread(try WorkerThread.start("bench-\(queue)", work)))
         }
         gate.awaitAll(count, watch)
         let before = server.flatMap { BenchClock.processCPU($0) }
@@ -160,6 +160,8 @@ private struct BenchRun {
         let wasInterrupted = watch.isCancelled()
         gate.open(.readingBack, until: 0)
         gate.awaitEnd(count, watch)
+        // With them go the files they hold, and the locks on these.
+        for thread in threads { thread.join() }
         return try report(gate, server: (before, after), wasInterrupted)
     }
 

@@ -5,6 +5,8 @@ import TestKit
 import Testing
 @testable import BlockBench
 
+// One after another: a process that another test is about to start has this one's locks until its exec.
+@Suite(.serialized)
 struct TargetTests {
     private static func disk(_ bytes: Int = 4 << 20) throws -> String {
         let path = try Scratch.newFile("disk")

@@ -23,7 +23,8 @@ public final class StorageDaemon {
                 + "writable=\(writable ? "on" : "off")",
         ]).spawn()
         let end = Date(timeIntervalSinceNow: 20)
-        while access(socket, F_OK) != 0 {
+        // The file is there before somebody listens.
+        while !DiskServer.listens(socket) {
             guard Date() < end, kill(running.pid, 0) == 0 else {
                 throw CommandFailure(outcome: running.wait(deadline: 0))
             }
