@@ -46,7 +46,7 @@ fuzz: test-deps ## the fuzzers, a minute each
 	@tools/fuzz/run 60 && tools/fuzz-virtqueue/run 60 && tools/fuzz-vhost-user/run 60
 
 fuzz-smoke: test-deps ## a short run of each fuzzer, the same each time, after it has found a planted bug
-	@tools/fuzz/run smoke && tools/fuzz-virtqueue/run smoke
+	@tools/fuzz/run smoke && tools/fuzz-virtqueue/run smoke && tools/fuzz-vhost-user/run smoke
 
 cost: test-deps ## instructions a request costs, held against the recorded ones
 	@tools/worker-cost/cost --check

@@ -97,6 +97,9 @@ public final class MockDriver {
             device: GuestAddress(deviceArea))
     }
 
+    /// Descriptors that a chain may have now.
+    public var room: Int { isPacked ? (free.isEmpty ? 0 : freeEntries) : free.count }
+
     // MARK: publish
 
     /// Makes a chain available; its head or id, or nil when the ring is full.

@@ -18,9 +18,11 @@ public struct RunningCommand: Sendable {
         var status: Int32 = 0
         var usage = rusage()
         var timedOut = false
+        var stood = ""
         var pause: useconds_t = 500
         while wait4(pid, &status, WNOHANG, &usage) == 0 {
             if now() - started > deadline {
+                if !timedOut { stood = whereItStands() }
                 timedOut = true
                 kill(-pid, SIGKILL)
             }
@@ -38,7 +40,19 @@ public struct RunningCommand: Sendable {
         return Outcome(
             command: line, exit: signal == nil ? (status >> 8) & 0xff : nil, signal: signal, timedOut: timedOut,
             seconds: elapsed, cpuSeconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-            peakBytes: measured?.peakBytes, output: text(outputFile), errors: text(errorFile))
+            peakBytes: measured?.peakBytes, output: text(outputFile), errors: text(errorFile) + stood)
+    }
+
+    /// What each thread of the child waits for, as far as the kernel says: the first question about one that hangs.
+    private func whereItStands() -> String {
+        let tasks = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")) ?? []
+        return tasks.sorted().map { task in
+            let place = "/proc/\(pid)/task/\(task)"
+            let state = text("\(place)/stat").split(separator: ")").last?.prefix(2) ?? ""
+            let stack = text("\(place)/stack").split(separator: "\n").map { $0.drop { $0 != " " }.dropFirst() }
+            return "\n\(text("\(place)/comm").dropLast()):\(state) in \(text("\(place)/wchan")): "
+                + stack.joined(separator: " < ")
+        }.joined()
     }
 
     /// Waits until the child has become `program`: a shell that opens files and then execs has opened them by then.

@@ -164,16 +164,32 @@ struct Conversation {
 
     // MARK: transport
 
+    /// What the socket is ready for in time, or 0. libFuzzer's alarm, which comes twice a minute, is no answer.
+    private func wait(_ events: Int32, milliseconds: Int32) -> Int32 {
+        var entry = pollfd(fd: socket.raw, events: Int16(events), revents: 0)
+        while true {
+            let result = poll(&entry, 1, milliseconds)
+            if result >= 0 { return result > 0 ? Int32(entry.revents) : 0 }
+            guard errno == EINTR else { stop("poll fails") }
+        }
+    }
+
     private mutating func send(_ bytes: [UInt8], _ fds: [Int32]) {
         guard isOpen, !bytes.isEmpty else { return }
+        // The server stops listening while its answers are not taken; who only talked would wait for ever.
+        while true {
+            let events = wait(POLLIN | POLLOUT, milliseconds: 20_000)
+            guard events != 0 else { stop("the server neither talks nor listens") }
+            if events & POLLOUT != 0 { break }
+            guard receive() else { return isOpen = false }
+        }
         do { try DescriptorMessage.send(bytes, descriptors: fds, over: socket.raw) } catch { isOpen = false }
     }
 
     /// Waits until everything before is done. What was cut off may swallow the question: then there is no answer.
     private mutating func sync() {
         send(MessageHeader.bare(FrontendRequest.getQueueNum), [])
-        var entry = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
-        if poll(&entry, 1, 5) > 0 { _ = receive() }
+        if wait(POLLIN, milliseconds: 5) != 0 { _ = receive() }
     }
 
     /// What is there; false at the end.
@@ -191,8 +207,7 @@ struct Conversation {
     mutating func finish() {
         shutdown(socket.raw, Int32(SHUT_WR))
         while true {
-            var entry = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
-            guard poll(&entry, 1, 20_000) > 0 else { stop("the server hangs") }
+            guard wait(POLLIN, milliseconds: 20_000) != 0 else { stop("the server hangs") }
             if !receive() { break }
         }
         judge()
