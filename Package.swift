@@ -170,5 +170,6 @@ let package = Package(
             name: "VirtqueueTests", dependencies: ["Virtqueue", "VirtqueueMock", "CountAllocations", "DiskTypes"],
             swiftSettings: house),
         .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
+        .testTarget(name: "QCOW2WriterTests", dependencies: ["QCOW2", "DiskTypes", "TestKit"], swiftSettings: house),
     ]
 )

@@ -34,8 +34,8 @@ struct EntryRules: Sendable {
     let subclusters: Bool
     let external: Bool
     /// Bytes of the file that holds the tables, and of the one that holds the data.
-    let fileLength: UInt64
-    let dataLength: UInt64
+    var fileLength: UInt64
+    var dataLength: UInt64
     let areas: MetadataAreas
 
     var clusterSize: UInt64 { 1 << clusterBits }

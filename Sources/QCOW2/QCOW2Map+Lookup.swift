@@ -41,7 +41,7 @@ extension QCOW2Map {
         let indexInTable = UInt64(slice) & ((1 << (coverageBits - sliceCoverageBits)) - 1)
         return TableRead(
             layer: 0, file: 0, host: HostOffset(l2Table + indexInTable * sliceBytes), length: UInt32(sliceBytes),
-            token: UInt64(slice))
+            token: UInt64(slice) | UInt64(cache.generation(slice)) << 32)
     }
 
     /// Whole L2 tables are missing: one extent over all that follow, without visiting what was not asked for.

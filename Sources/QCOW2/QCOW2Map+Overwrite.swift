@@ -57,7 +57,7 @@ extension QCOW2Map {
     }
 
     /// Which word of its slice holds the entry of `guest`.
-    private func entryIndex(_ guest: GuestOffset) -> Int {
+    func entryIndex(_ guest: GuestOffset) -> Int {
         let perSlice = 1 << Int(truncatingIfNeeded: sliceCoverageBits - clusterBits)
         let index = Int(truncatingIfNeeded: guest.bytes >> clusterBits) & (perSlice - 1)
         return rules.subclusters ? 2 * index : index
@@ -73,8 +73,11 @@ extension QCOW2Map {
         return view[index + 1] >> (guest.bytes >> subclusterBits & 31) & 1 != 0 ? at : nil
     }
 
+    /// A standard entry whose cluster may be overwritten.
+    func isInPlace(_ word: MappingWord) -> Bool { word.isOverwritable || isFirstOfExternal(word) }
+
     /// Offset 0 is a place like any other in an external data file, where COPIED says whether it is mapped.
-    private func isFirstOfExternal(_ word: MappingWord) -> Bool {
+    func isFirstOfExternal(_ word: MappingWord) -> Bool {
         rules.external && word.raw == MappingWord.copied
     }
 

@@ -3,7 +3,7 @@
 
 public import DiskTypes
 
-/// The map of an image's active state, or of one of its snapshots. Read-only.
+/// The map of an image's active state, or of one of its snapshots. A `QCOW2Writer` changes it, nobody else does.
 public final class QCOW2Map: BlockMap {
     public let size: UInt64
     public let clusterSize: UInt64
@@ -15,8 +15,10 @@ public final class QCOW2Map: BlockMap {
     let sliceCoverageBits: UInt64
     let sliceBytes: UInt64
     let subclusterBits: UInt64
-    let l1: ContiguousArray<UInt64>
+    let l1: L1Table
     let cache: TableCache
+    /// Where the file ends that holds the tables, and the one that holds the data: writing moves it.
+    let ends: FileEnds
 
     /// `dataLength`: bytes of the external data file, nil where data is in the image itself.
     /// `cacheLimit`: bytes of L2 table to keep; what the whole image needs is enough.
@@ -37,7 +39,11 @@ public final class QCOW2Map: BlockMap {
             clusterBits: UInt64(header.clusterBits), version: header.version, subclusters: header.hasSubclusters,
             external: header.hasExternalData, fileLength: source.length, dataLength: dataLength ?? source.length,
             areas: MetadataAreas(header, l1Offset: l1Offset, l1Bytes: needed * 8))
-        l1 = try Self.readL1(source, at: l1Offset, entries: needed, rules)
+        ends = FileEnds(file: rules.fileLength, data: rules.dataLength)
+        guard let l1 = L1Table(try Self.readL1(source, at: l1Offset, entries: needed, rules)) else {
+            throw ImageError(.system, "there is not enough memory for the L1 table")
+        }
+        self.l1 = l1
         sliceBytes = Self.sliceSize(clusterSize: header.clusterSize, l2Tables: needed)
         let entriesPerSlice = sliceBytes / header.l2EntryBytes
         sliceCoverageBits = UInt64(entriesPerSlice.trailingZeroBitCount) + UInt64(header.clusterBits)
@@ -91,7 +97,9 @@ public final class QCOW2Map: BlockMap {
     }
 
     public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
-        let slice = Int(table.token)
+        let slice = Int(table.token & 0xffff_ffff)
+        let generation = UInt32(truncatingIfNeeded: table.token >> 32)
+        let rules = ends.current(rules)
         let guestStart = UInt64(slice) << sliceCoverageBits
         let l2Table = MappingWord(l1[Int(guestStart >> coverageBits)]).offset
         let available = bytes.count / 8
@@ -101,14 +109,14 @@ public final class QCOW2Map: BlockMap {
         }
         let isShared = l1[Int(guestStart >> coverageBits)] & MappingWord.copied == 0
         guard rules.subclusters else {
-            cache.insert(slice) { i in
+            cache.insert(slice, generation: generation) { i in
                 guard i < available else { return missing }
                 let judged = rules.judgeL2(word(i), guest: guestStart + UInt64(i) << clusterBits, table: l2Table)
                 return isShared ? MappingWord(judged).ofSharedTable.raw : judged
             }
             return
         }
-        cache.insert(slice) { i in
+        cache.insert(slice, generation: generation) { i in
             let first = i & ~1
             guard first + 1 < available else { return i == first ? missing : 0 }
             let pair = rules.judgeExtended(

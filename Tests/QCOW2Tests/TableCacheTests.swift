@@ -29,14 +29,56 @@ import Testing
     }
 
     @Test func viewDoesNotHoldOnceItsSliceIsGone() throws {
-        let cache = try #require(TableCache(tables: 10, wordsPerSlice: 4, byteLimit: 0))
-        #expect(cache.slots == 2 && cache.view(5) == nil)
+        let cache = try #require(TableCache(tables: 40, wordsPerSlice: 4, byteLimit: 0))
+        #expect(cache.slots == 8 && cache.view(5) == nil)
         cache.insert(5) { Self.word(5, $0) }
         let view = try #require(cache.view(5))
-        for table in 6..<10 { cache.insert(table) { Self.word(table, $0) } }
+        for table in 6..<40 { cache.insert(table) { Self.word(table, $0) } }
         #expect(!cache.holds(view) && cache.view(5) == nil)
         cache.insert(5) { Self.word(5, $0) }
         #expect(!cache.holds(view) && cache.view(5) != nil)
+    }
+
+    /// Its table may have changed, been written and left memory in the meantime.
+    @Test func aSliceReadBeforeAnotherCameAndWentIsNotTaken() throws {
+        let cache = try #require(TableCache(tables: 40, wordsPerSlice: 4, byteLimit: 0))
+        let old = cache.generation(5)
+        cache.insert(5) { Self.word(5, $0) }
+        for table in 6..<40 { cache.insert(table) { Self.word(table, $0) } }
+        cache.insert(5, generation: old) { _ in 99 }
+        #expect(cache.view(5) == nil)
+        cache.outdate(7)
+    }
+
+    @Test func aPinnedSliceStaysAndHalfOfAllCanBe() throws {
+        let cache = try #require(TableCache(tables: 60, wordsPerSlice: 4, byteLimit: 0))
+        for table in 0..<8 { cache.insert(table) { Self.word(table, $0) } }
+        for table in 0..<4 { #expect(cache.pin(table) == true) }
+        #expect(cache.pin(4) == nil && cache.pin(0) == true && cache.pin(50) == false)
+        for table in 8..<60 { cache.insert(table) { Self.word(table, $0) } }
+        for table in 0..<4 { #expect(cache.view(table)?[1] == Self.word(table, 1)) }
+        cache.unpin(1)
+        #expect(cache.pin(59) == true)
+    }
+
+    @Test func aPairIsSeenWholeWhileItChanges() throws {
+        let cache = try #require(TableCache(tables: 8, wordsPerSlice: 64, byteLimit: 0))
+        cache.insert(3) { _ in 0 }
+        _ = cache.pin(3)
+        let done = Atomic<Bool>(false)
+        let torn = Atomic<Int>(0)
+        DispatchQueue.concurrentPerform(iterations: 2) { thread in
+            if thread == 0 {
+                for i in 1...200_000 { cache.setPair(3, 6, UInt64(i), UInt64(i)) }
+                return done.store(true, ordering: .releasing)
+            }
+            while !done.load(ordering: .acquiring) {
+                guard let view = cache.view(3) else { continue }
+                let (first, second) = (view[6], view[7])
+                if cache.holds(view), first != second { torn.add(1, ordering: .relaxed) }
+            }
+        }
+        #expect(torn.load(ordering: .relaxed) == 0)
     }
 
     @Test func secondInsertOfASliceChangesNothing() throws {
@@ -46,7 +88,7 @@ import Testing
         #expect(cache.view(1)?[0] == 7)
     }
 
-    @Test(arguments: [2, 3, 16]) func raceWithEviction(_ slots: Int) throws {
+    @Test(arguments: [8, 9, 16]) func raceWithEviction(_ slots: Int) throws {
         let words = 256
         let cache = try #require(TableCache(tables: 24, wordsPerSlice: words, byteLimit: UInt64(slots * words * 8)))
         let wrong = Atomic<Int>(0)
@@ -88,4 +130,9 @@ import Testing
         }
         #expect(first.withLock { $0 } == nil)
     }
+}
+
+extension TableCache {
+    /// Asked for just now.
+    func insert(_ table: Int, _ fill: (Int) -> UInt64) { insert(table, generation: generation(table), fill) }
 }

@@ -1,0 +1,65 @@
+// Why this file exists: a cluster that holds a table must never be given to data, whatever its refcount says: that is how
+// one damaged refcount ruins a whole image. Before the first write all tables are listed.
+
+public import DiskTypes
+
+extension QCOW2Writer {
+    /// Opens an image for writing: reads its refcount table and notes where its tables are. `map` is that of the active
+    /// state.
+    public convenience init(
+        _ image: QCOW2Image, map: QCOW2Map, storage: some ResizableStorage, hasBacking: Bool
+    ) throws(ImageError) {
+        let header = image.header
+        let bytes = Int(header.refcountTableClusters) << Int(header.clusterBits)
+        let raw = BigEndianBytes(
+            try storage.readAll(at: header.refcountTableOffset, count: bytes, what: "the refcount table"))
+        var table: [UInt64] = []
+        table.reserveCapacity(bytes / 8)
+        for i in 0..<bytes / 8 {
+            let entry = try raw.u64(at: 8 * i) & ~511
+            guard entry & (header.clusterSize - 1) == 0, entry == 0 || entry < storage.length else {
+                throw .malformed(
+                    "a refcount block lies at an impossible place", at: header.refcountTableOffset + UInt64(8 * i),
+                    advice: "repair the image with qblk check -r all")
+            }
+            table.append(entry)
+        }
+        var clusters = MetadataClusters(header)
+        for entry in table where entry != 0 { clusters.add(HostOffset(entry), header.clusterSize) }
+        for i in 0..<map.l1.count {
+            let word = MappingWord(map.l1[i])
+            if word.offset != 0, !word.isDamaged { clusters.add(HostOffset(word.offset), header.clusterSize) }
+        }
+        for snapshot in (try? image.snapshots.get()) ?? [] {
+            clusters.add(snapshot.l1Offset, UInt64(snapshot.l1Entries) * 8)
+        }
+        for bitmap in (try? image.bitmaps.get()) ?? [] {
+            clusters.add(bitmap.table, UInt64(bitmap.tableEntries) * 8)
+        }
+        if let directory = image.extensions.bitmaps { clusters.add(directory.directory, directory.directoryBytes) }
+        self.init(
+            image, map: map, refcountTable: table, metadata: clusters.set, fileLength: storage.length,
+            canGrow: storage.canGrow, hasBacking: hasBacking)
+    }
+}
+
+/// The clusters of an image's tables, but those of its snapshots' L2 tables.
+private struct MetadataClusters {
+    private(set) var set: Set<UInt64> = []
+    private let bits: UInt64
+
+    init(_ header: Header) {
+        bits = UInt64(header.clusterBits)
+        add(HostOffset(0), header.clusterSize)
+        add(header.l1Offset, UInt64(header.l1Entries) * 8)
+        add(header.refcountTableOffset, UInt64(header.refcountTableClusters) * header.clusterSize)
+        if header.snapshotCount > 0 { add(header.snapshotsOffset, UInt64(header.snapshotCount) * 40) }
+    }
+
+    mutating func add(_ start: HostOffset, _ bytes: UInt64) {
+        guard bytes > 0 else { return }
+        let (end, overflow) = start.bytes.addingReportingOverflow(bytes - 1)
+        guard !overflow else { return }
+        for cluster in start.bytes >> bits...end >> bits { set.insert(cluster) }
+    }
+}

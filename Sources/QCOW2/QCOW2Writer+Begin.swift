@@ -1,0 +1,230 @@
+// Why this file exists: where new bytes go. Whole clusters get a run of host clusters at once; a part of a cluster gets one
+// cluster, or with extended L2 entries just the subclusters it touches.
+
+public import DiskTypes
+import Synchronization
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
+extension QCOW2Writer {
+    /// Leave to write up to `length` (> 0) bytes at `guest`, which must lie inside the disk.
+    public func begin(_ guest: GuestOffset, length: UInt64) -> WriteGrant {
+        state.withLock { state in
+            guard !state.isCorrupt else { return .failed(EIO) }
+            guard state.isPrepared else { return want(.preparation, &state) }
+            let cluster = guest.bytes >> map.clusterBits
+            if let wait = withoutTable(guest, &state) { return wait }
+            let slice = Int(truncatingIfNeeded: guest.bytes >> map.sliceCoverageBits)
+            switch map.cache.pin(slice) {
+            case nil: return want(.writeBack, &state)
+            case false?:
+                let table = MappingWord(map.l1[Int(guest.bytes >> map.coverageBits)]).offset
+                return .needs(map.tableRead(slice, l2Table: table))
+            case true?: break
+            }
+            let grant =
+                state.inFlight.contains(cluster) ? .busy : grant(guest, length, slice: slice, &state)
+            guard case .ticket(let ticket) = grant else {
+                map.cache.unpin(slice)
+                return grant
+            }
+            for i in 0..<ticket.clusters { state.inFlight.insert(cluster + i) }
+            return grant
+        }
+    }
+
+    /// What a write must wait for that has no L2 table of its own; nil when it has one.
+    func withoutTable(_ guest: GuestOffset, _ state: inout State) -> WriteGrant? {
+        let index = Int(truncatingIfNeeded: guest.bytes >> map.coverageBits)
+        let entry = MappingWord(map.l1[index])
+        if entry.isDamaged { return .failed(EIO) }
+        if entry.raw == 0 || entry.raw & MappingWord.copied == 0 { return want(.table(index), &state) }
+        return nil
+    }
+
+    /// Asks the helper thread, unless it has tried and failed.
+    func want(_ want: Want, _ state: inout State) -> WriteGrant {
+        if let error = state.failures.removeValue(forKey: want) { return .failed(error) }
+        state.wanted.add(want)
+        return .wants
+    }
+
+    private func grant(_ guest: GuestOffset, _ length: UInt64, slice: Int, _ state: inout State) -> WriteGrant {
+        let inCluster = guest.bytes & (map.clusterSize - 1)
+        let word = MappingWord(map.cache.word(slice, map.entryIndex(guest)))
+        if word.isDamaged { return .failed(EIO) }
+        let isAligned = inCluster == 0 && length >= map.clusterSize
+        if map.rules.subclusters {
+            let bits = map.cache.word(slice, map.entryIndex(guest) + 1)
+            if isOwn(word) { return grantInside(guest, length, word, bits) }
+            if isAligned { return grantRun(guest, length, slice, &state) }
+            return grantSubclusters(guest, length, word, bits, &state)
+        }
+        if map.isInPlace(word) { return .inPlace }
+        if isAligned, !isOwn(word) { return grantRun(guest, length, slice, &state) }
+        return grantCluster(guest, length, word, &state)
+    }
+
+    /// The cluster is this image's alone, whether it is read or not.
+    func isOwn(_ word: MappingWord) -> Bool {
+        !word.isCompressed && word.raw & MappingWord.copied != 0 && (word.offset != 0 || map.rules.external)
+    }
+
+    // MARK: kinds of tickets
+
+    /// Whole clusters, as many in a row as are free in a row.
+    private func grantRun(_ guest: GuestOffset, _ length: UInt64, _ slice: Int, _ state: inout State) -> WriteGrant {
+        let first = guest.bytes >> map.clusterBits
+        let inSlice = UInt64(1) << (map.sliceCoverageBits - map.clusterBits)
+        let most = min(length >> map.clusterBits, inSlice - first & (inSlice - 1))
+        var count: UInt64 = 1
+        while count < most, !state.inFlight.contains(first + count) {
+            let next = MappingWord(
+                map.cache.word(slice, map.entryIndex(GuestOffset((first + count) << map.clusterBits))))
+            guard !next.isDamaged, !isOwn(next) else { break }
+            count += 1
+        }
+        return allocate(Int(count), at: guest, &state) { host, count, _ in
+            WriteTicket(
+                guest: guest, length: UInt64(count) << self.map.clusterBits, host: host, rest: .nothing,
+                isNew: !self.map.rules.external, isWhole: true, clusters: UInt64(count))
+        }
+    }
+
+    /// One cluster, written in part: all of it is valid afterwards.
+    private func grantCluster(
+        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ state: inout State
+    ) -> WriteGrant {
+        let start = GuestOffset(guest.bytes & ~(map.clusterSize - 1))
+        let isAll = guest.bytes == start.bytes && length >= map.clusterSize
+        if isOwn(word) {
+            // A zero cluster that kept its place.
+            return .ticket(
+                WriteTicket(
+                    guest: start, length: map.clusterSize, host: HostOffset(word.offset),
+                    rest: isAll ? .nothing : .zeros, isNew: false, isWhole: true, clusters: 1))
+        }
+        let old: WriteTicket.Rest = isAll ? .nothing : readsAsZeros(word) ? .zeros : .old
+        return allocate(1, at: start, &state) { host, _, isUntouched in
+            WriteTicket(
+                guest: start, length: self.map.clusterSize, host: host,
+                rest: old == .zeros && isUntouched ? .nothing : old, isNew: !self.map.rules.external, isWhole: true,
+                clusters: 1)
+        }
+    }
+
+    private func readsAsZeros(_ word: MappingWord) -> Bool {
+        if word.isCompressed { return false }
+        return word.hasZeroFlag || (word.offset == 0 && !hasBacking)
+    }
+
+    /// Subclusters of a cluster that has its place already.
+    private func grantInside(
+        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ bits: UInt64
+    ) -> WriteGrant {
+        let first = Int(guest.bytes >> map.subclusterBits & 31)
+        if bits >> UInt64(first) & 1 != 0 { return .inPlace }
+        let units = touched(guest, length)
+        var last = first
+        while last < units.upperBound, bits >> UInt64(last) & 1 == 0 { last += 1 }
+        let range = first..<last
+        return .ticket(
+            ticket(
+                guest, length, range, host: word.offset, rest: rest(guest, length, range, bits), isNew: false))
+    }
+
+    /// Subclusters of a new cluster. What is compressed or shared comes along as a whole.
+    private func grantSubclusters(
+        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ bits: UInt64, _ state: inout State
+    ) -> WriteGrant {
+        let start = GuestOffset(guest.bytes & ~(map.clusterSize - 1))
+        if word.isCompressed || bits & 0xffff_ffff != 0 { return grantCluster(guest, length, word, &state) }
+        let units = touched(guest, length)
+        let old = rest(guest, length, units, bits)
+        return allocate(1, at: start, &state) { host, _, isUntouched in
+            self.ticket(
+                guest, length, units, host: host.bytes, rest: old == .zeros && isUntouched ? .nothing : old,
+                isNew: !self.map.rules.external)
+        }
+    }
+
+    /// The subclusters of the cluster of `guest` that a write touches.
+    private func touched(_ guest: GuestOffset, _ length: UInt64) -> Range<Int> {
+        let inCluster = guest.bytes & (map.clusterSize - 1)
+        let end = min(inCluster + length, map.clusterSize)
+        let first = Int(inCluster >> map.subclusterBits)
+        return first..<max(first + 1, Int((end + (1 << map.subclusterBits) - 1) >> map.subclusterBits))
+    }
+
+    private func rest(_ guest: GuestOffset, _ length: UInt64, _ units: Range<Int>, _ bits: UInt64) -> WriteTicket.Rest {
+        let mask = (UInt64(1) << map.subclusterBits) - 1
+        let inCluster = guest.bytes & (map.clusterSize - 1)
+        let end = inCluster + length
+        let unitsEnd = UInt64(units.upperBound) << map.subclusterBits
+        var partial: [Int] = []
+        if inCluster & mask != 0 { partial.append(units.lowerBound) }
+        if end < unitsEnd { partial.append(units.upperBound - 1) }
+        if partial.isEmpty { return .nothing }
+        let zeros = partial.allSatisfy { bits >> UInt64($0 + 32) & 1 != 0 || !hasBacking }
+        return zeros ? .zeros : .old
+    }
+
+    private func ticket(
+        _ guest: GuestOffset, _ length: UInt64, _ units: Range<Int>, host cluster: UInt64, rest: WriteTicket.Rest,
+        isNew: Bool
+    ) -> WriteTicket {
+        let start = guest.bytes & ~(map.clusterSize - 1)
+        let offset = UInt64(units.lowerBound) << map.subclusterBits
+        return WriteTicket(
+            guest: GuestOffset(start + offset), length: UInt64(units.count) << map.subclusterBits,
+            host: HostOffset(cluster + offset), rest: rest, isNew: isNew, isWhole: false, clusters: 1)
+    }
+
+    // MARK: host clusters
+
+    /// Host clusters for up to `count` guest clusters at `guest`. In an external data file they have their place.
+    private func allocate(
+        _ count: Int, at guest: GuestOffset, _ state: inout State,
+        _ make: (HostOffset, _ count: Int, _ isUntouched: Bool) -> WriteTicket
+    ) -> WriteGrant {
+        if map.rules.external {
+            let end = guest.bytes + UInt64(count) << map.clusterBits
+            map.ends.grow(data: end)
+            return .ticket(make(HostOffset(guest.bytes), count, false))
+        }
+        let clusters: Range<UInt64>
+        do throws(RefcountStore.Lack) { clusters = try allocateClusters(count, &state) } catch {
+            return lacks(error, &state)
+        }
+        if canGrow, clusters.upperBound << map.clusterBits > state.fileLength {
+            // Taken back: they are the first to be taken when the file is longer.
+            for cluster in clusters { _ = try? state.refcounts.release(cluster) }
+            return want(.room, &state)
+        }
+        let isUntouched = clusters.lowerBound >= state.untouched
+        state.untouched = state.untouched == .max ? .max : max(state.untouched, clusters.upperBound)
+        return .ticket(make(HostOffset(clusters.lowerBound << map.clusterBits), clusters.count, isUntouched))
+    }
+
+    private func allocateClusters(_ count: Int, _ state: inout State) throws(RefcountStore.Lack) -> Range<UInt64> {
+        let clusters = try state.refcounts.allocate(count)
+        map.ends.grow(file: state.refcounts.end << map.clusterBits)
+        map.ends.grow(data: state.refcounts.end << map.clusterBits)
+        return clusters
+    }
+
+    func lacks(_ lack: RefcountStore.Lack, _ state: inout State) -> WriteGrant {
+        switch lack {
+        case .block(let b): return want(.block(b), &state)
+        case .full: return .failed(ENOSPC)
+        case .corrupt:
+            state.isCorrupt = true
+            state.wanted.add(.corruption)
+            return .failed(EIO)
+        }
+    }
+}

@@ -1,0 +1,79 @@
+// Why this file exists: the moment at which new bytes become the guest's: they are written, and the entry that names them
+// changes in memory. What the entry named before is given up, but not free before the disk has forgotten it, too.
+
+import DiskTypes
+import Synchronization
+
+extension QCOW2Writer {
+    /// Ends a ticket. `isWritten`: all bytes that it asked for are in the file; else nothing changes.
+    public func finish(_ ticket: WriteTicket, isWritten: Bool) {
+        state.withLock { state in
+            let first = ticket.guest.bytes >> map.clusterBits
+            let slice = Int(truncatingIfNeeded: ticket.guest.bytes >> map.sliceCoverageBits)
+            for i in 0..<ticket.clusters {
+                if isWritten { link(ticket, first + i, slice, &state) }
+                state.inFlight.remove(first + i)
+            }
+            if !isWritten, ticket.isNew {
+                let host = ticket.host.bytes >> map.clusterBits
+                // Their block was in memory a moment ago, dirty, and is so still.
+                for i in 0..<ticket.clusters { _ = try? state.refcounts.release(host + i) }
+            }
+            map.cache.unpin(slice)
+        }
+    }
+
+    private func link(_ ticket: WriteTicket, _ cluster: UInt64, _ slice: Int, _ state: inout State) {
+        let index = map.entryIndex(GuestOffset(cluster << map.clusterBits))
+        let old = MappingWord(map.cache.word(slice, index))
+        let host =
+            (ticket.host.bytes >> map.clusterBits + cluster - ticket.guest.bytes >> map.clusterBits)
+            << map.clusterBits
+        if ticket.isNew { unlink(old, &state) }
+        guard map.rules.subclusters else {
+            return change(slice, index, host | MappingWord.copied, &state)
+        }
+        var bits: UInt64 = 0xffff_ffff
+        if !ticket.isWhole {
+            let first = ticket.guest.bytes >> map.subclusterBits & 31
+            let units = (UInt64(1) << (ticket.length >> map.subclusterBits) - 1) << first
+            bits = (map.cache.word(slice, index + 1) | units) & ~(units << 32)
+        }
+        changePair(slice, index, host | MappingWord.copied, bits, &state)
+    }
+
+    // MARK: entries
+
+    /// The references that an entry has are given up, once the disk has its successor.
+    func unlink(_ word: MappingWord, _ state: inout State) {
+        guard !map.rules.external else { return }
+        if word.isCompressed {
+            let stream = map.rules.compressedRange(word.raw)
+            let last = (stream.host + stream.bytes - 1) >> map.clusterBits
+            for cluster in stream.host >> map.clusterBits...last { state.unlinked.append((cluster, 1)) }
+        } else if word.offset != 0, !word.isDamaged {
+            state.unlinked.append((word.offset >> map.clusterBits, 1))
+        }
+    }
+
+    func change(_ slice: Int, _ index: Int, _ word: UInt64, _ state: inout State) {
+        map.cache.set(slice, index, word)
+        markDirty(slice, index, &state)
+    }
+
+    func changePair(_ slice: Int, _ index: Int, _ first: UInt64, _ second: UInt64, _ state: inout State) {
+        map.cache.setPair(slice, index, first, second)
+        markDirty(slice, index, &state)
+        markDirty(slice, index + 1, &state)
+    }
+
+    /// A slice that the disk lacks stays in memory.
+    private func markDirty(_ slice: Int, _ index: Int, _ state: inout State) {
+        if state.dirtySlices[slice] == nil {
+            // It is pinned for the ticket: one more reason is always granted.
+            _ = map.cache.pin(slice)
+            state.dirtySlices[slice] = [UInt64](repeating: 0, count: (map.cache.wordsPerSlice + 63) / 64)
+        }
+        state.dirtySlices[slice]?[index >> 6] |= 1 << UInt64(index & 63)
+    }
+}

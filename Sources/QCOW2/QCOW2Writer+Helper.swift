@@ -1,0 +1,147 @@
+// Why this file exists: what a write must wait for: a table that must exist first, refcounts that are on the disk, a longer
+// file. One helper thread does all of it, with plain reads and writes.
+
+public import DiskTypes
+import Synchronization
+
+extension QCOW2Writer {
+    /// The file grows in steps, so that few writes wait for it.
+    private static let growth: UInt64 = 64 << 20
+
+    /// Does what `begin` wanted. By one thread at a time, the one that also calls `writeBack`.
+    public func fulfil(_ want: Want, _ storage: some ResizableStorage) throws(ImageError) {
+        switch want {
+        case .table(let index): try makeTable(index, storage)
+        case .block(let b):
+            let place = state.withLock { $0.refcounts.table[b] }
+            let bytes = try storage.readAll(
+                at: HostOffset(place), count: Int(map.clusterSize), what: "a refcount block")
+            state.withLock { $0.refcounts.supply(b, bytes) }
+        case .room: try makeRoom(storage)
+        case .preparation: try prepare(storage)
+        case .corruption:
+            guard header.version >= 3 else { return }
+            let features = header.incompatible.union(.corrupt).rawValue
+            try storage.write(at: HostOffset(72), bigEndian(features))
+            try storage.sync()
+        case .writeBack: return
+        }
+    }
+
+    /// The file is longer than all that is allocated, and by a good step.
+    private func makeRoom(_ storage: some ResizableStorage) throws(ImageError) {
+        let (end, length) = state.withLock { ($0.refcounts.end << map.clusterBits, $0.fileLength) }
+        // Clusters were given back when the file was too short: `end` counts them already.
+        guard canGrow, end + 16 * map.clusterSize > length else { return }
+        let target = (max(end, length) + max(Self.growth, 16 * map.clusterSize) - 1) & ~(map.clusterSize - 1)
+        try storage.truncate(to: target)
+        state.withLock { $0.fileLength = target }
+    }
+
+    /// Unused growth is given back. Only when nobody writes any more.
+    public func trim(_ storage: some ResizableStorage, startLength: UInt64) throws(ImageError) {
+        let (end, length) = state.withLock { ($0.refcounts.end << map.clusterBits, $0.fileLength) }
+        let wanted = max(end, startLength)
+        guard canGrow, length > wanted else { return }
+        try storage.truncate(to: wanted)
+        state.withLock { $0.fileLength = wanted }
+    }
+
+    // MARK: L2 tables
+
+    /// A new table, all unallocated, or a copy of one that a snapshot shares. It is whole on the disk before L1 names it,
+    /// here and there.
+    private func makeTable(_ index: Int, _ storage: some ResizableStorage) throws(ImageError) {
+        let old = MappingWord(map.l1[index])
+        guard !old.isDamaged, old.raw & MappingWord.copied == 0 else { return }
+        let size = Int(map.clusterSize)
+        var bytes = [UInt8](repeating: 0, count: size)
+        if old.offset != 0 {
+            bytes = try storage.readAll(at: HostOffset(old.offset), count: size, what: "an L2 table")
+            // What a snapshot shares is nobody's alone.
+            let stride = map.rules.subclusters ? 16 : 8
+            if !map.rules.external { for i in Swift.stride(from: 0, to: size, by: stride) { bytes[i] &= 0x7f } }
+        }
+        let place = HostOffset(try allocateTable(storage))
+        do throws(ImageError) { try storage.write(at: place, bytes) } catch {
+            state.withLock { _ = try? $0.refcounts.release(place.bytes >> map.clusterBits) }
+            throw error
+        }
+        state.withLock { state in
+            if old.offset != 0 { state.unlinked.append((old.offset >> map.clusterBits, 1)) }
+            map.l1.set(index, place.bytes | MappingWord.copied)
+            state.dirtyL1.insert(index)
+            let slices = 1 << Int(map.coverageBits - map.sliceCoverageBits)
+            for slice in index * slices..<(index + 1) * slices { map.cache.outdate(slice) }
+        }
+    }
+
+    private func allocateTable(_ storage: some ResizableStorage) throws(ImageError) -> UInt64 {
+        while true {
+            let result: Result<UInt64, RefcountStore.Lack> = state.withLock { state in
+                do throws(RefcountStore.Lack) {
+                    let cluster = try state.refcounts.allocate(1, asMetadata: true).lowerBound
+                    if state.untouched != .max { state.untouched = max(state.untouched, cluster + 1) }
+                    map.ends.grow(file: state.refcounts.end << map.clusterBits)
+                    map.ends.grow(data: map.rules.external ? 0 : state.refcounts.end << map.clusterBits)
+                    return .success(cluster << map.clusterBits)
+                } catch { return .failure(error) }
+            }
+            switch result {
+            case .success(let place):
+                if canGrow, place + map.clusterSize > state.withLock({ $0.fileLength }) { try makeRoom(storage) }
+                return place
+            case .failure(.block(let b)): try fulfil(.block(b), storage)
+            case .failure(.full): throw ImageError(.system, "there is no room for another table")
+            case .failure(.corrupt(let cluster)):
+                state.withLock { state in
+                    state.isCorrupt = true
+                    state.wanted.add(.corruption)
+                }
+                throw .malformed(
+                    "a free cluster holds metadata: the image is corrupt", at: HostOffset(cluster << map.clusterBits),
+                    advice: "repair it with qblk check -r all")
+            }
+        }
+    }
+
+    // MARK: before the first write
+
+    /// Bitmaps that should follow every write are marked as behind, unknown autoclear features are cleared
+    /// (specification: "autoclear_features", "Bitmap directory entry", in_use).
+    private func prepare(_ storage: some ResizableStorage) throws(ImageError) {
+        guard !state.withLock({ $0.isPrepared }) else { return }
+        var features = header.autoclear.intersection([.bitmaps, .rawExternalData])
+        if header.autoclear.contains(.bitmaps), let directory = bitmapDirectory {
+            do throws(ImageError) { try markBitmaps(directory, storage) } catch {
+                // A directory that cannot be read cannot be marked: the bitmaps are dropped.
+                features.remove(.bitmaps)
+            }
+            try storage.sync()
+        }
+        if features != header.autoclear {
+            try storage.write(at: HostOffset(88), bigEndian(features.rawValue))
+            try storage.sync()
+        }
+        state.withLock { $0.isPrepared = true }
+    }
+
+    private func markBitmaps(
+        _ directory: HeaderExtensions.BitmapsPointer, _ storage: some ResizableStorage
+    ) throws(ImageError) {
+        guard !bitmaps.isEmpty else { throw .malformed("the bitmap directory cannot be read") }
+        let bytes = BigEndianBytes(
+            try storage.readAll(
+                at: directory.directory, count: Int(directory.directoryBytes), what: "the bitmap directory"))
+        var at = 0
+        for _ in bitmaps {
+            let flags = try bytes.u32(at: at + 12)
+            if flags & 2 != 0, flags & 1 == 0 {
+                try storage.write(
+                    at: directory.directory + UInt64(at + 12), Array(bigEndian(UInt64(flags | 1)).suffix(4)))
+            }
+            let size = 24 + Int(try bytes.u32(at: at + 20)) + Int(try bytes.u16(at: at + 18))
+            at += (size + 7) & ~7
+        }
+    }
+}

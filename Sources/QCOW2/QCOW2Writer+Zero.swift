@@ -1,0 +1,143 @@
+// Why this file exists: zeros and discards change the mapping and move no bytes, where the format has an entry for that:
+// whole clusters, or subclusters of extended entries. What it has no entry for is written out.
+
+public import DiskTypes
+import Synchronization
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
+/// What becomes of the place of bytes that are made zero.
+public enum ZeroMode: Sendable {
+    /// It stays the guest's.
+    case keep
+    /// It is given up.
+    case unmap
+    /// It is given up, and the bytes need not even be zero, as long as nothing older shows.
+    case discard
+}
+
+public enum ZeroGrant: Equatable, Sendable {
+    /// So many bytes are dealt with.
+    case done(UInt64)
+    /// So many bytes must be written as zeros.
+    case write(UInt64)
+    case busy
+    case wants
+    case needs(TableRead)
+    case failed(Int32)
+}
+
+extension QCOW2Writer {
+    /// Makes bytes at `guest` zero by their entries: as many of `length` (> 0) as one slice has.
+    public func zero(_ guest: GuestOffset, length: UInt64, _ mode: ZeroMode) -> ZeroGrant {
+        state.withLock { state in
+            guard !state.isCorrupt else { return .failed(EIO) }
+            guard state.isPrepared else { return zeroGrant(want(.preparation, &state)) }
+            let rest = UInt64(1) << map.coverageBits - guest.bytes & (1 << map.coverageBits - 1)
+            // A raw external file has the guest's bytes itself, zeros too; and version 2 has no entry for zeros.
+            let hasEntry = header.version >= 3 || !hasBacking
+            if mode == .discard, isRawExternal || !hasEntry { return .done(min(length, rest)) }
+            if isRawExternal || (!hasEntry || (header.version < 3 && mode == .keep)) {
+                return .write(min(length, map.clusterSize - guest.bytes & (map.clusterSize - 1)))
+            }
+            if map.l1[Int(truncatingIfNeeded: guest.bytes >> map.coverageBits)] == 0, !hasBacking {
+                return .done(min(length, rest))
+            }
+            let unitBits = mode == .discard ? map.clusterBits : map.subclusterBits
+            let units = wholeUnits(guest, length, unitBits)
+            guard units > 0 else {
+                let unit = UInt64(1) << unitBits
+                let part = min(length, unit - guest.bytes & (unit - 1))
+                return mode == .discard ? .done(part) : .write(part)
+            }
+            if let wait = withoutTable(guest, &state) { return zeroGrant(wait) }
+            return zeroUnits(guest, units, mode, &state)
+        }
+    }
+
+    private func zeroGrant(_ grant: WriteGrant) -> ZeroGrant {
+        switch grant {
+        case .failed(let error): .failed(error)
+        case .needs(let table): .needs(table)
+        case .busy: .busy
+        default: .wants
+        }
+    }
+
+    /// How many bytes of whole units begin at `guest`. The disk's last unit may be cut short.
+    private func wholeUnits(_ guest: GuestOffset, _ length: UInt64, _ bits: UInt64) -> UInt64 {
+        let mask = UInt64(1) << bits - 1
+        guard guest.bytes & mask == 0 else { return 0 }
+        let end = guest.bytes + length
+        let stop = end == map.size ? end : end & ~mask
+        return stop > guest.bytes ? stop - guest.bytes : 0
+    }
+
+    private func zeroUnits(_ guest: GuestOffset, _ length: UInt64, _ mode: ZeroMode, _ state: inout State) -> ZeroGrant
+    {
+        let slice = Int(truncatingIfNeeded: guest.bytes >> map.sliceCoverageBits)
+        switch map.cache.pin(slice) {
+        case nil: return zeroGrant(want(.writeBack, &state))
+        case false?:
+            let table = MappingWord(map.l1[Int(guest.bytes >> map.coverageBits)]).offset
+            return .needs(map.tableRead(slice, l2Table: table))
+        case true?: break
+        }
+        defer { map.cache.unpin(slice) }
+        let end = min(guest.bytes + length, UInt64(slice + 1) << map.sliceCoverageBits)
+        var at = guest.bytes
+        while at < end {
+            guard !state.inFlight.contains(at >> map.clusterBits) else { break }
+            let index = map.entryIndex(GuestOffset(at))
+            let clusterEnd = (at >> map.clusterBits + 1) << map.clusterBits
+            let word = MappingWord(map.cache.word(slice, index))
+            if word.isDamaged { return at > guest.bytes ? .done(at - guest.bytes) : .failed(EIO) }
+            let stop = min(clusterEnd, end)
+            if map.rules.subclusters, word.isCompressed,
+                at & (map.clusterSize - 1) != 0 || stop < min(clusterEnd, map.size)
+            {
+                // A part of a compressed cluster has no bits of its own.
+                return at > guest.bytes ? .done(at - guest.bytes) : .write(stop - at)
+            }
+            if map.rules.subclusters {
+                zeroExtended(slice, index, word, from: at, to: stop, mode, &state)
+            } else {
+                zeroStandard(slice, index, word, mode, &state)
+            }
+            at = stop
+        }
+        return at > guest.bytes ? .done(at - guest.bytes) : .busy
+    }
+
+    private func zeroStandard(_ slice: Int, _ index: Int, _ word: MappingWord, _ mode: ZeroMode, _ state: inout State) {
+        let keeps = mode == .keep && isOwn(word)
+        let none: UInt64 = header.version >= 3 ? MappingWord.zeroFlag : 0
+        // Discarded bytes that nothing was ever written to stay what they are.
+        if word.raw == 0, !hasBacking { return }
+        let new = keeps ? word.raw | MappingWord.zeroFlag : none
+        guard new != word.raw else { return }
+        if !keeps { unlink(word, &state) }
+        change(slice, index, new, &state)
+    }
+
+    private func zeroExtended(
+        _ slice: Int, _ index: Int, _ word: MappingWord, from: UInt64, to: UInt64, _ mode: ZeroMode,
+        _ state: inout State
+    ) {
+        let first = from >> map.subclusterBits & 31
+        let count = (to - from + 1 << map.subclusterBits - 1) >> map.subclusterBits
+        let units = (UInt64(1) << count - 1) << first
+        let bits = map.cache.word(slice, index + 1)
+        if units == 0xffff_ffff || word.isCompressed || to == map.size && first == 0, mode != .keep || !isOwn(word) {
+            if word.raw == 0, bits == 0, !hasBacking { return }
+            unlink(word, &state)
+            return changePair(slice, index, 0, 0xffff_ffff << 32, &state)
+        }
+        let new = (bits | units << 32) & ~units
+        if new != bits { changePair(slice, index, word.raw, new, &state) }
+    }
+}

@@ -1,0 +1,149 @@
+// Why this file exists: the one place that changes an image's mapping. It plans and does no I/O: a write asks for a ticket,
+// puts its bytes where the ticket says, and hands the ticket back; only then does the mapping change, in memory. How
+// changes reach the disk is WriteBack's. The order is the law of WriteOrdering.md.
+
+public import DiskTypes
+import Synchronization
+
+/// Changes the active mapping of one image, for any number of threads. Only what allocates comes here: bytes that have a
+/// cluster of their own are overwritten without asking (`QCOW2Map.overwritableOffset`).
+public final class QCOW2Writer: Sendable {
+    let map: QCOW2Map
+    let header: Header
+    let bitmaps: [Bitmap]
+    let bitmapDirectory: HeaderExtensions.BitmapsPointer?
+    /// Something lies below: what is not allocated here is not zeros.
+    let hasBacking: Bool
+    let isRawExternal: Bool
+    let canGrow: Bool
+    let state: Mutex<State>
+
+    /// What only the lock's holder may touch.
+    struct State {
+        var refcounts: RefcountStore
+        /// Guest clusters that somebody has a ticket for.
+        var inFlight: Set<UInt64> = []
+        /// Words of L2 slices that the disk does not have yet, a bit each.
+        var dirtySlices: [Int: [UInt64]] = [:]
+        var dirtyL1: Set<Int> = []
+        /// References that the mapping in memory gave up, and the one on the disk still has.
+        var unlinked: [(cluster: UInt64, references: UInt64)] = []
+        /// Clusters from here on were never written: they read as zeros.
+        var untouched: UInt64
+        /// The file is this long.
+        var fileLength: UInt64
+        /// The header says that somebody writes, as far as it must.
+        var isPrepared: Bool
+        var isCorrupt = false
+        var wanted = Wanted()
+        var failures: [Want: Int32] = [:]
+        /// Write-backs that took changes away and have not ended.
+        var isWritingBack = false
+
+        var isDirty: Bool { !dirtySlices.isEmpty || !dirtyL1.isEmpty || !unlinked.isEmpty || refcounts.isDirty }
+    }
+
+    /// What the helper thread must do before a write can go on.
+    public enum Want: Hashable, Sendable {
+        /// Make, or copy, the L2 table of an L1 entry.
+        case table(Int)
+        /// Load a refcount block.
+        case block(Int)
+        /// Make the file longer.
+        case room
+        /// Mark the header and bitmaps before the first write.
+        case preparation
+        /// Mark the image corrupt.
+        case corruption
+        /// Write changes back, so that L2 slices may leave memory.
+        case writeBack
+    }
+
+    struct Wanted {
+        var list: [Want] = []
+        mutating func add(_ want: Want) { if !list.contains(want) { list.append(want) } }
+    }
+
+    /// `metadata`: clusters that hold tables, which no data may touch (see `MetadataClusters`).
+    init(
+        _ image: QCOW2Image, map: QCOW2Map, refcountTable: [UInt64], metadata: Set<UInt64>, fileLength: UInt64,
+        canGrow: Bool, hasBacking: Bool
+    ) {
+        header = image.header
+        self.map = map
+        self.hasBacking = hasBacking
+        self.canGrow = canGrow
+        isRawExternal = image.header.autoclear.contains(.rawExternalData)
+        bitmaps = (try? image.bitmaps.get()) ?? []
+        bitmapDirectory = image.extensions.bitmaps
+        let refcounts = RefcountStore(
+            image.header, table: refcountTable, metadata: metadata, fileLength: fileLength, canGrow: canGrow)
+        let mustPrepare =
+            !image.header.autoclear.subtracting([.bitmaps, .rawExternalData]).isEmpty
+            || bitmaps.contains { $0.isAuto && !$0.isInUse }
+        state = Mutex(
+            State(
+                refcounts: refcounts, untouched: canGrow ? refcounts.end : .max, fileLength: fileLength,
+                isPrepared: !mustPrepare))
+    }
+
+    /// Whether writes may begin without asking: else ask `prepare` first.
+    public var isPrepared: Bool { state.withLock { $0.isPrepared } }
+
+    /// What the helper thread is to do now, oldest first; taken.
+    public func takeWanted() -> [Want] {
+        state.withLock { state in
+            let list = state.wanted.list
+            state.wanted = Wanted()
+            return list
+        }
+    }
+
+    /// A want could not be met: the next write that needs it gets the error.
+    public func fail(_ want: Want, _ error: Int32) { state.withLock { $0.failures[want] = error } }
+
+    /// Something changed that the disk does not have, or does not have for sure.
+    public var isDirty: Bool { state.withLock { $0.isDirty || $0.isWritingBack } }
+    /// There is so much of it that it should go out now.
+    public var isFull: Bool { state.withLock { map.cache.pinLimit <= 2 * $0.dirtySlices.count } }
+}
+
+/// The answer to a write that allocates.
+public enum WriteGrant: Sendable {
+    /// Write where the ticket says, then `finish`.
+    case ticket(WriteTicket)
+    /// It can be overwritten in place after all: somebody was faster.
+    case inPlace
+    /// Another write must end first: ask again when one has.
+    case busy
+    /// The helper thread must do something first.
+    case wants
+    /// Fetch this, `supply` it, ask again.
+    case needs(TableRead)
+    /// An errno.
+    case failed(Int32)
+}
+
+/// Leave to write some whole clusters, or subclusters of one.
+public struct WriteTicket: BitwiseCopyable, Sendable {
+    /// What the rest of the units must hold, of which the write brings only a part.
+    public enum Rest: UInt8, BitwiseCopyable, Sendable {
+        /// It holds it already, or there is none.
+        case nothing
+        case zeros
+        /// What the guest sees there now.
+        case old
+    }
+
+    /// The units: clusters or subclusters.
+    public let guest: GuestOffset
+    public let length: UInt64
+    /// Where `guest` goes, in the file of the data.
+    public let host: HostOffset
+    public let rest: Rest
+    /// The host clusters were free until now.
+    let isNew: Bool
+    /// All of the cluster is valid afterwards, whatever was before.
+    let isWhole: Bool
+    var clusters: UInt64
+}

@@ -1,0 +1,158 @@
+// Why this file exists: the law of order. What is in memory reaches the disk in three steps, a sync after each: refcounts
+// and data before the mapping that refers to them, and only when the disk has forgotten an old mapping are its clusters
+// free. A crash between any two writes leaves an image without errors; WriteOrdering.md says for each gap why.
+
+public import DiskTypes
+import Synchronization
+
+/// References that nobody has any more, on the disk neither. Free once no request that began before is in flight.
+public struct FreedClusters: Sendable {
+    var list: [(cluster: UInt64, references: UInt64)] = []
+    public var isEmpty: Bool { list.isEmpty }
+}
+
+/// All changes of one write-back.
+private struct Changes {
+    var refcounts = RefcountChanges()
+    var slices: [(slice: Int, bits: [UInt64], words: [(index: Int, word: UInt64)])] = []
+    var l1: [(index: Int, word: UInt64)] = []
+    var unlinked: [(cluster: UInt64, references: UInt64)] = []
+    /// Data is written up to here.
+    var end: UInt64 = 0
+}
+
+extension QCOW2Writer {
+    /// Brings everything to the disk that was changed before, and everything that was written. To be called by one thread
+    /// at a time. `data`: the external data file, where there is one. When it throws, nothing is lost: the changes wait for
+    /// the next time.
+    public func writeBack(
+        to storage: some ResizableStorage, data: (some ImageStorage)?
+    ) throws(ImageError) -> FreedClusters {
+        let changes = takeChanges()
+        do throws(ImageError) {
+            try data?.sync()
+            try writeRefcounts(changes.refcounts, storage)
+            try storage.sync()
+            try linkRefcounts(changes.refcounts, storage)
+            try writeMapping(changes, storage)
+        } catch {
+            putBack(changes)
+            throw error
+        }
+        state.withLock { state in
+            for slice in changes.slices { map.cache.unpin(slice.slice) }
+            state.isWritingBack = false
+        }
+        return FreedClusters(list: changes.unlinked + changes.refcounts.retired.map { ($0, 1) })
+    }
+
+    // MARK: the steps
+
+    /// Blocks, and a table that moved: nothing on the disk refers to the new ones yet.
+    private func writeRefcounts(_ changes: RefcountChanges, _ storage: some ResizableStorage) throws(ImageError) {
+        for part in changes.blocks { try storage.write(at: part.host, part.bytes) }
+        if let table = changes.movedTable { try storage.write(at: table.host, table.bytes) }
+    }
+
+    /// New blocks come into the table, or the moved table into the header.
+    private func linkRefcounts(_ changes: RefcountChanges, _ storage: some ResizableStorage) throws(ImageError) {
+        guard changes.movedTable != nil || !changes.entries.isEmpty else { return }
+        for entry in changes.entries { try storage.write(at: entry.host, entry.bytes) }
+        if let table = changes.movedTable {
+            let clusters = (0..<4).map { UInt8(truncatingIfNeeded: table.clusters >> UInt32(24 - 8 * $0)) }
+            try storage.write(at: HostOffset(48), bigEndian(table.host.bytes) + clusters)
+        }
+        try storage.sync()
+    }
+
+    private func writeMapping(_ changes: Changes, _ storage: some ResizableStorage) throws(ImageError) {
+        guard !changes.slices.isEmpty || !changes.l1.isEmpty else { return }
+        for slice in changes.slices {
+            let place = map.tableRead(slice.slice, l2Table: MappingWord(map.l1[l1Index(slice.slice)]).offset).host
+            var run: [UInt8] = []
+            var start = 0
+            for (index, word) in slice.words {
+                if index != start + run.count / 8 {
+                    if !run.isEmpty { try storage.write(at: place + UInt64(start * 8), run) }
+                    (run, start) = ([], index)
+                }
+                run += bigEndian(word)
+            }
+            if !run.isEmpty { try storage.write(at: place + UInt64(start * 8), run) }
+        }
+        for (index, word) in changes.l1 {
+            try storage.write(at: header.l1Offset + UInt64(index * 8), bigEndian(word))
+        }
+        try storage.sync()
+    }
+
+    func l1Index(_ slice: Int) -> Int { slice >> Int(map.coverageBits - map.sliceCoverageBits) }
+
+    // MARK: taking
+
+    private func takeChanges() -> Changes {
+        state.withLock { state in
+            var changes = Changes()
+            changes.refcounts = state.refcounts.takeDirty()
+            for (slice, bits) in state.dirtySlices {
+                var words: [(index: Int, word: UInt64)] = []
+                for (i, mask) in bits.enumerated() where mask != 0 {
+                    for bit in 0..<64 where mask >> UInt64(bit) & 1 != 0 {
+                        words.append((i * 64 + bit, map.cache.word(slice, i * 64 + bit)))
+                    }
+                }
+                changes.slices.append((slice, bits, words))
+            }
+            changes.l1 = state.dirtyL1.map { ($0, map.l1[$0]) }
+            changes.unlinked = state.unlinked
+            (state.dirtySlices, state.dirtyL1, state.unlinked) = ([:], [], [])
+            state.isWritingBack = true
+            return changes
+        }
+    }
+
+    private func putBack(_ changes: Changes) {
+        state.withLock { state in
+            state.refcounts.putBack(changes.refcounts)
+            for slice in changes.slices {
+                if let newer = state.dirtySlices[slice.slice] {
+                    state.dirtySlices[slice.slice] = zip(newer, slice.bits).map { $0 | $1 }
+                    map.cache.unpin(slice.slice)
+                } else {
+                    // The pin that it had goes on.
+                    state.dirtySlices[slice.slice] = slice.bits
+                }
+            }
+            state.dirtyL1.formUnion(changes.l1.map(\.index))
+            state.unlinked = changes.unlinked + state.unlinked
+            state.isWritingBack = false
+        }
+    }
+
+    // MARK: freeing
+
+    /// Makes clusters free whose last reference is gone. No request that began before their mapping changed may be in
+    /// flight. `discards`: their space goes back to the file system first.
+    public func release(
+        _ freed: FreedClusters, storage: some ResizableStorage, discards: Bool
+    ) throws(ImageError) {
+        var rest = freed.list[...]
+        while let next = rest.first {
+            let lack: RefcountStore.Lack? = state.withLock { state in
+                do throws(RefcountStore.Lack) {
+                    if discards, try state.refcounts.count(of: next.cluster) == next.references {
+                        storage.discard(
+                            at: HostOffset(next.cluster << map.clusterBits), length: map.clusterSize)
+                    }
+                    _ = try state.refcounts.release(next.cluster, references: next.references)
+                    return nil
+                } catch { return error }
+            }
+            if case .block(let b)? = lack {
+                try fulfil(.block(b), storage)
+            } else {
+                rest.removeFirst()
+            }
+        }
+    }
+}

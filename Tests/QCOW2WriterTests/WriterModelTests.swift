@@ -1,0 +1,77 @@
+// Why this file exists: whatever is written in whatever order, the disk is a flat array of bytes, the image has neither
+// errors nor leaks, and QEMU reads the same.
+import DiskTypes
+import Foundation
+import QCOW2
+import TestKit
+import Testing
+
+@Suite("A written image", .disabled(if: WriterShape.missing != nil, "\(WriterShape.missing ?? "")"))
+struct WriterModelTests {
+    /// QBLK_SEED repeats a run.
+    static let seed = ProcessInfo.processInfo.environment["QBLK_SEED"].flatMap { UInt64($0) } ?? .random(in: 1...99999)
+
+    @Test(arguments: WriterShape.all)
+    func isAFlatArray(shape: WriterShape) throws {
+        try Scratch.withFolder { folder in
+            let made = try shape.make(in: folder)
+            var model = made.guest
+            var dice = Dice(Self.seed)
+            let storage = MemoryStorage(made.image)
+            for burst in 0..<3 {
+                if ProcessInfo.processInfo.environment["QBLK_TRACE"] != nil {
+                    FileHandle.standardError.write(Data("\(shape.name) \(burst)\n".utf8))
+                }
+                let disk = try OfflineDisk(storage, backing: made.backing, cacheLimit: burst == 1 ? 1 : 1 << 20)
+                for step in 0..<300 {
+                    try Self.act(disk, &model, &dice, "seed \(Self.seed), burst \(burst), step \(step)")
+                }
+                try disk.close()
+                #expect(try disk.read(0, disk.size) == model, "seed \(Self.seed)")
+                try Self.judge(storage, model, folder, "seed \(Self.seed), burst \(burst)")
+            }
+        }
+    }
+
+    static func act(_ disk: OfflineDisk, _ model: inout [UInt8], _ dice: inout Dice, _ place: String) throws {
+        let sectors = disk.size / 512
+        let start = dice.below(sectors)
+        let count = min(sectors - start, 1 + dice.below(1 << dice.below(10)))
+        let (at, length) = (start * 512, count * 512)
+        switch dice.below(16) {
+        case 0..<8:
+            let bytes = (0..<length).map {
+                UInt8(truncatingIfNeeded: $0 >> 9) ^ UInt8(truncatingIfNeeded: start &* 7 &+ 1)
+            }
+            try disk.write(at, bytes)
+            model.replaceSubrange(at..<at + length, with: bytes)
+        case 8..<10:
+            try disk.zero(at, length, .keep)
+            model.replaceSubrange(at..<at + length, with: repeatElement(0, count: length))
+        case 10..<12:
+            try disk.zero(at, length, .unmap)
+            model.replaceSubrange(at..<at + length, with: repeatElement(0, count: length))
+        case 12:
+            // What is discarded may read as anything that was never another cluster's: here, as before or zeros.
+            try disk.zero(at, length, .discard)
+            let now = try disk.read(at, length)
+            for i in 0..<length where now[i] != 0 && now[i] != model[at + i] {
+                throw DiskError("\(place): a discarded byte at \(at + i) shows something else")
+            }
+            model.replaceSubrange(at..<at + length, with: now)
+        case 13: try disk.flush()
+        default:
+            guard try disk.read(at, length) == Array(model[at..<at + length]) else {
+                throw DiskError("\(place): a read at \(at) of \(length) gives other bytes")
+            }
+        }
+    }
+
+    static func judge(_ storage: MemoryStorage, _ model: [UInt8], _ folder: String, _ place: String) throws {
+        let path = "\(folder)/image.qcow2"
+        try Data(storage.bytes).write(to: URL(filePath: path))
+        let check = try Command(["qemu-img", "check", "-f", "qcow2", path]).run()
+        #expect(check.exit == 0, "\(place): \(check)")
+        #expect(try WriterShape.guestBytes(path, folder) == model, "\(place): qemu-img reads other bytes")
+    }
+}
