@@ -51,9 +51,14 @@ public struct Header: Sendable {
         bytes == 0 ? 0 : ((bytes - 1) >> l2CoverageBits) + 1
     }
 
+    /// Whether a refcount table that cannot be used is an error. To a check it is a finding, and repair makes a new one.
+    enum RefcountTable { case required, unjudged }
+
     /// Decodes and validates; says nothing of header extensions. Unknown incompatible bits are left to the caller,
     /// who can name them once the feature name table is read.
-    public init(_ b: BigEndianBytes) throws(ImageError) {
+    public init(_ b: BigEndianBytes) throws(ImageError) { try self.init(b, refcountTable: .required) }
+
+    init(_ b: BigEndianBytes, refcountTable: RefcountTable) throws(ImageError) {
         guard b.count >= 8, try b.u32(at: 0) == Self.magic else {
             throw .malformed(
                 "not a qcow2 image: the magic number is missing", advice: "say -f raw if it is a raw image")
@@ -87,7 +92,7 @@ public struct Header: Sendable {
         }
         self.encryption = encryption
         compression = try Self.compressionMethod(b, length: length, incompatible: incompatible)
-        try validate()
+        try validate(refcountTable)
     }
 
     private static func compressionMethod(
@@ -103,7 +108,7 @@ public struct Header: Sendable {
         return method
     }
 
-    private func validate() throws(ImageError) {
+    private func validate(_ refcountTable: RefcountTable) throws(ImageError) {
         guard Limits.clusterBits.contains(clusterBits) else {
             throw .malformed(
                 "cluster size 2^\(clusterBits) is out of range", at: HostOffset(20),
@@ -129,6 +134,7 @@ public struct Header: Sendable {
             throw .malformed("the raw data file flag is set without an external data file", at: HostOffset(88))
         }
         try validateTables()
+        if refcountTable == .required { try validateRefcountTable() }
     }
 
     private func validateTables() throws(ImageError) {
@@ -136,12 +142,6 @@ public struct Header: Sendable {
             throw .malformed("the L1 table is too small for the virtual size", at: HostOffset(36))
         }
         try checkTable("L1 table", l1Offset, bytes: UInt64(l1Entries) * 8, limit: Limits.l1Bytes)
-        guard refcountTableClusters > 0 else {
-            throw .malformed("the image has no refcount table", at: HostOffset(56), advice: "repair it first")
-        }
-        try checkTable(
-            "refcount table", refcountTableOffset, bytes: UInt64(refcountTableClusters) * clusterSize,
-            limit: Limits.refcountTableBytes)
         guard snapshotCount <= Limits.snapshots else {
             throw .malformed("\(snapshotCount) snapshots are more than possible", at: HostOffset(60))
         }
@@ -150,6 +150,15 @@ public struct Header: Sendable {
                 "snapshot table", snapshotsOffset, bytes: 40 * UInt64(snapshotCount),
                 limit: Limits.snapshotTableBytes)
         }
+    }
+
+    private func validateRefcountTable() throws(ImageError) {
+        guard refcountTableClusters > 0 else {
+            throw .malformed("the image has no refcount table", at: HostOffset(56), advice: "repair it first")
+        }
+        try checkTable(
+            "refcount table", refcountTableOffset, bytes: UInt64(refcountTableClusters) * clusterSize,
+            limit: Limits.refcountTableBytes)
         if l1Entries > 0,
             overlaps(
                 l1Offset, UInt64(l1Entries) * 8, refcountTableOffset,

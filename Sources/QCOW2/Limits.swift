@@ -19,8 +19,12 @@ public enum Limits {
     /// Bitmaps in one image, and bytes of their directory (QEMU: 65535 and 64 MiB).
     public static let bitmaps: UInt32 = 65535
     public static let bitmapDirectoryBytes: UInt64 = 64 << 20
+    /// Clusters of one bitmap (QEMU).
+    public static let bitmapTableEntries: UInt32 = 0x800_0000
     public static let bitmapNameBytes: UInt16 = 1023
     public static let bitmapGranularityBits: ClosedRange<UInt8> = 9...31
+    /// Bytes of the LUKS header with all its key slots; they take 2 MiB, LUKS2 would take 16.
+    public static let encryptionHeaderBytes: UInt64 = 256 << 20
     /// Offsets that fit an L1 or L2 entry (bits 9 to 55).
     public static let hostOffset: UInt64 = 1 << 56
     /// Virtual size: what a signed 64-bit count of bytes can address (QEMU: INT64_MAX).

@@ -7,6 +7,10 @@ import DiskTypes
 struct MetadataAreas: Sendable {
     private let ranges: [Range<UInt64>]
 
+    /// None at all: a check finds overlaps by counting.
+    static let none = MetadataAreas(ranges: [])
+    private init(ranges: [Range<UInt64>]) { self.ranges = ranges }
+
     init(_ header: Header, l1Offset: HostOffset, l1Bytes: UInt64) {
         let cluster = header.clusterSize
         func area(_ start: HostOffset, _ bytes: UInt64) -> Range<UInt64> {

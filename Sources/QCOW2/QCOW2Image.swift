@@ -80,8 +80,7 @@ public struct QCOW2Image: Sendable {
         }
     }
 
-    private static func readExtensions(_ first: BigEndianBytes, _ header: Header) throws(ImageError) -> HeaderExtensions
-    {
+    static func readExtensions(_ first: BigEndianBytes, _ header: Header) throws(ImageError) -> HeaderExtensions {
         let extensions: HeaderExtensions
         do { extensions = try HeaderExtensions(first, header: header) } catch {
             // An unknown feature may change the extensions' layout too: it is the better thing to report.

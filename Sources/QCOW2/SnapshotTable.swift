@@ -23,7 +23,14 @@ public struct Snapshot: Sendable, Equatable {
 public enum SnapshotTable {
     /// Decodes `header.snapshotCount` entries.
     public static func read(_ header: Header, from source: some ByteSource) throws(ImageError) -> [Snapshot] {
-        guard header.snapshotCount > 0 else { return [] }
+        try readWithSize(header, from: source).list
+    }
+
+    /// The entries, and how many bytes the table takes.
+    static func readWithSize(
+        _ header: Header, from source: some ByteSource
+    ) throws(ImageError) -> (list: [Snapshot], bytes: UInt64) {
+        guard header.snapshotCount > 0 else { return ([], 0) }
         let start = header.snapshotsOffset
         guard start.bytes < source.length else {
             throw .malformed("the snapshot table lies past the end of the file", at: start)
@@ -37,7 +44,7 @@ public enum SnapshotTable {
             list.append(snapshot)
             at += bytes
         }
-        return list
+        return (list, at)
     }
 
     /// Finds a snapshot as qemu-img does: by id first, then by name.

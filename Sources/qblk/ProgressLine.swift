@@ -6,7 +6,6 @@ import Glibc
 final class ProgressLine {
     private let isOn: Bool
     private var said = -1
-    private var ended = false
 
     init(_ isOn: Bool) { self.isOn = isOn }
 
@@ -19,10 +18,10 @@ final class ProgressLine {
         say("    (\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction)/100%)\r")
     }
 
-    /// Leaves the line. Call it before anything else is said.
+    /// Leaves the line. Call it before anything else is said; what is shown after that is a new line.
     func end() {
-        guard isOn, !ended, said >= 0 else { return }
-        ended = true
+        guard isOn, said >= 0 else { return }
+        said = -1
         say("\n")
     }
 

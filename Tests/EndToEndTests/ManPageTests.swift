@@ -9,8 +9,8 @@ import Testing
 struct ManPageTests {
     static let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../docs/man")
     static let verbs = [
-        "map", "unmap", "list", "table", "doctor", "serve", "attach", "detach", "info", "extents", "compare", "convert",
-        "bench",
+        "map", "unmap", "list", "table", "doctor", "serve", "attach", "detach", "info", "extents", "check", "compare",
+        "convert", "bench",
     ]
 
     @Test("the page has every option of --help", arguments: verbs)

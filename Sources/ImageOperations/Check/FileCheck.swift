@@ -1,0 +1,105 @@
+// Why this file exists: from a path to a check of the file: its format, the right lock, and what of the pure checker's
+// report becomes qemu-img's exit code and JSON.
+
+public import DiskTypes
+public import ImageChain
+import LinuxIO
+public import QCOW2
+
+/// Checks and repairs an image file. Opens nothing that the image refers to.
+public enum FileCheck {
+    public struct Request {
+        public var options = OpenOptions()
+        /// nil: only look.
+        public var repair: RepairMode?
+        public var findingLimit = 1000
+        public var cancel = CancelFlag()
+        public var progress: (_ done: UInt64, _ total: UInt64) -> Void = { _, _ in }
+        /// Hears what the first check of a repair found.
+        public var found: (CheckReport) -> Void = { _ in }
+
+        public init() {}
+    }
+
+    /// nil: the format has nothing to check.
+    public static func run(_ path: String, _ request: Request) throws(ImageError) -> CheckReport? {
+        do {
+            let file = try HostFile.open(path: path, writable: request.repair != nil, direct: .never)
+            let format = if let known = request.options.format { known } else { try ImageFormat.probe(file) }
+            guard format == .qcow2 else { return nil }
+            if request.options.lock {
+                try ImageLock.take(request.repair == nil ? .readOnlyImage : .writableImage, on: file)
+            }
+            // Whoever held the lock before may have made it longer.
+            _ = try file.currentLength()
+            var options = CheckOptions()
+            options.findingLimit = request.findingLimit
+            options.progress = request.progress
+            options.isInterrupted = { request.cancel.isSet }
+            guard let mode = request.repair else { return try ImageCheck.check(file, options) }
+            return try ImageCheck.repair(file, mode, options, found: request.found)
+        } catch {
+            throw error.named(path)
+        }
+    }
+}
+
+extension CheckReport {
+    /// qemu-img's exit code for what is left.
+    public var exitCode: Int32 {
+        switch verdict {
+        case .clean: 0
+        case .corrupt: 2
+        case .leaks: 3
+        }
+    }
+
+    /// qemu-img's keys, in its order; numbers that are 0 are left out where it leaves them out.
+    public func json(filename: String) -> JSONValue {
+        func some(_ value: UInt64) -> JSONValue? { value == 0 ? nil : .unsigned(value) }
+        return .members([
+            "image-end-offset": some(imageEnd.bytes),
+            "total-clusters": some(totalClusters),
+            "check-errors": .number(0),
+            "corruptions": some(corruptions),
+            "corruptions-fixed": some(corruptionsFixed),
+            "leaks": some(leaks),
+            "leaks-fixed": some(leaksFixed),
+            "allocated-clusters": some(allocatedClusters),
+            "fragmented-clusters": some(fragmentedClusters),
+            "compressed-clusters": some(compressedClusters),
+            "filename": .string(filename),
+            "format": .string("qcow2"),
+        ])
+    }
+
+    /// For people, each line ended: what was fixed, the verdict, the statistics.
+    public var text: String {
+        var out = ""
+        if leaksFixed > 0 || corruptionsFixed > 0 {
+            out += "Found and repaired:\n\n    \(leaksFixed) leaked clusters\n    \(corruptionsFixed) corruptions\n\n"
+        }
+        if verdict == .clean { out += "No errors were found on the image.\n" }
+        if corruptions > 0 {
+            out += "\(corruptions) errors were found on the image.\n"
+            out += "Data may be corrupted, or further writes to the image may corrupt it.\n"
+        }
+        if leaks > 0 {
+            out += "\(leaks) leaked clusters were found on the image.\n"
+            out += "This means waste of disk space, but no harm to data.\n"
+        }
+        if totalClusters > 0 {
+            out += "\(allocatedClusters)/\(totalClusters) = \(percent(allocatedClusters, totalClusters)) allocated, "
+            out += "\(percent(fragmentedClusters, allocatedClusters)) fragmented, "
+            out += "\(percent(compressedClusters, allocatedClusters)) compressed clusters\n"
+        }
+        return out + "Image end offset: \(imageEnd.bytes)\n"
+    }
+
+    private func percent(_ part: UInt64, _ whole: UInt64) -> String {
+        guard whole > 0 else { return "0.00%" }
+        let hundredths = Int((Double(part) / Double(whole) * 10_000).rounded())
+        let fraction = hundredths % 100
+        return "\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction)%"
+    }
+}

@@ -1,0 +1,100 @@
+// Why this file exists: the refcounts as the image has them: a table of blocks of counters, 1 to 64 bits wide. Read block
+// by block through a small cache, because L2 tables ask for clusters in any order.
+
+import DiskTypes
+
+/// Counters in one refcount block. Narrow ones fill their byte from the least significant bit, wide ones are big endian.
+enum RefcountBlock {
+    static func load(_ block: [UInt8], _ index: Int, order: UInt32) -> UInt64 {
+        if order < 3 {
+            let perByte = 8 >> Int(order)
+            let shift = (index % perByte) << Int(order)
+            let mask = UInt8((1 << (1 << Int(order))) - 1)
+            return UInt64(block[index / perByte] >> UInt8(shift) & mask)
+        }
+        let width = 1 << (Int(order) - 3)
+        var value: UInt64 = 0
+        for byte in block[(index * width)..<(index * width + width)] { value = value << 8 | UInt64(byte) }
+        return value
+    }
+
+    /// `value` must fit.
+    static func store(_ value: UInt64, into block: inout [UInt8], _ index: Int, order: UInt32) {
+        if order < 3 {
+            let perByte = 8 >> Int(order)
+            let shift = UInt8((index % perByte) << Int(order))
+            let mask = UInt8((1 << (1 << Int(order))) - 1)
+            block[index / perByte] = block[index / perByte] & ~(mask << shift) | (UInt8(value) & mask) << shift
+            return
+        }
+        let width = 1 << (Int(order) - 3)
+        for i in 0..<width {
+            block[index * width + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * (width - 1 - i)))
+        }
+    }
+
+    /// The largest count a width can say.
+    static func largest(order: UInt32) -> UInt64 { order == 6 ? .max : (1 << (1 << UInt64(order))) - 1 }
+}
+
+/// The refcounts that an image stores.
+struct StoredRefcounts<Storage: ByteSource> {
+    let storage: Storage
+    let order: UInt32
+    let clusterBits: UInt64
+    /// Where each block is; 0 where there is none, or none that can be used.
+    var table: [UInt64]
+    private var cache: [Int: [UInt8]] = [:]
+    private var hot: (index: Int, block: [UInt8]) = (-1, [])
+    private let cacheLimit: Int
+
+    init(_ storage: Storage, _ header: Header, table: [UInt64]) {
+        self.storage = storage
+        order = header.refcountOrder
+        clusterBits = UInt64(header.clusterBits)
+        self.table = table
+        cacheLimit = max(4, (16 << 20) >> Int(header.clusterBits))
+    }
+
+    var largest: UInt64 { RefcountBlock.largest(order: order) }
+    /// Clusters that one block counts: 2 to this power.
+    var blockBits: UInt64 { clusterBits + 3 - UInt64(order) }
+
+    /// The clusters that block `index` counts.
+    func clusters(ofBlock index: Int) -> Range<UInt64> {
+        (UInt64(index) << blockBits)..<((UInt64(index) + 1) << blockBits)
+    }
+
+    /// The bytes of a block, as long as a cluster; nil where there is none.
+    func block(_ index: Int) throws(ImageError) -> [UInt8]? {
+        guard index < table.count, table[index] != 0 else { return nil }
+        let size = 1 << Int(clusterBits)
+        var bytes = try storage.read(at: HostOffset(table[index]), count: size)
+        if bytes.count < size { bytes += [UInt8](repeating: 0, count: size - bytes.count) }
+        return bytes
+    }
+
+    /// What the image says of a cluster; 0 where it says nothing.
+    mutating func count(of cluster: UInt64) throws(ImageError) -> UInt64 {
+        guard let index = Int(exactly: cluster >> blockBits), index < table.count, table[index] != 0 else { return 0 }
+        if hot.index != index {
+            if let known = cache[index] {
+                hot = (index, known)
+            } else {
+                hot = (index, try block(index) ?? [])
+                if cache.count >= cacheLimit { cache.removeAll(keepingCapacity: true) }
+                cache[index] = hot.block
+            }
+        }
+        return RefcountBlock.load(hot.block, Int(truncatingIfNeeded: cluster & ((1 << blockBits) - 1)), order: order)
+    }
+}
+
+/// The big-endian words of a table.
+func tableWords(_ bytes: [UInt8]) -> [UInt64] {
+    unsafe bytes.withUnsafeBytes { raw in
+        (0..<(raw.count / 8)).map {
+            UInt64(bigEndian: unsafe raw.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self))
+        }
+    }
+}
