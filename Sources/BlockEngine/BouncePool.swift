@@ -37,10 +37,11 @@ struct BouncePool {
 
 extension FileSide {
     /// Data goes past the page cache where the file allows it, unless its blocks are too large to bounce.
-    init(_ file: HostFile) {
+    /// `direct`: past the page cache, where the file can.
+    init(_ file: HostFile, direct: Bool) {
         let memory = max(file.directMemoryAlignment, 1)
         let offset = max(file.directOffsetAlignment, 1)
-        let usable = file.directFD >= 0 && FileSide.fits(memory) && FileSide.fits(offset)
+        let usable = direct && file.directFD >= 0 && FileSide.fits(memory) && FileSide.fits(offset)
         self.init(
             buffered: file.fd, data: usable ? file.directFD : file.fd,
             memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0,

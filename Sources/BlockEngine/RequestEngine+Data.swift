@@ -151,7 +151,7 @@ extension RequestEngine {
     ) -> Bool {
         let count = UInt32(truncatingIfNeeded: length)
         let (fd, flags) = (file.pointee.ringData, file.pointee.flags)
-        guard slots[Int(slot)].operation == .write else {
+        guard slots[Int(slot)].operation != .read else {
             return ring.prepareRead(
                 fd: fd, buffer: memory, count: count, offset: host, userData: userData, flags: flags)
         }
@@ -185,6 +185,11 @@ extension RequestEngine {
         case .merged:
             return prepareList(
                 record.pointee.slot, place, lists[record.pointee.list], record.pointee.at, record.pointee.host, mark)
+        case .buffered:
+            return prepareTransfer(
+                record.pointee.slot, place, allocationBuffer(record.pointee.op) + record.pointee.at,
+                record.pointee.left,
+                record.pointee.host, userData: mark)
         case .plain, .vector, .cluster:
             return prepareOwn(record, place, mark)
         }

@@ -13,6 +13,7 @@ extension RequestEngine {
                 case Tag.piece: prepare(index)
                 case Tag.table: prepareTable(index)
                 case Tag.sync: prepareSync()
+                case Tag.bell: prepareBell()
                 default: prepareLoad(index)
                 }
             guard sent else { return deferred.push(waiting) }

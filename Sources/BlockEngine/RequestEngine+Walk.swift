@@ -109,7 +109,10 @@ extension RequestEngine {
     /// Everything was done, well or not. Zeros that must be durable have one more step.
     @inline(__always) func finish(_ slot: Int32) {
         let record = slots + Int(slot)
-        if writeThrough, !ignoresFlushes, record.pointee.operation == .writeZeroes, record.pointee.error == 0 {
+        if slot >= slotCount { return oldBytesRead(slot) }
+        if writeThrough, !ignoresFlushes, record.pointee.error == 0,
+            record.pointee.operation == .writeZeroes || record.pointee.needsSync
+        {
             return flush(slot)
         }
         record.pointee.state = .finished
@@ -120,10 +123,12 @@ extension RequestEngine {
     @inline(__always) func release(_ piece: Int32, error: Int32) {
         let slot = pieces[Int(piece)].slot
         if pieces[Int(piece)].list >= 0 { lists.give(pieces[Int(piece)].list) }
+        let op = pieces[Int(piece)].op
         freePieces.give(piece)
         let record = slots + Int(slot)
         if error != 0 { fail(slot, error) }
         record.pointee.pieces &-= 1
+        if op >= 0 { return endAllocation(op, error) }
         if record.pointee.pieces == 0, record.pointee.state == .draining { finish(slot) }
     }
 
@@ -140,7 +145,7 @@ extension RequestEngine {
     /// Something came back: the first in line goes on, and the next, until one has to wait again. One that does goes
     /// to the end of the line: it got its turn.
     func resumeParked() {
-        while !parked.isEmpty, freePieces.available > 0 {
+        while !parked.isEmpty, freePieces.available > keptPieces {
             let slot = parked.pop(from: slots)
             walk(slot)
             if slots[Int(slot)].state == .parked { return }
@@ -148,12 +153,17 @@ extension RequestEngine {
     }
 
     /// Takes a piece for the slot; `none` when they are all in use.
-    @inline(__always) func takePiece(for slot: Int32) -> Int32 {
+    @inline(__always) func takePiece(for slot: Int32) -> Int32 { takePiece(for: slot, keeping: keptPieces) }
+
+    /// The same, unless only `kept` are left.
+    @inline(__always) func takePiece(for slot: Int32, keeping kept: Int) -> Int32 {
+        guard freePieces.available > kept else { return none }
         let index = freePieces.take()
         guard index >= 0 else { return none }
         pieces[Int(index)].slot = slot
         pieces[Int(index)].retries = 0
         pieces[Int(index)].list = none
+        pieces[Int(index)].op = none
         slots[Int(slot)].pieces &+= 1
         return index
     }

@@ -12,6 +12,7 @@ extension RequestEngine {
     func walkWrite(_ slot: Int32) {
         let record = slots + Int(slot)
         record.pointee.state = .walking
+        guard isPrepared || prepareToWrite(slot) else { return }
         while record.pointee.error == 0, record.pointee.cursor < record.pointee.end {
             switch chain.lookupForWrite(
                 GuestOffset(record.pointee.cursor), length: record.pointee.end &- record.pointee.cursor)
@@ -23,8 +24,8 @@ extension RequestEngine {
                 }
                 record.pointee.tableTries = 0
                 guard issueData(extent, slot) else { return }
-            case .allocate:
-                failAllocation(slot)
+            case .allocate(let length):
+                guard allocate(slot, length, zeros: false) else { return }
             case .needs(let table):
                 if awaitTable(table, slot) { return }
             case .damaged(let damage):
@@ -36,6 +37,7 @@ extension RequestEngine {
 
     /// Goes on with writeZeroes or discard from its cursor.
     func walkZeroes(_ slot: Int32) {
+        if allocations != nil { return walkMappedZeroes(slot) }
         let record = slots + Int(slot)
         record.pointee.state = .walking
         while record.pointee.error == 0, record.pointee.cursor < record.pointee.end {
@@ -78,7 +80,7 @@ extension RequestEngine {
     }
 
     /// Starts to make an extent zero. False: the slot is parked.
-    private func issueZeroes(_ extent: Extent, _ slot: Int32) -> Bool {
+    func issueZeroes(_ extent: Extent, _ slot: Int32) -> Bool {
         let record = slots + Int(slot)
         let isDiscard = record.pointee.operation == .discard
         guard let mode = firstMode(isDiscard: isDiscard, mayUnmap: record.pointee.mayUnmap) else {
@@ -147,12 +149,12 @@ extension RequestEngine {
 
     // MARK: failures
 
-    private func isSound(_ extent: Extent, _ record: UnsafeMutablePointer<Slot>) -> Bool {
+    func isSound(_ extent: Extent, _ record: UnsafeMutablePointer<Slot>) -> Bool {
         extent.length > 0 && extent.length <= record.pointee.end &- record.pointee.cursor
             && Int(extent.file) < fileCount
     }
 
-    private func failAllocation(_ slot: Int32) {
+    func failAllocation(_ slot: Int32) {
         slots[Int(slot)].needsAllocation = true
         fail(slot, EIO)
     }

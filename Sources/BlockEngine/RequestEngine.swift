@@ -41,6 +41,8 @@ public final class RequestEngine {
     static var zeroBytes: Int { 256 << 10 }
 
     var freePieces: FreeList
+    /// How many of them are for allocating writes alone: who holds clusters must never wait for a piece.
+    let keptPieces: Int
     var lists: IovecLists
     var run = Run()
     let runLimit: Int
@@ -69,7 +71,16 @@ public final class RequestEngine {
     public var discards = true
 
     /// Requests that are submitted and not yet handed out by `nextFinished`.
-    public private(set) var inFlight = 0
+    private(set) var requests = 0
+    /// The same, and what else is on the ring: 0 means that the engine can be dropped.
+    public var inFlight: Int { requests &+ (allocations?.isBellArmed == true ? 1 : 0) }
+    /// What allocates; nil for images whose mapping never changes.
+    let allocations: Allocations?
+    /// Counts requests in flight for the image's writer.
+    let seat: Unmanaged<WriterSeat>?
+    let writer: Unmanaged<ImageWriter>?
+    /// The first write asks whether it may.
+    var isPrepared: Bool
     /// What happened so far.
     public internal(set) var statistics = Statistics()
 
@@ -96,9 +107,15 @@ public final class RequestEngine {
         self.decoder = decoder
         plainFile = chain.activeDataFile
         slotCount = count
-        slots = slab(count, of: Slot())
+        allocations = try Allocations(chain, slots: count)
+        seat = allocations.map { Unmanaged.passUnretained($0.seat) }
+        writer = allocations.map { Unmanaged.passUnretained($0.writer) }
+        isPrepared = allocations?.writer.plan.isPrepared ?? true
+        // Those behind the door's own read what allocating writes must copy.
+        slots = slab(count + (allocations?.count ?? 0), of: Slot())
         // Most requests are one extent; the rest park a moment rather than cost memory always.
-        let pieceCount = min(max(count * 2, 64), 65536)
+        keptPieces = allocations?.count ?? 0
+        let pieceCount = min(max(count * 2, 64), 65536) + keptPieces
         pieces = slab(pieceCount, of: Piece())
         freePieces = FreeList(count: pieceCount)
         self.maxIovecs = maxIovecs
@@ -111,7 +128,9 @@ public final class RequestEngine {
         fileCount = chain.files.count
         var direct = false
         for (i, file) in chain.files.enumerated() {
-            files[i] = FileSide(file)
+            // Clusters smaller than a page share it: tables go through the page cache, so all does.
+            let canBypass = allocations == nil || chain.clusterSize(ofLayer: 0) >= 4096
+            files[i] = FileSide(file, direct: canBypass)
             files[i].keep(in: ring)
             direct = direct || file.directFD >= 0
         }
@@ -119,7 +138,7 @@ public final class RequestEngine {
         tables = TableLoads(count: min(count, 64))
         loads = ClusterLoads(count: min(count, 32))
         clusters = ClusterCache(bytes: max(decodedCacheBytes, 0))
-        deferred = TagQueue(capacity: pieceCount + tables.count + loads.count + 1)
+        deferred = TagQueue(capacity: pieceCount + tables.count + loads.count + 2)
     }
 
     deinit {
@@ -130,6 +149,7 @@ public final class RequestEngine {
         pieces.deallocate()
         files.deallocate()
         zeros.deallocate()
+        allocations?.end()
         run.members.deallocate()
         lists.free()
         freePieces.free()
@@ -149,7 +169,7 @@ public final class RequestEngine {
     }
 
     /// Whether another request may be submitted now (on a slot that is free).
-    public var canSubmit: Bool { inFlight < slotCount }
+    public var canSubmit: Bool { requests < slotCount }
 
     // MARK: requests in
 
@@ -222,7 +242,7 @@ public final class RequestEngine {
         precondition(slot >= 0 && slot < slotCount, "no such slot")
         let record = slots + slot
         precondition(record.pointee.state == .free, "the slot is in flight")
-        inFlight &+= 1
+        requests &+= 1
         statistics.requests &+= 1
         record.pointee.start = guest.bytes
         record.pointee.end = guest.bytes &+ UInt64(truncatingIfNeeded: length)
@@ -231,6 +251,12 @@ public final class RequestEngine {
         record.pointee.error = 0
         record.pointee.hasDamage = false
         record.pointee.needsAllocation = false
+        record.pointee.needsSync = false
+        if let seat, let writer {
+            let parity = writer._withUnsafeGuaranteedRef { $0.parity }
+            record.pointee.parity = UInt8(truncatingIfNeeded: parity)
+            seat._withUnsafeGuaranteedRef { $0.change(parity, by: 1) }
+        }
         let diskSize = chain.size
         guard length >= 0, length <= Int(Int32.max), guest.bytes <= diskSize,
             UInt64(length) <= diskSize &- guest.bytes
@@ -249,6 +275,7 @@ public final class RequestEngine {
         record.pointee.base = base
         guard parked.isEmpty, length > 0 else { return beginWalk(slot) }
         let isWrite = record.pointee.operation == .write
+        if isWrite, !isPrepared { return beginWalk(slot) }
         let bytes = UInt64(truncatingIfNeeded: length)
         let host = isWrite ? chain.overwritableOffset(guest, length: bytes) : chain.plainOffset(guest, length: bytes)
         guard let host, isStraight(plainFile, host.bytes, base, length) else { return beginWalk(slot) }
@@ -292,7 +319,8 @@ public final class RequestEngine {
         guard slot >= 0 else { return nil }
         let record = slots + Int(slot)
         record.pointee.state = .free
-        inFlight &-= 1
+        requests &-= 1
+        if let seat { seat._withUnsafeGuaranteedRef { $0.change(Int(record.pointee.parity), by: -1) } }
         if record.pointee.error == 0 {
             statistics.bytes &+= record.pointee.end &- record.pointee.start
             return Finished(slot: UInt32(bitPattern: slot), error: 0, damage: nil, needsAllocation: false)
@@ -311,6 +339,7 @@ public final class RequestEngine {
         case Tag.piece: completePiece(index, result)
         case Tag.table: completeTable(index, result)
         case Tag.sync: completeSync(result)
+        case Tag.bell: bellRang()
         default: completeLoad(index, result)
         }
         if !parked.isEmpty { resumeParked() }

@@ -46,6 +46,12 @@ struct Slot: BitwiseCopyable {
     var pieces: Int32 = 0
     /// The first errno; 0 while all is well.
     var error: Int32 = 0
+    /// Which epoch of the image's writer it began in.
+    var parity: UInt8 = 0
+    /// A change of the mapping must be on the disk before it is answered.
+    var needsSync = false
+    /// What it waits for while it flushes the mapping.
+    var flushTicket: UInt64 = 0
     /// Link in the one list the slot is in: a table's waiters, the parked, the finished.
     var next: Int32 = none
     /// How often a table was fetched and gone again before this slot could use it.
@@ -74,6 +80,8 @@ struct Piece: BitwiseCopyable {
         case allocation
         /// Zeros written out, where fallocate cannot make them.
         case zeros
+        /// From the buffer of a write that allocates.
+        case buffered
     }
 
     var slot: Int32 = 0
@@ -85,6 +93,8 @@ struct Piece: BitwiseCopyable {
     var bounce: Int32 = none
     /// Own list of ranges, when there is one.
     var list: Int32 = none
+    /// The allocating write that it is of, if it is.
+    var op: Int32 = none
     /// `.allocation` only: fallocate's mode.
     var mode: Int32 = 0
     /// How often this read was sent again without any progress.
@@ -124,6 +134,7 @@ enum Tag {
     static let table: UInt64 = engine | 1 << 60
     static let cluster: UInt64 = engine | 2 << 60
     static let sync: UInt64 = engine | 3 << 60
+    static let bell: UInt64 = engine | 4 << 60
     static let kinds: UInt64 = engine | 7 << 60
     /// Several engines share a ring: bits 32 to 47 say whose.
     static let numberShift: UInt64 = 32

@@ -3,6 +3,8 @@
 /// Counters of one engine since it was made.
 public struct Statistics: Sendable, BitwiseCopyable {
     /// Requests taken in.
+    /// Writes into new clusters.
+    public var allocations: UInt64 = 0
     public var requests: UInt64 = 0
     /// Bytes of requests that went well.
     public var bytes: UInt64 = 0

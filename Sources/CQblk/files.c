@@ -59,6 +59,8 @@ unsigned long qb_filesystem_magic(int fd) {
     return fstatfs(fd, &answer) == 0 ? (unsigned long)answer.f_type : 0;
 }
 
+int qb_membarrier(void) { return (int)syscall(SYS_membarrier, 1 /* GLOBAL */, 0, 0); }
+
 int qb_memfd_create(const char *name, unsigned int flags) { return memfd_create(name, flags); }
 
 unsigned int qb_major(uint64_t device) { return major(device); }

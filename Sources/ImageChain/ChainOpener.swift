@@ -52,7 +52,21 @@ private struct ChainOpener {
         }
         if options.writable { try completeLastSector() }
         let built = try buildMaps()
-        return ImageChain(layers: built, files: files, isWritable: options.writable)
+        return ImageChain(
+            layers: built, files: files, isWritable: options.writable, writer: try makeWriter(built))
+    }
+
+    /// What allocates in the active image; raw images need none.
+    private func makeWriter(_ built: [ImageLayer]) throws(ImageError) -> ImageWriter? {
+        guard options.writable, let top = built.first, let image = top.image, case .qcow2(let map) = top.map else {
+            return nil
+        }
+        let file = files[Int(top.metadataFile)]
+        do throws(ImageError) {
+            let plan = try QCOW2Writer(image, map: map, storage: file, hasBacking: built.count > 1)
+            return try ImageWriter(
+                plan: plan, storage: file, data: top.dataFile == top.metadataFile ? nil : files[Int(top.dataFile)])
+        } catch { throw error.named(path) }
     }
 
     /// Opens one layer and says which comes below it.

@@ -16,13 +16,16 @@ public final class ImageChain: BlockMap {
     private let currentSize: Atomic<UInt64>
     /// The active image may be written.
     public let isWritable: Bool
+    /// What changes the mapping of a writable QCOW2 image; raw images have none.
+    public let writer: ImageWriter?
     /// The layers again, as lookups want them; as many as `layers`.
     private nonisolated(unsafe) let sides: UnsafeMutablePointer<LayerSide>
     private let depth: Int
     /// The errno of a flush that failed: see `flushed`.
     private let flushFailure = Atomic<Int32>(0)
 
-    init(layers: [ImageLayer], files: [HostFile], isWritable: Bool = false) {
+    init(layers: [ImageLayer], files: [HostFile], isWritable: Bool = false, writer: ImageWriter? = nil) {
+        self.writer = writer
         self.isWritable = isWritable
         self.layers = layers
         self.files = files
@@ -35,7 +38,13 @@ public final class ImageChain: BlockMap {
         }
     }
 
-    deinit { sides.deallocate() }
+    deinit {
+        do throws(ImageError) { try close() } catch {}  // Whoever wants to know has closed it before.
+        sides.deallocate()
+    }
+
+    /// Brings every change of the mapping to the disk and ends writing. No request may be in flight, none may come.
+    public func close() throws(ImageError) { try writer?.close() }
 
     /// Looks whether the file or device of a writable raw image has grown; true when the disk has. A disk never shrinks
     /// here.

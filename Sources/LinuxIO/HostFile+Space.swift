@@ -15,6 +15,11 @@ extension HostFile {
         public static let reserve: Int32 = 0
     }
 
+    public var canGrow: Bool { !isBlockDevice }
+
+    /// Gives a range's space back where the file system can; what it holds does not matter any more.
+    public func discard(at offset: HostOffset, length: UInt64) { _ = try? punchHole(at: offset, length: length) }
+
     /// Cuts or extends the file to `newLength` bytes; new bytes are a hole.
     public func truncate(to newLength: UInt64) throws(ImageError) {
         guard let size = off_t(exactly: newLength) else { throw failed("resize", EFBIG) }

@@ -7,7 +7,7 @@ import Synchronization
 import SystemPackage
 
 /// An open image, backing or data file of the host. May be used from any number of threads at once.
-public final class HostFile: Sendable, ImageStorage {
+public final class HostFile: Sendable, ResizableStorage {
     /// Whether to look for a second, cache-bypassing descriptor.
     public enum DirectMode: Sendable { case never, ifPossible }
 

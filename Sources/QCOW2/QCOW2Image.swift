@@ -56,27 +56,17 @@ public struct QCOW2Image: Sendable {
         }
     }
 
-    /// Refuses what must not be written, or what a writer of data alone would leave lying.
+    /// Refuses what must not be written before it is repaired.
     public func requireWritable() throws(ImageError) {
         if header.incompatible.contains(.corrupt) {
             throw .malformed(
                 "the image is marked corrupt and is not written to",
-                advice: "open it read-only (-r), or repair it with qemu-img check -r all")
+                advice: "open it read-only (-r), or repair it with qblk check -r all")
         }
         if header.incompatible.contains(.dirty) {
             throw .malformed(
                 "the image was not closed properly and its refcounts may be stale",
-                advice: "run qemu-img check -r all first, or open it read-only (-r)")
-        }
-        if header.autoclear.contains(.bitmaps) {
-            throw .unsupported(
-                "the image has persistent bitmaps, which this version cannot keep up to date",
-                advice: "open it read-only (-r), or remove them with qemu-img bitmap --remove")
-        }
-        if !header.autoclear.subtracting([.bitmaps, .rawExternalData]).isEmpty {
-            throw .unsupported(
-                "the image has autoclear features that this version does not know and would have to drop",
-                advice: "open it read-only (-r)")
+                advice: "run qblk check -r all first, or open it read-only (-r)")
         }
     }
 

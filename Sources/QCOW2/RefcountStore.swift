@@ -19,7 +19,7 @@ struct RefcountStore {
     /// Host offsets of the blocks; 0: all of its refcounts are 0.
     private(set) var table: [UInt64]
     private(set) var tableOffset: UInt64
-    private(set) var blocks: [Int: RefcountBlock] = [:]
+    private(set) var blocks: [Int: CachedRefcountBlock] = [:]
     /// No free cluster is before this one.
     private var cursor: UInt64 = 0
     /// Clusters that hold metadata, whatever their refcounts say. No data goes there.
@@ -67,7 +67,7 @@ struct RefcountStore {
         if blocks.count * clusterSize > Self.cacheBytes, let old = blocks.first(where: { $0.value.dirty == nil })?.key {
             blocks[old] = nil
         }
-        blocks[b] = RefcountBlock(bytes, order: order)
+        blocks[b] = CachedRefcountBlock(bytes, order: order)
     }
 
     /// Gives references back; a cluster without any is free from here on. True: it is free.
@@ -120,12 +120,12 @@ struct RefcountStore {
         let own = UInt64(b) * perBlock
         guard own < limit else { throw .full }
         guard !metadata.contains(own) else { throw .corrupt(cluster: own) }
-        let block = RefcountBlock([UInt8](repeating: 0, count: clusterSize), order: order, isNew: true)
+        let block = CachedRefcountBlock([UInt8](repeating: 0, count: clusterSize), order: order, isNew: true)
         block[0] = 1
         place(b, block, at: own)
     }
 
-    private mutating func place(_ b: Int, _ block: RefcountBlock, at cluster: UInt64) {
+    private mutating func place(_ b: Int, _ block: CachedRefcountBlock, at cluster: UInt64) {
         blocks[b] = block
         table[b] = cluster << clusterBits
         dirtyEntries.insert(b)
@@ -152,7 +152,7 @@ struct RefcountStore {
         retired += Array(old..<(old + UInt64(self.tableClusters)))
         table += [UInt64](repeating: 0, count: Int(tableClusters << clusterBits / 8) - table.count)
         for i in 0..<newBlocks {
-            let block = RefcountBlock([UInt8](repeating: 0, count: clusterSize), order: order, isNew: true)
+            let block = CachedRefcountBlock([UInt8](repeating: 0, count: clusterSize), order: order, isNew: true)
             place(b + Int(i), block, at: first + i)
         }
         for cluster in used {

@@ -8,7 +8,10 @@ import Synchronization
 /// References that nobody has any more, on the disk neither. Free once no request that began before is in flight.
 public struct FreedClusters: Sendable {
     var list: [(cluster: UInt64, references: UInt64)] = []
+    public init() {}
+    init(list: [(cluster: UInt64, references: UInt64)]) { self.list = list }
     public var isEmpty: Bool { list.isEmpty }
+    public mutating func append(_ more: FreedClusters) { list += more.list }
 }
 
 /// All changes of one write-back.

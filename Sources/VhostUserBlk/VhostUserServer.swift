@@ -116,6 +116,11 @@ public final class VhostUserServer {
         for thread in exportThreads { thread.join() }
         for worker in workers { worker.post(.quit) }
         for thread in workerThreads { thread.join() }
+        for export in exports {
+            do throws(ImageError) { try export.settings.chain.close() } catch {
+                log.error("\(export.settings.name): what was written last may be lost: \(error)")
+            }
+        }
         exportThreads = []
         workerThreads = []
     }

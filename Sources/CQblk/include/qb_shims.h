@@ -16,6 +16,7 @@ int qb_ofd_test(int fd, short type, uint64_t start, uint64_t length);
 int qb_dio_alignment(int fd, uint32_t *memory, uint32_t *offset);
 /// f_type of statfs, or 0.
 unsigned long qb_filesystem_magic(int fd);
+int qb_membarrier(void);
 int qb_memfd_create(const char *name, unsigned int flags);
 unsigned int qb_major(uint64_t device);
 unsigned int qb_minor(uint64_t device);

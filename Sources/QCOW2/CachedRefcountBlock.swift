@@ -2,7 +2,7 @@
 // from its low end (specification: "Host cluster management").
 
 /// One refcount block in memory.
-final class RefcountBlock {
+final class CachedRefcountBlock {
     private(set) var bytes: [UInt8]
     /// Bytes that the disk does not have yet.
     private(set) var dirty: Range<Int>?

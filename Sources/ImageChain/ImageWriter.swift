@@ -1,0 +1,218 @@
+// Why this file exists: a QCOW2 image that is written has one helper thread. It does with plain reads and writes what a
+// request must not wait for on a worker: tables, refcounts, and the write-back in the order of the law. Workers ask it and
+// are rung when something has changed.
+
+public import DiskTypes
+import Glibc
+import LinuxIO
+public import QCOW2
+import Synchronization
+public import SystemPackage
+
+/// What changes one image, for all of its workers.
+public final class ImageWriter: Sendable {
+    public let plan: QCOW2Writer
+    private let storage: HostFile
+    /// The external data file.
+    private let data: HostFile?
+    private let startLength: UInt64
+    private let event: EventFD
+    private let seats = Mutex<[WriterSeat]>([])
+    private let flushes = Mutex<Flushes>(Flushes())
+    private let thread = Mutex<HelperThread>(HelperThread())
+    private let quits = Atomic<Bool>(false)
+    private let discards = Atomic<Bool>(false)
+
+    private struct Flushes {
+        var wanted: UInt64 = 0
+        var done: UInt64 = 0
+        /// Those that failed, and why.
+        var failures: [(tickets: ClosedRange<UInt64>, error: Int32)] = []
+        /// The system could not say that data is on the disk, and will not say so again.
+        var lost: Int32 = 0
+    }
+
+    private struct HelperThread: ~Copyable { var running: WorkerThread? }
+
+    init(plan: QCOW2Writer, storage: HostFile, data: HostFile?) throws(ImageError) {
+        self.plan = plan
+        self.storage = storage
+        self.data = data
+        startLength = storage.length
+        do throws(Errno) { event = try EventFD() } catch {
+            throw ImageError(.system, "cannot make an event descriptor: \(error)")
+        }
+    }
+
+    // MARK: workers
+
+    /// A worker's place: made before its first request, given back after its last.
+    public func takeSeat() throws(Errno) -> WriterSeat {
+        let seat = WriterSeat(try EventFD())
+        try startHelper()
+        seats.withLock { $0.append(seat) }
+        return seat
+    }
+
+    public func leave(_ seat: WriterSeat) { seats.withLock { $0.removeAll { $0 === seat } } }
+
+    /// Space of freed clusters goes back to the file system.
+    public func returnsSpace(_ does: Bool) { discards.store(does, ordering: .relaxed) }
+
+    /// Begins a write that allocates. `.busy` and `.wants`: the seat is rung when to ask again, if it `waits`.
+    public func begin(_ guest: GuestOffset, length: UInt64) -> WriteGrant {
+        let grant = plan.begin(guest, length: length)
+        if case .wants = grant { event.signal() }
+        return grant
+    }
+
+    public func zero(_ guest: GuestOffset, length: UInt64, _ mode: ZeroMode) -> ZeroGrant {
+        let grant = plan.zero(guest, length: length, mode)
+        if case .wants = grant { event.signal() }
+        return grant
+    }
+
+    public func finish(_ ticket: WriteTicket, isWritten: Bool, by seat: WriterSeat) {
+        plan.finish(ticket, isWritten: isWritten)
+        ring(except: seat)
+        if plan.isFull { event.signal() }
+    }
+
+    /// Asks for everything so far to be on the disk; `result` tells.
+    public func requestFlush() -> UInt64 {
+        let ticket = flushes.withLock { flushes in
+            flushes.wanted += 1
+            return flushes.wanted
+        }
+        event.signal()
+        return ticket
+    }
+
+    /// 0 or an errno; nil: not yet.
+    public func result(of ticket: UInt64) -> Int32? {
+        flushes.withLock { flushes in
+            guard flushes.done >= ticket else { return nil }
+            return flushes.failures.first { $0.tickets.contains(ticket) }?.error ?? 0
+        }
+    }
+
+    private func ring(except own: WriterSeat? = nil) {
+        seats.withLock { seats in
+            for seat in seats where seat !== own && seat.waits.load(ordering: .sequentiallyConsistent) {
+                seat.bell.signal()
+            }
+        }
+    }
+
+    // MARK: the helper
+
+    private func startHelper() throws(Errno) {
+        let result: Result<Void, Errno> = thread.withLock { thread in
+            guard thread.running == nil else { return .success(()) }
+            do throws(Errno) {
+                thread.running = try WorkerThread.start("qblk-writer", HelperLife(writer: self))
+                return .success(())
+            } catch { return .failure(error) }
+        }
+        try result.get()
+    }
+
+    /// Brings everything to the disk and ends the helper. Nobody may write any more.
+    public func close() throws(ImageError) {
+        quits.store(true, ordering: .sequentiallyConsistent)
+        event.signal()
+        let running = thread.withLock { $0.running.take() }
+        if let running { running.join() } else { return }
+        // Freeing was the last change.
+        _ = try plan.writeBack(to: storage, data: data)
+        try plan.trim(storage, startLength: startLength)
+    }
+
+    fileprivate func help() {
+        var waiting = FreedClusters()
+        var grace: (freed: FreedClusters, parity: Int)?
+        while true {
+            let quits = quits.load(ordering: .sequentiallyConsistent)
+            let pause: Int32 = quits ? 0 : grace != nil ? 1 : plan.isDirty ? 5000 : -1
+            let isCalled = (try? event.wait(milliseconds: pause)) ?? true
+            event.take()
+            let mustWrite = fulfilWants()
+            let target = flushes.withLock { $0.wanted > $0.done ? $0.wanted : nil }
+            let isIdle = !isCalled && grace == nil
+            if target != nil || mustWrite || plan.isFull || (isIdle || quits) && plan.isDirty {
+                waiting.append(writeBack(upTo: target))
+            }
+            if let old = grace, quits || isOver(old.parity) {
+                do throws(ImageError) {
+                    try plan.release(
+                        old.freed, storage: storage, discards: discards.load(ordering: .relaxed))
+                } catch {}  // They are leaks, which a check finds.
+                grace = nil
+                ring()
+            }
+            if grace == nil, !waiting.isEmpty {
+                grace = (waiting, turnEpoch())
+                waiting = FreedClusters()
+            }
+            if quits, grace == nil, waiting.isEmpty, target == nil { return }
+        }
+    }
+
+    /// True when a write-back is wanted.
+    private func fulfilWants() -> Bool {
+        let wants = plan.takeWanted()
+        for want in wants where want != .writeBack {
+            do throws(ImageError) { try plan.fulfil(want, storage) } catch { plan.fail(want, error.number) }
+        }
+        if !wants.isEmpty { ring() }
+        return wants.contains(.writeBack)
+    }
+
+    private func writeBack(upTo target: UInt64?) -> FreedClusters {
+        var error: Int32 = 0
+        var freed = FreedClusters()
+        do throws(ImageError) { freed = try plan.writeBack(to: storage, data: data) } catch let failure {
+            error = failure.number
+            if failure.what.hasPrefix("cannot flush") { flushes.withLock { $0.lost = error } }
+        }
+        flushes.withLock { flushes in
+            if flushes.lost != 0 { error = flushes.lost }
+            guard let target else { return }
+            if error != 0, target > flushes.done { flushes.failures.append((flushes.done + 1...target, error)) }
+            flushes.done = target
+        }
+        ring()
+        return freed
+    }
+
+    // MARK: grace
+
+    /// From here on, new requests count apart from those before. Gives the parity of those before.
+    private func turnEpoch() -> Int {
+        seats.withLock { seats in
+            let before = Int(epoch.load(ordering: .relaxed) & 1)
+            epoch.store(epoch.load(ordering: .relaxed) &+ 1, ordering: .sequentiallyConsistent)
+            // What workers have stored before is seen from here on.
+            MemoryBarrier.process()
+            return before
+        }
+    }
+    let epoch = Atomic<UInt32>(0)
+
+    /// No request that began before the turn is in flight.
+    private func isOver(_ parity: Int) -> Bool {
+        seats.withLock { $0.allSatisfy { $0.count(parity) == 0 } }
+    }
+}
+
+private struct HelperLife: ThreadWork, ~Copyable {
+    let writer: ImageWriter
+    consuming func run() { writer.help() }
+}
+
+extension ImageError {
+    /// The closest number.
+    var number: Int32 {
+        what.contains(errorText(ENOSPC)) ? ENOSPC : EIO
+    }
+}

@@ -1,0 +1,7 @@
+// Why this file exists: a thread that looks seldom can pay for the order of stores of those that store all the time.
+import CQblk
+
+public enum MemoryBarrier {
+    /// When it returns, every thread of the process has passed a full memory barrier.
+    public static func process() { _ = qb_membarrier() }
+}
