@@ -106,7 +106,7 @@ let package = Package(
             swiftSettings: hot),
         .target(
             name: "ImageOperations",
-            dependencies: ["BlockEngine", "ImageChain", "QCOW2", "LinuxIO", "DiskTypes", system],
+            dependencies: ["BlockEngine", "ImageChain", "ClusterCodec", "QCOW2", "LinuxIO", "DiskTypes", system],
             swiftSettings: hot),
         // 5 command
         .executableTarget(

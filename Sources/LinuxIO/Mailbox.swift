@@ -13,6 +13,9 @@ public final class Mailbox<Message: Sendable>: Sendable {
     /// Readable while messages wait.
     public var fd: Int32 { event.raw }
 
+    /// Waits until messages wait, or so many milliseconds.
+    public func wait(milliseconds: Int32) throws(Errno) { _ = try event.wait(milliseconds: milliseconds) }
+
     public func post(_ message: Message) {
         waiting.withLock { $0.append(message) }
         event.signal()

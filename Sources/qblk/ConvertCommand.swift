@@ -8,20 +8,22 @@ import ImageOperations
 struct ConvertCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "convert",
-        abstract: "Writes an image out as a raw file or onto a block device.",
+        abstract: "Writes an image out as another image or onto a block device.",
         discussion: """
             Takes qemu-img convert's options. Damage is an error that names the place; nothing that cannot be read \
-            becomes zeros, unless --salvage says so. An error leaves the output as far as it came.
+            becomes zeros, unless --salvage says so. An error leaves the output as far as it came; a qcow2 image gets \
+            its header last of all, so what is incomplete does not open as one.
 
             Example:
               qblk convert -O raw disk.qcow2 disk.raw
+              qblk convert -O qcow2 -c -o compression_type=zstd disk.raw disk.qcow2
               qblk convert -n -O raw -l before-upgrade disk.qcow2 /dev/vg0/disk
             """)
 
     @OptionGroup var image: ImageOptions
 
     @Option(
-        name: [.customShort("O"), .long], help: ArgumentHelp("Format to write: raw so far.", valueName: "format"))
+        name: [.customShort("O"), .long], help: ArgumentHelp("Format to write: qcow2 or raw.", valueName: "format"))
     var outputFormat: ImageFormat = .raw
 
     @Option(
@@ -70,39 +72,56 @@ struct ConvertCommand: ParsableCommand {
     @Flag(name: [.customShort("U"), .long], help: "Open the image even if another process writes to it.")
     var forceShare = false
 
-    @Flag(name: .short, help: "Compress (not yet).")
+    @Flag(name: .short, help: "Compress the clusters (qcow2).")
     var compress = false
 
     @Option(
-        name: [.customShort("o")], help: ArgumentHelp("Options of the format (none for raw).", valueName: "options"))
+        name: [.customShort("o")],
+        help: ArgumentHelp(
+            "Options of the new qcow2 image, NAME=VALUE,...; help lists them. Repeatable.", valueName: "options"))
     var formatOptions: [String] = []
 
+    @Option(
+        name: [.customShort("B"), .customShort("b"), .long],
+        help: ArgumentHelp(
+            "Backing file of the new image, as seen from its folder: only what differs is written.", valueName: "file"))
+    var backing: String?
+
+    @Option(name: [.customShort("F"), .long], help: ArgumentHelp("Format of the backing file.", valueName: "format"))
+    var backingFormat: String?
+
     @Argument(help: "The image.")
-    var source: String
+    var source: String?
 
     @Argument(help: "The file or device to write.")
-    var target: String
+    var target: String?
 
     func validate() throws {
         guard (1...ConvertOptions.workerLimit).contains(workers) else {
             throw ValidationError("-m takes 1 to \(ConvertOptions.workerLimit)")
+        }
+        guard target != nil || FormatOptions.asksForHelp(formatOptions) else {
+            throw ValidationError("the names of the image and of the output are needed")
         }
         guard !targetIsZero || noCreate else { throw ValidationError("--target-is-zero needs -n") }
         guard sparse.bytes % 512 == 0 else { throw ValidationError("-S takes multiples of 512") }
     }
 
     func run() throws {
-        guard outputFormat == .raw, !compress, formatOptions.isEmpty else {
-            throw ImageError(
-                .unsupported, "qblk writes raw images only so far", advice: "use qemu-img convert", path: target)
-        }
+        if FormatOptions.asksForHelp(formatOptions) { return try Output.write(FormatOptions.help(outputFormat)) }
+        guard let source, let target else { return }
         let line = ProgressLine(progress && !quiet)
         let quiet = quiet
+        let report: (ImageConvert.Progress) -> Void = { line.show($0.done, of: $0.total) }
+        let skipped: @Sendable (ImageError) -> Void = { error in if !quiet { Notice.say(Failure.line(error)) } }
         defer { line.end() }
         do {
-            try ImageConvert.raw(
-                from: source, to: target, try options(), report: { line.show($0.done, of: $0.total) },
-                skipped: { error in if !quiet { Notice.say(Failure.line(error)) } })
+            let options = try options(source, target)
+            if outputFormat == .raw {
+                try ImageConvert.raw(from: source, to: target, options, report: report, skipped: skipped)
+            } else {
+                try ImageConvert.qcow2(from: source, to: target, options, report: report, skipped: skipped)
+            }
             line.show(1, of: 1)
         } catch {
             line.end()
@@ -110,8 +129,18 @@ struct ConvertCommand: ParsableCommand {
         }
     }
 
-    private func options() throws -> ConvertOptions {
+    private func options(_ source: String, _ target: String) throws -> ConvertOptions {
         var options = ConvertOptions()
+        if outputFormat == .raw, compress || !formatOptions.isEmpty || backing != nil || backingFormat != nil {
+            throw ImageError(.unsupported, "a raw image has no -c, -o, -B or -F", path: target)
+        }
+        do throws(ImageError) {
+            options.format = try FormatOptions(formatOptions, for: outputFormat)
+            try options.format.setBacking(backing, format: backingFormat)
+        } catch {
+            throw error.named(target)
+        }
+        options.compress = compress
         options.source = image.open
         options.source.lock = !forceShare
         options.source.direct = sourceCache.isDirect

@@ -2,7 +2,7 @@
 
 public import ImageChain
 
-/// How to write an image out as a raw one.
+/// How to write an image out as another one.
 public struct ConvertOptions: Sendable {
     /// How to open the source; the snapshot to read stands here, too.
     public var source = OpenOptions()
@@ -16,11 +16,18 @@ public struct ConvertOptions: Sendable {
     public var workers = ConvertOptions.defaultWorkers
     /// Go on behind what cannot be read; it becomes zeros.
     public var salvage = false
+    /// What the qcow2 image to write is like.
+    public var format = FormatOptions()
+    /// Compress its clusters.
+    public var compress = false
     /// Wait until the target is on its disk.
     public var flush = true
     public var cancel = CancelFlag()
 
     public init() {}
+
+    /// Threads, within the limits.
+    var threads: Int { max(1, min(workers, Self.workerLimit)) }
 
     /// Most that `-m` takes, as qemu-img's.
     public static let workerLimit = 16

@@ -32,9 +32,9 @@ final class ConvertWorker {
     /// Works until there is nothing left. `report` hears how far the disk is done.
     func run(_ report: (UInt64) -> Void) {
         while true {
-            while let slot = free.last, let (piece, cursor) = job.nextPiece() {
-                take(piece, slot, cursor)
-                if free.last == slot { report(cursor) }
+            while let slot = free.last, let taken = job.queue.next() {
+                take(taken.piece, slot, taken.cursor)
+                if free.last == slot { report(taken.cursor) }
             }
             guard let finished = reader.waitFinished() else { return }
             let slot = slots[Int(finished.slot)]
@@ -42,7 +42,7 @@ final class ConvertWorker {
                 try finish(Int(finished.slot), slot, finished)
                 report(slot.cursor)
             } catch {
-                job.fail(at: slot.start, error)
+                job.queue.fail(at: slot.start, error)
             }
             free.append(Int(finished.slot))
         }
@@ -65,7 +65,7 @@ final class ConvertWorker {
                 try job.target.zero(at: start, length: length)
             }
         } catch {
-            job.fail(at: cursor, error)
+            job.queue.fail(at: cursor, error)
         }
     }
 

@@ -26,43 +26,68 @@ struct CopySource: Sendable {
     private let tellsZeros: Bool
     private let readsZeros: Bool
     private let salvages: Bool
+    /// Pieces start at multiples of it, and end there or with the disk.
+    private let unit: UInt64
     private var ahead: StatusReader.Look?
     private var aheadEnd: UInt64 = 0
 
     /// `tellsZeros`: the target does not read as zeros by itself. `readsZeros`: they are to be written like data.
-    init(_ chain: ImageChain, tellsZeros: Bool, readsZeros: Bool, salvages: Bool, pieceSize: UInt64) {
+    init(
+        _ chain: ImageChain, tellsZeros: Bool, readsZeros: Bool, salvages: Bool, pieceSize: UInt64, unit: UInt64 = 1
+    ) {
         reader = StatusReader(chain)
         size = chain.size
-        self.pieceSize = chain.layers.reduce(pieceSize) { max($0, $1.clusterSize) }
+        self.unit = unit
+        self.pieceSize = chain.layers.reduce(max(pieceSize, unit)) { max($0, $1.clusterSize) }
         self.tellsZeros = tellsZeros
         self.readsZeros = readsZeros
         self.salvages = salvages
     }
 
+    /// Nothing is left.
+    var isDone: Bool { cursor >= size }
+
     /// The next piece; nil at the disk's end.
     mutating func next() throws(ImageError) -> Piece? {
         while cursor < size {
             let start = cursor
-            switch try look(at: start) {
+            let look = try look(at: start)
+            let whole = aheadEnd == size ? size : aheadEnd & ~(unit - 1)
+            switch look {
+            // A unit that is not all of one kind is read, whatever it is made of.
+            case .status(let status) where isData(status) || whole <= start:
+                return try data(from: start)
+            case .damaged where whole <= start:
+                return try data(from: start)
             case .damaged(let damage):
-                cursor = aheadEnd
-                return .damaged(start: start, length: aheadEnd - start, reader.chain.error(damage))
-            case .status(let status) where !isData(status):
-                cursor = min(aheadEnd, start + Self.zeroPiece)
-                if tellsZeros { return .zero(start: start, length: cursor - start) }
-                cursor = aheadEnd
+                cursor = whole
+                return .damaged(start: start, length: whole - start, reader.chain.error(damage))
             case .status:
-                let limit = min(size, (start / pieceSize + 1) * pieceSize)
-                var end = min(aheadEnd, limit)
-                // Fragments that are neighbours on the disk are one piece, wherever they lie in the file.
-                while end < limit, case .status(let more) = try look(at: end), isData(more) {
-                    end = min(aheadEnd, limit)
-                }
-                cursor = end
-                return .data(start: start, length: end - start)
+                cursor = tellsZeros ? min(whole, start + Self.zeroPiece) : whole
+                if tellsZeros { return .zero(start: start, length: cursor - start) }
             }
         }
         return nil
+    }
+
+    /// Data from `start` on, up to a piece's limit. Fragments that are neighbours on the disk are one piece, wherever
+    /// they lie in the file.
+    private mutating func data(from start: UInt64) throws(ImageError) -> Piece {
+        let limit = min(size, (start / pieceSize + 1) * pieceSize)
+        var end = start
+        while end < limit {
+            let boundary = min((end + unit - 1) & ~(unit - 1), limit)
+            if case .status(let status) = try look(at: end), isData(status) {
+                end = min(aheadEnd, limit)
+            } else if end == start || end < boundary {
+                // The rest of a unit that has data.
+                end = min(aheadEnd, end == start ? min(start + unit, limit) : boundary)
+            } else {
+                break
+            }
+        }
+        cursor = end
+        return .data(start: start, length: end - start)
     }
 
     private func isData(_ status: BlockStatus) -> Bool { readsZeros || status.mustBeRead }

@@ -1,11 +1,9 @@
-// Why this file exists: `convert -O raw` from start to end. Workers share a list of pieces and a target; what one of
-// them cannot do stops all, and the first error in the order of the disk is the one that is told.
+// Why this file exists: `convert -O raw` from start to end. Workers share a list of pieces and a target.
 
 public import DiskTypes
 import ImageChain
-import Synchronization
 
-/// Writes the disk of an image into a raw file or a block device.
+/// Writes the disk of an image into another file or a block device.
 public enum ImageConvert {
     /// What a conversion tells while it runs. Called on the caller's thread, between two pieces.
     public struct Progress: Sendable {
@@ -38,7 +36,7 @@ extension ImageError {
     }
 }
 
-/// What the workers of one conversion share.
+/// What the workers of one conversion to plain bytes share.
 final class ConvertJob: Sendable {
     /// Reads that one worker has in flight, and bytes of each.
     static let depth = 4
@@ -49,8 +47,7 @@ final class ConvertJob: Sendable {
     let options: ConvertOptions
     let pieceSize: Int
     let skipped: @Sendable (ImageError) -> Void
-    private let source: Mutex<CopySource>
-    private let failure = Mutex<(place: UInt64, error: ImageError)?>(nil)
+    let queue: PieceQueue
 
     init(
         _ chain: ImageChain, _ target: CopyTarget, _ options: ConvertOptions,
@@ -64,14 +61,13 @@ final class ConvertJob: Sendable {
             chain, tellsZeros: !target.isZero, readsZeros: options.sparse == 0, salvages: options.salvage,
             pieceSize: Self.pieceSize)
         pieceSize = Int(source.pieceSize)
-        self.source = Mutex(source)
+        queue = PieceQueue(source, options.cancel)
     }
 
     /// Runs until everything is written or something failed. The calling thread is the first worker.
     func run(_ report: (ImageConvert.Progress) -> Void) throws(ImageError) {
-        let count = max(1, min(options.workers, ConvertOptions.workerLimit))
-        Workers.run(count, "qblk-convert", { self.work { _ in } }, first: { work(report) })
-        if let failure = failure.withLock({ $0 }) { throw failure.error }
+        Workers.run(options.threads, "qblk-convert", { self.work { _ in } }, first: { work(report) })
+        try queue.check()
     }
 
     private func work(_ report: (ImageConvert.Progress) -> Void) {
@@ -79,30 +75,7 @@ final class ConvertJob: Sendable {
             let worker = try ConvertWorker(self)
             worker.run { report(.init(done: $0, total: self.chain.size)) }
         } catch {
-            fail(at: 0, error)
-        }
-    }
-
-    /// The next piece; nil when there is none or the work has to end.
-    func nextPiece() -> (CopySource.Piece, cursor: UInt64)? {
-        if failure.withLock({ $0 != nil }) { return nil }
-        let taken = source.withLock { source -> Result<(CopySource.Piece, UInt64)?, ImageError> in
-            do throws(ImageError) {
-                try options.cancel.check()
-                guard let piece = try source.next() else { return .success(nil) }
-                return .success((piece, source.cursor))
-            } catch {
-                fail(at: source.cursor, error)
-                return .success(nil)
-            }
-        }
-        return (try? taken.get()) ?? nil
-    }
-
-    /// Stops the work. Of several failures the one nearest to the disk's start is told.
-    func fail(at place: UInt64, _ error: ImageError) {
-        failure.withLock { known in
-            if known.map({ place < $0.place }) ?? true { known = (place, error) }
+            queue.fail(at: 0, error)
         }
     }
 }

@@ -1,0 +1,41 @@
+// Why this file exists: compressed clusters that are written must be read by every QEMU there is: raw deflate whose
+// matches reach back no more than 4 KiB, or one zstd frame.
+import CQblk
+public import DiskTypes
+
+/// Compresses clusters. One a worker: it keeps its working memory between clusters and is not `Sendable`.
+public final class ClusterEncoder {
+    private enum Way {
+        case deflate(DeflateEncoder)
+        case zstd(ZstdEncoder)
+    }
+    private let way: Way
+
+    /// nil when there is no memory for the compressor.
+    public init?(_ method: CompressionMethod) {
+        switch method {
+        case .deflate:
+            guard let encoder = DeflateEncoder() else { return nil }
+            way = .deflate(encoder)
+        case .zstd:
+            guard let encoder = ZstdEncoder() else { return nil }
+            way = .zstd(encoder)
+        }
+    }
+
+    /// Compresses all of `source`, one cluster, into `target`. How many bytes the stream has; nil when it does not fit:
+    /// what does not shrink is better stored as it is.
+    public func encode(
+        _ source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer
+    ) -> Int? {
+        guard let from = source.baseAddress, let into = target.baseAddress, source.count > 0, target.count > 0 else {
+            return nil
+        }
+        return switch way {
+        case .deflate(let encoder): encoder.encode(from, source.count, into, target.count)
+        case .zstd(let encoder): encoder.encode(from, source.count, into, target.count)
+        }
+    }
+}
+
+@available(*, unavailable) extension ClusterEncoder: Sendable {}
