@@ -65,7 +65,7 @@ struct CheckTests {
             $0.setEntry(0, 20, 1024)
             $0.setCount(2, of: 2)
         },
-        Damage("an L1 entry over the header", "no table") { $0.image.put(UInt64(1 << 63), at: CountedImage.l1 * 512) },
+        Damage("an L1 entry over the header", "no table") { $0.image.put(UInt64(1) << 63, at: CountedImage.l1 * 512) },
         Damage("COPIED on a compressed cluster", "compressed") {
             $0.setEntry(0, 3, 3 << 62 | UInt64($0.host(0, 3) * 512))
         },
@@ -149,10 +149,11 @@ struct CheckTests {
 @Suite("Check of hostile images")
 struct HostileCheckTests {
     @Test(
-        "an L1 table that names one L2 table four million times takes no longer than its size", .timeLimit(.minutes(2)))
+        "an L1 table that names one L2 table a quarter million times takes no longer than its size",
+        .timeLimit(.minutes(2)))
     func oneTableForAll() throws {
         var image = CountedImage()
-        let entries = 4 << 20
+        let entries = 1 << 18
         image.image.put(UInt32(entries), at: 36)
         let l1 = image.image.bytes.count
         image.image.put(UInt64(l1), at: 40)

@@ -26,7 +26,7 @@ struct CountedImage {
         image = ImageBytes(version: version, size: UInt64(2 * 64 * Self.cluster))
         if version >= 3 { image.put(order, at: 96) }
         image.put(UInt64(Self.l1 * Self.cluster), at: 40)
-        let perBlock = Self.cluster * 8 >> Int(order)
+        let perBlock = (Self.cluster * 8) >> Int(order)
         let count = Self.firstData + 2 * data
         // The blocks are two where one is too small: 64-bit counters count 64 clusters.
         for block in 0..<2 where block * perBlock < max(count, perBlock + 1) {
@@ -52,7 +52,7 @@ struct CountedImage {
     }
 
     mutating func setCount(_ count: UInt64, of cluster: Int) {
-        let perBlock = Self.cluster * 8 >> Int(order)
+        let perBlock = (Self.cluster * 8) >> Int(order)
         let at = (2 + cluster / perBlock) * Self.cluster
         var block = Array(image.bytes[at..<at + Self.cluster])
         RefcountBlock.store(count, into: &block, cluster % perBlock, order: order)
