@@ -173,7 +173,7 @@ private struct ChainOpener {
         var built: [ImageLayer] = []
         for (layer, need) in zip(layers, needs) {
             let share = total <= options.l2CacheLimit ? need : Self.share(of: need, total, options.l2CacheLimit)
-            do throws(ImageError) { built.append(try build(layer, cacheLimit: share)) } catch {
+            do throws(ImageError) { built.append(try build(layer, after: built.count, cacheLimit: share)) } catch {
                 throw error.named(layer.path)
             }
         }
@@ -197,14 +197,14 @@ private struct ChainOpener {
         UInt64(Double(limit) * (Double(need) / Double(total)))
     }
 
-    private func build(_ layer: OpenedLayer, cacheLimit: UInt64) throws(ImageError) -> ImageLayer {
+    private func build(_ layer: OpenedLayer, after built: Int, cacheLimit: UInt64) throws(ImageError) -> ImageLayer {
         let map: LayerMap
         let size: UInt64
         if let image = layer.image {
             let external = layer.dataFile == layer.metadataFile ? nil : files[layer.dataFile].length
             let qcow2 = try QCOW2Map(
                 image, snapshot: layer.snapshot, source: files[layer.metadataFile], dataLength: external,
-                cacheLimit: cacheLimit)
+                cacheLimit: cacheLimit, forWriting: options.writable && built == 0)
             (map, size) = (.qcow2(qcow2), qcow2.size)
         } else {
             let raw = RawMap(fileLength: files[layer.metadataFile].length)

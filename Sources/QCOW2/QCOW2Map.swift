@@ -24,7 +24,7 @@ public final class QCOW2Map: BlockMap {
     /// `cacheLimit`: bytes of L2 table to keep; what the whole image needs is enough.
     public init(
         _ image: QCOW2Image, snapshot: Snapshot? = nil, source: some ByteSource, dataLength: UInt64? = nil,
-        cacheLimit: UInt64
+        cacheLimit: UInt64, forWriting: Bool = false
     ) throws(ImageError) {
         let header = image.header
         size = (snapshot?.diskSize ?? header.size) & ~511
@@ -48,7 +48,10 @@ public final class QCOW2Map: BlockMap {
         let entriesPerSlice = sliceBytes / header.l2EntryBytes
         sliceCoverageBits = UInt64(entriesPerSlice.trailingZeroBitCount) + UInt64(header.clusterBits)
         let slices = needed << (coverageBits - sliceCoverageBits)
-        guard let cache = TableCache(tables: Int(slices), wordsPerSlice: Int(sliceBytes / 8), byteLimit: cacheLimit)
+        guard
+            let cache = TableCache(
+                tables: Int(slices), wordsPerSlice: Int(sliceBytes / 8), byteLimit: cacheLimit,
+                least: forWriting ? 8 : 2)
         else { throw ImageError(.system, "there is not enough memory for the L2 cache") }
         self.cache = cache
     }

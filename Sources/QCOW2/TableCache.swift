@@ -46,10 +46,11 @@ import Synchronization
     private nonisolated(unsafe) let touched: UnsafeMutablePointer<Atomic<UInt8>>
     private let clock: Mutex<Clock>
 
+    /// `least`: slices that there is room for whatever the limit says; a writer keeps some in.
     /// nil when the address space for the directory cannot be had.
-    init?(tables: Int, wordsPerSlice: Int, byteLimit: UInt64) {
+    init?(tables: Int, wordsPerSlice: Int, byteLimit: UInt64, least: Int = 2) {
         let sliceBytes = UInt64(wordsPerSlice * 8)
-        slots = Int(min(UInt64(max(tables, 8)), max(8, byteLimit / sliceBytes)))
+        slots = Int(min(UInt64(max(tables, least)), max(UInt64(least), byteLimit / sliceBytes)))
         self.tables = tables
         self.wordsPerSlice = wordsPerSlice
         // calloc, not allocate+initialize: pages of big tables stay untouched until they are used.

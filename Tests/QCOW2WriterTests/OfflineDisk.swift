@@ -23,7 +23,7 @@ final class OfflineDisk {
         self.backing = backing
         startLength = storage.length
         image = try QCOW2Image(reading: storage)
-        map = try QCOW2Map(image, source: storage, cacheLimit: cacheLimit)
+        map = try QCOW2Map(image, source: storage, cacheLimit: cacheLimit, forWriting: true)
         writer = try QCOW2Writer(image, map: map, storage: storage, hasBacking: !backing.isEmpty)
     }
 
