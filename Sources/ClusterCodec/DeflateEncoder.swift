@@ -5,6 +5,7 @@ import CQblk
 /// Encodes raw deflate streams (no zlib header).
 final class DeflateEncoder {
     private let stream: UnsafeMutablePointer<z_stream>
+    private var noise = NoiseScan()
 
     init?() {
         stream = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
@@ -27,6 +28,7 @@ final class DeflateEncoder {
     func encode(
         _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
     ) -> Int? {
+        if noise.isNoise(source, sourceCount) { return nil }
         guard let sourceSize = UInt32(exactly: sourceCount), let targetSize = UInt32(exactly: targetCount),
             deflateReset(stream) == Z_OK
         else { return nil }
