@@ -35,7 +35,7 @@ extension RequestEngine {
     /// Writes up to `length` bytes at the slot's cursor into new places. False: the slot is in a list and waits.
     func allocate(_ slot: Int32, _ length: UInt64, zeros: Bool) -> Bool {
         guard let allocations else {
-            failAllocation(slot)
+            fail(slot, EIO)
             return true
         }
         let record = slots + Int(slot)

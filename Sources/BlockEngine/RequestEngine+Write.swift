@@ -72,7 +72,8 @@ extension RequestEngine {
         // Bytes that need not be kept may as well stay.
         case .allocate(let length) where record.pointee.operation == .discard:
             record.pointee.cursor &+= min(max(length, 1), left)
-        case .allocate: failAllocation(slot)
+        // Only mapped images allocate, and their zeros go another way.
+        case .allocate: fail(slot, EIO)
         case .needs(let table): _ = awaitTable(table, slot)
         case .damaged(let damage): failDamaged(slot, damage)
         }
@@ -152,11 +153,6 @@ extension RequestEngine {
     func isSound(_ extent: Extent, _ record: UnsafeMutablePointer<Slot>) -> Bool {
         extent.length > 0 && extent.length <= record.pointee.end &- record.pointee.cursor
             && Int(extent.file) < fileCount
-    }
-
-    func failAllocation(_ slot: Int32) {
-        slots[Int(slot)].needsAllocation = true
-        fail(slot, EIO)
     }
 
     func failDamaged(_ slot: Int32, _ damage: MapDamage) {

@@ -250,7 +250,6 @@ public final class RequestEngine {
         record.pointee.pieces = 0
         record.pointee.error = 0
         record.pointee.hasDamage = false
-        record.pointee.needsAllocation = false
         record.pointee.needsSync = false
         if let seat, let writer {
             let parity = writer._withUnsafeGuaranteedRef { $0.parity }
@@ -307,8 +306,6 @@ public final class RequestEngine {
         public let error: Int32
         /// Why, when the image's mapping is what is wrong.
         public let damage: MapDamage?
-        /// The write met bytes that have no cluster of their own.
-        public let needsAllocation: Bool
     }
 
     /// The next request that is done, whose slot is free again from here on; nil when there is none now.
@@ -323,13 +320,12 @@ public final class RequestEngine {
         if let seat { seat._withUnsafeGuaranteedRef { $0.change(Int(record.pointee.parity), by: -1) } }
         if record.pointee.error == 0 {
             statistics.bytes &+= record.pointee.end &- record.pointee.start
-            return Finished(slot: UInt32(bitPattern: slot), error: 0, damage: nil, needsAllocation: false)
+            return Finished(slot: UInt32(bitPattern: slot), error: 0, damage: nil)
         }
         statistics.errors &+= 1
         let damage: MapDamage? = record.pointee.hasDamage ? record.pointee.damage : nil
         return Finished(
-            slot: UInt32(bitPattern: slot), error: record.pointee.error, damage: damage,
-            needsAllocation: record.pointee.needsAllocation)
+            slot: UInt32(bitPattern: slot), error: record.pointee.error, damage: damage)
     }
 
     /// Takes in a completion of the ring that `owns` recognises.

@@ -40,8 +40,6 @@ struct Slot: BitwiseCopyable {
     var mayUnmap = false
     /// The list has exactly the request's bytes, so the kernel may have it as it is.
     var isExact = false
-    /// A write met bytes that have no cluster of their own.
-    var needsAllocation = false
     /// Pieces not back yet.
     var pieces: Int32 = 0
     /// The first errno; 0 while all is well.

@@ -67,12 +67,7 @@ extension QueueWorker {
     @inline(never) private func failed(
         _ queue: UnsafeMutablePointer<ServedQueue>, _ done: RequestEngine.Finished
     ) -> RequestStatus {
-        if done.needsAllocation, !queue.pointee.saidAllocation {
-            queue.pointee.saidAllocation = true
-            log.error(
-                "\(queue.pointee.settings.name): a write needs a new cluster, which this version cannot allocate: I/O error for the guest; serve a preallocated image, or one without snapshots"
-            )
-        } else if !done.needsAllocation, !queue.pointee.saidDamage {
+        if !queue.pointee.saidDamage {
             queue.pointee.saidDamage = true
             let why = done.damage.map { "\($0)" } ?? errorText(done.error)
             log.error("\(queue.pointee.settings.name): a request fails: \(why)")

@@ -36,7 +36,6 @@ struct ServedQueue: ~Copyable {
 
     // Each is said once a queue.
     var saidDamage = false
-    var saidAllocation = false
     var saidBroken = false
 
     init(_ start: QueueStart, virtqueue: consuming Virtqueue, engine: RequestEngine) {

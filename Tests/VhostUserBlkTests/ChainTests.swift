@@ -248,29 +248,3 @@ struct ChainTests {
         words(sector, 0, count, flags)
     }
 }
-
-@Suite("Writable qcow2", .enabled(if: Tools.haveQemu, "\(Tools.qemuReason)"))
-struct AllocationAnswerTests {
-    @Test func aWriteWithoutAClusterFailsAndChangesNothing() throws {
-        let served = try Served()
-        try Command(["qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "4M"], in: served.folder).succeed()
-        try Command(["qemu-io", "-c", "write -P 7 1M 128k", "a.qcow2"], in: served.folder).succeed()
-        let before = try Files.bytes(served.path("a.qcow2"))
-        let socket = try served.add("a.qcow2", format: .qcow2)
-        let (_, clients) = try VhostUserFrontend.running(socket)
-        let error = RequestStatus.ioError.rawValue
-        for sector in [UInt64(0), 8, 4096] {
-            #expect(try clients[0].perform(.write(sector: sector, Array(repeating: 1, count: 4096))).status == error)
-        }
-        #expect(served.lines.count("cannot allocate") == 1)
-        #expect(try clients[0].perform(.flush).isOK)
-        #expect(try Files.bytes(served.path("a.qcow2")) == before)
-        // What has a cluster is written; what has none still reads as zeros.
-        #expect(try clients[0].perform(.write(sector: 2048, Array(repeating: 9, count: 4096))).isOK)
-        #expect(try clients[0].perform(.read(sector: 2048, count: 4096)).data.allSatisfy { $0 == 9 })
-        #expect(try clients[0].perform(.read(sector: 2056, count: 4096)).data.allSatisfy { $0 == 7 })
-        #expect(try clients[0].perform(.read(sector: 8, count: 4096)).data.allSatisfy { $0 == 0 })
-        // Half on a cluster, half beyond: an error, whatever the first half holds then.
-        #expect(try clients[0].perform(.write(sector: 2300, Array(repeating: 1, count: 8192))).status == error)
-    }
-}
