@@ -11,7 +11,7 @@ extension RequestEngine {
     /// Asks whether writes may begin. False: the slot waits.
     func prepareToWrite(_ slot: Int32) -> Bool {
         guard let allocations else { return true }
-        allocations.seat.waits.store(true, ordering: .sequentiallyConsistent)
+        allocations.writer.startWaiting(allocations.seat)
         if allocations.writer.plan.isPrepared {
             isPrepared = true
             return true
@@ -48,7 +48,7 @@ extension RequestEngine {
         switch grant {
         case .busy, .wants:
             // Whoever changes something from here on rings; what changed before is seen now.
-            allocations.seat.waits.store(true, ordering: .sequentiallyConsistent)
+            allocations.writer.startWaiting(allocations.seat)
             grant = allocations.writer.begin(guest, length: wanted)
         default: break
         }
@@ -225,7 +225,7 @@ extension RequestEngine {
         goOnFlushing(allocations)
         goOnWaiting(allocations)
         if allocations.hasWaiters {
-            allocations.seat.waits.store(true, ordering: .sequentiallyConsistent)
+            allocations.writer.startWaiting(allocations.seat)
             armBell(allocations)
             // A flush that ended in between has not rung.
             goOnFlushing(allocations)
@@ -249,7 +249,7 @@ extension RequestEngine {
 
     /// The helper thread brings data and mapping to the disk.
     func flushMapping(_ slot: Int32, _ allocations: Allocations) {
-        allocations.seat.waits.store(true, ordering: .sequentiallyConsistent)
+        allocations.writer.startWaiting(allocations.seat)
         slots[Int(slot)].flushTicket = allocations.writer.requestFlush()
         allocations.flushing.push(slot, in: slots)
         armBell(allocations)
@@ -306,7 +306,7 @@ extension RequestEngine {
         let guest = GuestOffset(record.pointee.cursor)
         var grant = allocations.writer.zero(guest, length: left, mode)
         if grant == .busy || grant == .wants {
-            allocations.seat.waits.store(true, ordering: .sequentiallyConsistent)
+            allocations.writer.startWaiting(allocations.seat)
             grant = allocations.writer.zero(guest, length: left, mode)
         }
         switch grant {

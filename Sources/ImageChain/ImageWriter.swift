@@ -73,9 +73,9 @@ public final class ImageWriter: Sendable {
     }
 
     public func finish(_ ticket: WriteTicket, isWritten: Bool, by seat: WriterSeat) {
-        plan.finish(ticket, isWritten: isWritten)
+        let isFull = plan.finish(ticket, isWritten: isWritten)
         ring(except: seat)
-        if plan.isFull { event.signal() }
+        if isFull { event.signal() }
     }
 
     /// Asks for everything so far to be on the disk; `result` tells.
@@ -96,8 +96,21 @@ public final class ImageWriter: Sendable {
         }
     }
 
+    /// The seat is rung from here on when something changes.
+    public func startWaiting(_ seat: WriterSeat) {
+        seat.waits.store(true, ordering: .sequentiallyConsistent)
+        someoneWaits.store(true, ordering: .sequentiallyConsistent)
+    }
+    private let someoneWaits = Atomic<Bool>(false)
+
     private func ring(except own: WriterSeat? = nil) {
+        guard someoneWaits.load(ordering: .sequentiallyConsistent) else { return }
         seats.withLock { seats in
+            // First this, then the look: who begins to wait in between is seen by one of them.
+            someoneWaits.store(false, ordering: .sequentiallyConsistent)
+            if seats.contains(where: { $0.waits.load(ordering: .sequentiallyConsistent) }) {
+                someoneWaits.store(true, ordering: .sequentiallyConsistent)
+            }
             for seat in seats where seat !== own && seat.waits.load(ordering: .sequentiallyConsistent) {
                 seat.bell.signal()
             }

@@ -5,8 +5,9 @@ import DiskTypes
 import Synchronization
 
 extension QCOW2Writer {
-    /// Ends a ticket. `isWritten`: all bytes that it asked for are in the file; else nothing changes.
-    public func finish(_ ticket: WriteTicket, isWritten: Bool) {
+    /// Ends a ticket. `isWritten`: all bytes that it asked for are in the file; else nothing changes. True: there is so
+    /// much that the disk lacks that it should go out now.
+    @discardableResult public func finish(_ ticket: WriteTicket, isWritten: Bool) -> Bool {
         state.withLock { state in
             let first = ticket.guest.bytes >> map.clusterBits
             let slice = Int(truncatingIfNeeded: ticket.guest.bytes >> map.sliceCoverageBits)
@@ -20,6 +21,7 @@ extension QCOW2Writer {
                 for i in 0..<ticket.clusters { _ = try? state.refcounts.release(host + i) }
             }
             map.cache.unpin(slice)
+            return map.cache.pinLimit <= 2 * state.dirtySlices.count
         }
     }
 

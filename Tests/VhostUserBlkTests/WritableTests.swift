@@ -41,12 +41,15 @@ struct WritableTests {
         served.stop()
         #expect(served.lines.all.allSatisfy { $0.hasPrefix("info") }, "\(served.lines.all)")
         try Command(["qemu-img", "check", "-U", "-f", "qcow2", "a.qcow2"], in: served.folder).succeed()
-        try Command(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", "a.qcow2", "out.raw"], in: served.folder).succeed()
+        try Command(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", "a.qcow2", "out.raw"], in: served.folder)
+            .succeed()
         #expect(load.matches(try Files.bytes(served.path("out.raw"))), "seed \(load.seed)")
     }
 }
 
-@Suite("A qcow2 image whose server is killed", .disabled(if: DiskServer.isPeer || DiskServer.missing != nil, "\(Tools.qblkReason)"))
+@Suite(
+    "A qcow2 image whose server is killed",
+    .disabled(if: DiskServer.isPeer || DiskServer.missing != nil, "\(Tools.qblkReason)"))
 struct KilledWriterTests {
     /// What was flushed is there, the rest is old or new, and the metadata has no error; leaks are allowed.
     @Test(arguments: ["cluster_size=64k", "cluster_size=4k", "extended_l2=on"])
@@ -73,7 +76,8 @@ struct KilledWriterTests {
                 frontend.connection.shutDown()
                 let check = try Command(["qemu-img", "check", "-f", "qcow2", path]).run()
                 #expect(check.exit == 0 || check.exit == 3, "\(check)")
-                try Command(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", path, "\(folder)/out.raw"]).succeed()
+                try Command(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", path, "\(folder)/out.raw"])
+                    .succeed()
                 let now = try Files.bytes("\(folder)/out.raw")
                 for i in stride(from: 0, to: now.count, by: 512) where now[i] != sure[i] && now[i] != content[i] {
                     Issue.record("round \(round): the byte at \(i) is \(now[i]): neither \(sure[i]) nor \(content[i])")
