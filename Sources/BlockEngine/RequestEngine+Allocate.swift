@@ -138,7 +138,10 @@ extension RequestEngine {
         guard let ticket = op.pointee.ticket else { return }
         // There is one for each allocating write that no other may take.
         let piece = takePiece(for: op.pointee.slot, keeping: 0)
-        fill(piece, .buffered, plainFile, at: from, length: length, host: ticket.host.bytes &+ UInt64(from))
+        // A data file of its own is not made longer than the disk.
+        let end = Int(clamping: chain.size &- ticket.guest.bytes)
+        let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
+        fill(piece, .buffered, plainFile, at: from, length: count, host: ticket.host.bytes &+ UInt64(from))
         pieces[Int(piece)].op = index
         send(piece)
     }

@@ -156,6 +156,9 @@ extension RequestEngine {
     }
 
     func failDamaged(_ slot: Int32, _ damage: MapDamage) {
+        if damage.reason == .overlapsMetadata, damage.layer == 0, slots[Int(slot)].operation != .read {
+            allocations?.writer.foundCorruption()
+        }
         slots[Int(slot)].damage = damage
         slots[Int(slot)].hasDamage = true
         fail(slot, EIO)

@@ -78,6 +78,12 @@ public final class ImageWriter: Sendable {
         if isFull { event.signal() }
     }
 
+    /// See `QCOW2Writer.foundCorruption`.
+    public func foundCorruption() {
+        plan.foundCorruption()
+        event.signal()
+    }
+
     /// Asks for everything so far to be on the disk; `result` tells.
     public func requestFlush() -> UInt64 {
         let ticket = flushes.withLock { flushes in

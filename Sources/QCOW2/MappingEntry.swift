@@ -37,6 +37,8 @@ struct EntryRules: Sendable {
     var fileLength: UInt64
     var dataLength: UInt64
     let areas: MetadataAreas
+    /// Clusters of tables, in an image that is written.
+    var tables: Set<UInt64> = []
 
     var clusterSize: UInt64 { 1 << clusterBits }
     /// Bits of a compressed entry that are the byte offset (specification: x = 62 - (cluster_bits - 8)).
@@ -68,7 +70,9 @@ struct EntryRules: Sendable {
         }
         guard word.offset != 0 else { return raw }
         guard isReadable(word) else { return damage(.beyondEndOfFile) }
-        guard word.offset != table, !areas.contains(word.offset) else { return damage(.overlapsMetadata) }
+        guard word.offset != table, !areas.contains(word.offset), !tables.contains(word.offset >> clusterBits) else {
+            return damage(.overlapsMetadata)
+        }
         return raw
     }
 

@@ -2,6 +2,7 @@
 // one damaged refcount ruins a whole image. Before the first write all tables are listed.
 
 public import DiskTypes
+import Synchronization
 
 extension QCOW2Writer {
     /// Opens an image for writing: reads its refcount table and notes where its tables are. `map` is that of the active
@@ -37,6 +38,11 @@ extension QCOW2Writer {
             clusters.add(bitmap.table, UInt64(bitmap.tableEntries) * 8)
         }
         if let directory = image.extensions.bitmaps { clusters.add(directory.directory, directory.directoryBytes) }
+        guard !clusters.isTooMany else {
+            throw .unsupported(
+                "the image's tables take more clusters than a writer can keep apart", advice: "open it read-only (-r)")
+        }
+        map.guarded.withLock { $0 = clusters.set }
         self.init(
             image, map: map, refcountTable: table, metadata: clusters.set, fileLength: storage.length,
             canGrow: storage.canGrow, hasBacking: hasBacking)
@@ -46,6 +52,9 @@ extension QCOW2Writer {
 /// The clusters of an image's tables, but those of its snapshots' L2 tables.
 private struct MetadataClusters {
     private(set) var set: Set<UInt64> = []
+    /// A hostile image could claim billions.
+    private(set) var isTooMany = false
+    private static let limit: UInt64 = 1 << 23
     private let bits: UInt64
 
     init(_ header: Header) {
@@ -59,7 +68,7 @@ private struct MetadataClusters {
     mutating func add(_ start: HostOffset, _ bytes: UInt64) {
         guard bytes > 0 else { return }
         let (end, overflow) = start.bytes.addingReportingOverflow(bytes - 1)
-        guard !overflow else { return }
+        guard !overflow, bytes >> bits < Self.limit, set.count < Int(Self.limit) else { return isTooMany = true }
         for cluster in start.bytes >> bits...end >> bits { set.insert(cluster) }
     }
 }

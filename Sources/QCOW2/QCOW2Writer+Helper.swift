@@ -89,7 +89,11 @@ extension QCOW2Writer {
             }
             switch result {
             case .success(let place):
-                if canGrow, place + map.clusterSize > state.withLock({ $0.fileLength }) { try makeRoom(storage) }
+                guard canGrow, place + map.clusterSize > state.withLock({ $0.fileLength }) else { return place }
+                do throws(ImageError) { try makeRoom(storage) } catch {
+                    state.withLock { _ = try? $0.refcounts.release(place >> map.clusterBits) }
+                    throw error
+                }
                 return place
             case .failure(.block(let b)): try fulfil(.block(b), storage)
             case .failure(.full): throw ImageError(.system, "there is no room for another table")

@@ -102,6 +102,15 @@ public final class QCOW2Writer: Sendable {
     /// A want could not be met: the next write that needs it gets the error.
     public func fail(_ want: Want, _ error: Int32) { state.withLock { $0.failures[want] = error } }
 
+    /// An entry names a cluster of the image's own tables: nothing is written any more, and the header says so.
+    public func foundCorruption() {
+        state.withLock { state in
+            guard !state.isCorrupt else { return }
+            state.isCorrupt = true
+            state.wanted.add(.corruption)
+        }
+    }
+
     /// Something changed that the disk does not have, or does not have for sure.
     public var isDirty: Bool { state.withLock { $0.isDirty || $0.isWritingBack } }
     /// There is so much of it that it should go out now.

@@ -147,7 +147,9 @@ extension QCOW2Writer {
                         storage.discard(
                             at: HostOffset(next.cluster << map.clusterBits), length: map.clusterSize)
                     }
-                    _ = try state.refcounts.release(next.cluster, references: next.references)
+                    if try state.refcounts.release(next.cluster, references: next.references) {
+                        map.guarded.withLock { _ = $0.remove(next.cluster) }
+                    }
                     return nil
                 } catch { return error }
             }

@@ -9,8 +9,8 @@ struct DiskError: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-final class OfflineDisk {
-    let storage: MemoryStorage
+final class OfflineDisk<Storage: ResizableStorage> {
+    let storage: Storage
     let image: QCOW2Image
     let map: QCOW2Map
     let writer: QCOW2Writer
@@ -18,7 +18,7 @@ final class OfflineDisk {
     let startLength: UInt64
     var size: Int { Int(map.size) }
 
-    init(_ storage: MemoryStorage, backing: [UInt8] = [], cacheLimit: UInt64 = 1 << 20) throws {
+    init(_ storage: Storage, backing: [UInt8] = [], cacheLimit: UInt64 = 1 << 20) throws {
         self.storage = storage
         self.backing = backing
         startLength = storage.length
@@ -142,7 +142,7 @@ final class OfflineDisk {
     }
 
     func flush() throws {
-        let freed = try writer.writeBack(to: storage, data: nil as MemoryStorage?)
+        let freed = try writer.writeBack(to: storage, data: nil as Storage?)
         try writer.release(freed, storage: storage, discards: false)
     }
 

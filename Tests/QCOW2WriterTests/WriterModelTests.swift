@@ -33,7 +33,9 @@ struct WriterModelTests {
         }
     }
 
-    static func act(_ disk: OfflineDisk, _ model: inout [UInt8], _ dice: inout Dice, _ place: String) throws {
+    static func act(
+        _ disk: OfflineDisk<some ResizableStorage>, _ model: inout [UInt8], _ dice: inout Dice, _ place: String
+    ) throws {
         let sectors = disk.size / 512
         let start = dice.below(sectors)
         let count = min(sectors - start, 1 + dice.below(1 << dice.below(10)))
