@@ -70,6 +70,7 @@ final class Export: Sendable {
         else { throw .invalidArgument }
         self.resized = resized
         disk.isWriteback = options.cache.isWriteback
+        options.chain.writer?.returnsSpace(options.discards)
         current = Mutex(disk)
         self.number = number
         queueCount = options.queueCount

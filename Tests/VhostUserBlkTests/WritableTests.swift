@@ -88,3 +88,29 @@ struct KilledWriterTests {
         }
     }
 }
+
+extension WritableTests {
+    @Test func discardsGiveSpaceBack() throws {
+        let served = try Served(workers: 1)
+        let path = served.path("a.qcow2")
+        try Command(["qemu-img", "create", "-q", "-f", "qcow2", path, "16M"]).succeed()
+        let (_, clients) = try VhostUserFrontend.running(try served.add("a.qcow2", format: .qcow2))
+        func used() -> Int {
+            var status = stat()
+            stat(path, &status)
+            return Int(status.st_blocks) * 512
+        }
+        for i in 0..<256 {
+            #expect(try clients[0].perform(.write(sector: UInt64(i * 128), [UInt8](repeating: 5, count: 65536))).isOK)
+        }
+        #expect(try clients[0].perform(.flush).isOK)
+        try #require(used() > 15 << 20)
+        #expect(try clients[0].perform(.discard(sector: 0, count: 16 << 11)).isOK)
+        #expect(try clients[0].perform(.flush).isOK)
+        // Only once no older request can touch them.
+        let end = Date() + 20
+        while used() > 1 << 20, Date() < end { usleep(20_000) }
+        #expect(used() <= 1 << 20)
+        #expect(try clients[0].perform(.read(sector: 0, count: 4096)).data.allSatisfy { $0 == 0 })
+    }
+}
