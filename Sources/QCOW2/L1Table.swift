@@ -49,10 +49,10 @@ final class FileEnds: Sendable {
     func grow(file end: UInt64) { file.max(end, ordering: .relaxed) }
     func grow(data end: UInt64) { data.max(end, ordering: .relaxed) }
 
-    /// The rules as of now. `tables`: clusters that entries may not name.
-    func current(_ rules: EntryRules, tables: Set<UInt64>) -> EntryRules {
+    /// The rules as of now.
+    func current(_ rules: EntryRules, guarded: GuardedClusters) -> EntryRules {
         var now = rules
-        now.tables = tables
+        now.guarded = guarded
         now.fileLength = file.load(ordering: .relaxed)
         now.dataLength = data.load(ordering: .relaxed)
         return now

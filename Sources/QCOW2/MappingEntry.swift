@@ -37,8 +37,7 @@ struct EntryRules: Sendable {
     var fileLength: UInt64
     var dataLength: UInt64
     let areas: MetadataAreas
-    /// Clusters of tables, in an image that is written.
-    var tables: Set<UInt64> = []
+    var guarded = GuardedClusters()
 
     var clusterSize: UInt64 { 1 << clusterBits }
     /// Bits of a compressed entry that are the byte offset (specification: x = 62 - (cluster_bits - 8)).
@@ -69,8 +68,11 @@ struct EntryRules: Sendable {
             return raw
         }
         guard word.offset != 0 else { return raw }
-        guard isReadable(word) else { return damage(.beyondEndOfFile) }
-        guard word.offset != table, !areas.contains(word.offset), !tables.contains(word.offset >> clusterBits) else {
+        guard isReadable(word), !guarded.missing.contains(word.offset >> clusterBits) else {
+            return damage(.beyondEndOfFile)
+        }
+        guard word.offset != table, !areas.contains(word.offset), !guarded.tables.contains(word.offset >> clusterBits)
+        else {
             return damage(.overlapsMetadata)
         }
         return raw
@@ -98,7 +100,7 @@ struct EntryRules: Sendable {
     private func judgeCompressed(_ raw: UInt64) -> UInt64 {
         guard !external else { return damage(.compressedInExternalData) }
         let at = compressedRange(raw).host
-        guard at < dataLength else { return damage(.beyondEndOfFile) }
+        guard at < dataLength, !guarded.missing.contains(at >> clusterBits) else { return damage(.beyondEndOfFile) }
         guard !areas.contains(at) else { return damage(.overlapsMetadata) }
         return raw
     }

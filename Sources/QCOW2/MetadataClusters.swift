@@ -25,6 +25,7 @@ extension QCOW2Writer {
             }
             table.append(entry)
         }
+        let missing = try Self.clustersPastTheEnd(header, table, storage)
         var clusters = MetadataClusters(header)
         for entry in table where entry != 0 { clusters.add(HostOffset(entry), header.clusterSize) }
         for i in 0..<map.l1.count {
@@ -42,11 +43,46 @@ extension QCOW2Writer {
             throw .unsupported(
                 "the image's tables take more clusters than a writer can keep apart", advice: "open it read-only (-r)")
         }
-        map.guarded.withLock { $0 = clusters.set }
+        map.guarded.withLock { $0 = GuardedClusters(tables: clusters.set, missing: missing) }
         self.init(
             image, map: map, refcountTable: table, metadata: clusters.set, fileLength: storage.length,
             canGrow: storage.canGrow, hasBacking: hasBacking)
     }
+}
+
+extension QCOW2Writer {
+    /// Clusters that are counted as used and that the file does not have: it was cut. When it grows again they must not
+    /// read as zeros.
+    private static func clustersPastTheEnd(
+        _ header: Header, _ table: [UInt64], _ storage: some ResizableStorage
+    ) throws(ImageError) -> Set<UInt64> {
+        let end = (storage.length + header.clusterSize - 1) >> UInt64(header.clusterBits)
+        let perBlock = UInt64(1) << (UInt64(header.clusterBits) + 3 - UInt64(header.refcountOrder))
+        var missing: Set<UInt64> = []
+        for b in min(Int(end / perBlock), table.count)..<table.count where table[b] != 0 {
+            let block = CachedRefcountBlock(
+                try storage.readAll(
+                    at: HostOffset(table[b]), count: Int(header.clusterSize), what: "a refcount block"),
+                order: Int(header.refcountOrder))
+            for i in 0..<block.count where UInt64(b) * perBlock + UInt64(i) >= end && block[i] != 0 {
+                missing.insert(UInt64(b) * perBlock + UInt64(i))
+            }
+            guard missing.count < 1 << 20 else {
+                throw .malformed(
+                    "much of what is counted as used lies past the end of the file: the image is truncated",
+                    advice: "open it read-only (-r)")
+            }
+        }
+        return missing
+    }
+}
+
+/// Clusters that no entry of an image that is written may name.
+struct GuardedClusters: Sendable {
+    /// They hold tables.
+    var tables: Set<UInt64> = []
+    /// They were cut off.
+    var missing: Set<UInt64> = []
 }
 
 /// The clusters of an image's tables, but those of its snapshots' L2 tables.

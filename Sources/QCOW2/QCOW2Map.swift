@@ -20,8 +20,8 @@ public final class QCOW2Map: BlockMap {
     let cache: TableCache
     /// Where the file ends that holds the tables, and the one that holds the data: writing moves it.
     let ends: FileEnds
-    /// Clusters of tables in an image that is written: no entry may name one, or a write would destroy it.
-    let guarded = Mutex<Set<UInt64>>([])
+    /// In an image that is written: clusters that no entry may name.
+    let guarded = Mutex(GuardedClusters())
 
     /// `dataLength`: bytes of the external data file, nil where data is in the image itself.
     /// `cacheLimit`: bytes of L2 table to keep; what the whole image needs is enough.
@@ -105,7 +105,7 @@ public final class QCOW2Map: BlockMap {
     public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
         let slice = Int(table.token & 0xffff_ffff)
         let generation = UInt32(truncatingIfNeeded: table.token >> 32)
-        let rules = ends.current(rules, tables: guarded.withLock { $0 })
+        let rules = ends.current(rules, guarded: guarded.withLock { $0 })
         let guestStart = UInt64(slice) << sliceCoverageBits
         let l2Table = MappingWord(l1[Int(guestStart >> coverageBits)]).offset
         let available = bytes.count / 8

@@ -148,7 +148,7 @@ extension QCOW2Writer {
                             at: HostOffset(next.cluster << map.clusterBits), length: map.clusterSize)
                     }
                     if try state.refcounts.release(next.cluster, references: next.references) {
-                        map.guarded.withLock { _ = $0.remove(next.cluster) }
+                        map.guarded.withLock { _ = $0.tables.remove(next.cluster) }
                     }
                     return nil
                 } catch { return error }

@@ -83,6 +83,21 @@ struct WriterFaultTests {
         }
     }
 
+    /// What was cut off an image stays an error when the file grows again.
+    @Test func aTruncatedClusterNeverReadsAsZeros() throws {
+        try Scratch.withFolder { folder in
+            let shape = WriterShape(name: "cut", size: 4 << 20, before: ["write -P 7 0 512k"])
+            let whole = try shape.make(in: folder).image
+            let disk = try OfflineDisk(MemoryStorage(Array(whole.dropLast(100 << 10))))
+            try disk.write(2 << 20, [UInt8](repeating: 9, count: 256 << 10))
+            try disk.flush()
+            #expect(disk.storage.bytes.count > whole.count)
+            #expect(try disk.read(0, 64 << 10) == [UInt8](repeating: 7, count: 64 << 10))
+            #expect(try disk.read(2 << 20, 256 << 10) == [UInt8](repeating: 9, count: 256 << 10))
+            #expect(throws: DiskError.self) { try disk.read(448 << 10, 512) }
+        }
+    }
+
     /// QEMU's overlap check, before anything is written.
     @Test func anEntryThatNamesATableIsNotWrittenThrough() throws {
         try Scratch.withFolder { folder in

@@ -8,6 +8,14 @@ extension ImageRepair {
     /// Writes a new refcount table with its blocks and switches the header to it.
     func rebuild() throws(ImageError) {
         let plan = try planStructure()
+        // The file would grow over what was cut off, which would then read as zeros.
+        guard !checker.hasTooManyDangling,
+            !checker.dangling.contains(where: { $0.upperBound >= checker.fileClusters && $0.lowerBound < plan.start })
+        else {
+            throw .unsupported(
+                "the refcounts need to be made anew, and entries point past the end of the file: it is truncated",
+                advice: "copy what is left of it with qblk convert")
+        }
         let order = checker.stored.order
         let clusterSize = Int(checker.clusterSize)
         var table = [UInt64](repeating: 0, count: plan.tableEntries)
