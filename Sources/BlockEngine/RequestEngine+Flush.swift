@@ -20,7 +20,7 @@ extension RequestEngine {
     func flush(_ slot: Int32) {
         guard chain.isWritable, !ignoresFlushes else { return finish(slot) }
         slots[Int(slot)].state = .syncing
-        if let allocations, allocations.writer.plan.isDirty { return flushMapping(slot, allocations) }
+        if let allocations, allocations.writer.flushesMapping { return flushMapping(slot, allocations) }
         if flushes.isRunning { return flushes.next.push(slot, in: slots) }
         flushes.covered.push(slot, in: slots)
         startSync()

@@ -69,11 +69,13 @@ public final class ImageWriter: Sendable {
     public func zero(_ guest: GuestOffset, length: UInt64, _ mode: ZeroMode) -> ZeroGrant {
         let grant = plan.zero(guest, length: length, mode)
         if case .wants = grant { event.signal() }
+        if case .done = grant { noteChange() }
         return grant
     }
 
     public func finish(_ ticket: WriteTicket, isWritten: Bool, by seat: WriterSeat) {
         let isFull = plan.finish(ticket, isWritten: isWritten)
+        if isWritten { noteChange() }
         ring(except: seat)
         if isFull { event.signal() }
     }
@@ -196,12 +198,59 @@ public final class ImageWriter: Sendable {
         }
         flushes.withLock { flushes in
             if flushes.lost != 0 { error = flushes.lost }
+            if target != nil, owesError.exchange(false, ordering: .relaxed) { error = EIO }
             guard let target else { return }
             if error != 0, target > flushes.done { flushes.failures.append((flushes.done + 1...target, error)) }
             flushes.done = target
         }
+        clearMark()
         ring()
         return freed
+    }
+
+    // MARK: a server that is killed
+
+    /// Shared memory that outlives this process says whether answered changes are in this process's memory alone.
+    private let marker = Mutex<LossMarker?>(nil)
+    private let isMarked = Atomic<Bool>(false)
+    private let owesError = Atomic<Bool>(false)
+
+    /// From here on the marker tells. True: it tells that the process before this one was killed and took changes with it
+    /// that were answered: the guest must not be told that they are safe, so the next flush fails.
+    public func mark(in new: LossMarker) -> Bool {
+        marker.withLock { marker in
+            // What this process has set itself is not lost: the front-end went and came back.
+            let isOurs = marker != nil && isMarked.load(ordering: .sequentiallyConsistent)
+            let hasLost = new.isSet && !isOurs
+            if hasLost { owesError.store(true, ordering: .relaxed) }
+            marker = new
+            new.set(plan.isDirty)
+            isMarked.store(plan.isDirty, ordering: .sequentiallyConsistent)
+            return hasLost
+        }
+    }
+
+    /// Whether a flush must go by the helper.
+    public var flushesMapping: Bool { owesError.load(ordering: .relaxed) || plan.isDirty }
+
+    /// Before a change is answered.
+    private func noteChange() {
+        guard !isMarked.load(ordering: .sequentiallyConsistent) else { return }
+        marker.withLock { marker in
+            marker?.set(true)
+            isMarked.store(true, ordering: .sequentiallyConsistent)
+        }
+    }
+
+    private func clearMark() {
+        marker.withLock { marker in
+            // First this, then the look: who changes something in between sees one of them.
+            isMarked.store(false, ordering: .sequentiallyConsistent)
+            marker?.set(false)
+            guard plan.isDirty else { return }
+            marker?.set(true)
+            isMarked.store(true, ordering: .sequentiallyConsistent)
+        }
     }
 
     // MARK: grace

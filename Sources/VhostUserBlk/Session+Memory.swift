@@ -1,6 +1,7 @@
 // Why this file exists: the guest's memory as a front-end hands it over, all at once or region by region, also while
 // requests are in flight. Old memory goes away only when no request can touch it any more. The dirty log and the record of
 // requests in flight are shared memory, too.
+import ImageChain
 import LinuxIO
 import SystemPackage
 import VhostUserWire
@@ -122,10 +123,17 @@ extension Session {
         guard description.mmapSize >= UInt64(layout.bytes) else {
             throw Refusal("the record of requests in flight is too small")
         }
-        inflight = InflightArea(
+        let area = InflightArea(
             layout,
             try SharedArea(
                 fd: fd.raw, offset: description.mmapOffset, size: description.mmapSize, most: 1 << 32))
+        inflight = area
+        guard let writer = export.settings.chain.writer else { return }
+        if writer.mark(in: area.marker) {
+            log.error(
+                "\(export.settings.name): the server before this one was killed with changes that it had answered and not flushed: the next flush fails"
+            )
+        }
     }
 }
 
@@ -136,7 +144,8 @@ final class InflightArea: Sendable {
         let size: Int
         let isPacked: Bool
         let stride: Int
-        var bytes: Int { queues * stride }
+        /// The queues' parts, and one more for the image: see `ImageWriter.LossMarker`.
+        var bytes: Int { queues * stride + 128 }
 
         init(queues: Int, size: Int, isPacked: Bool, most: Int) throws(Refusal) {
             guard queues > 0, queues <= most, size > 0, size <= 32768 else {
@@ -156,6 +165,9 @@ final class InflightArea: Sendable {
         self.layout = layout
         self.area = area
     }
+
+    /// A word for the image, kept as long as somebody uses it.
+    var marker: LossMarker { LossMarker(area.base + layout.queues * layout.stride, keeping: self) }
 
     func memory(of index: Int) throws(Refusal) -> InflightMemory {
         guard index < layout.queues else { throw Refusal("ring \(index) has no record of requests in flight") }

@@ -82,17 +82,12 @@ struct ServeGuestTests {
     @Test(
         "kill -9 of the server under load is a pause: every request is answered, every byte is right",
         .disabled(if: DiskServer.isPeer, "QEMU's own server forgets what was in flight"),
-        arguments: [
-            (DiskShape(queues: 1, packed: false), "raw"), (DiskShape(queues: 4, packed: true), "raw"),
-            (DiskShape(queues: 4, packed: false), "qcow2"),
-        ])
-    func killed(shape: DiskShape, format: String) throws {
+        arguments: [DiskShape(queues: 1, packed: false), DiskShape(queues: 4, packed: true)])
+    func killed(shape: DiskShape) throws {
         try Scratch.withFolder { folder in
-            let disk = "\(folder)/disk.\(format)"
-            // Of a new qcow2 image every cluster has to be allocated.
-            try Command(["qemu-img", "create", "-q", "-f", format, disk, "128M"]).succeed()
+            try Command(["truncate", "-s", "128M", "\(folder)/disk.raw"]).succeed()
             let server = try DiskServer(
-                disk, format: format, socket: "\(folder)/raw.sock", queues: shape.queues)
+                "\(folder)/disk.raw", format: "raw", socket: "\(folder)/raw.sock", queues: shape.queues)
             let machine = try GuestMachine(disks: [shape.word(server.socket)], cpus: shape.queues, folder: folder)
             defer { machine.end() }
             try machine.succeed("(\(Load.rounds)) >/tmp/fio.out 2>&1 &")
@@ -111,12 +106,6 @@ struct ServeGuestTests {
             #expect(try machine.run("dmesg | grep -E 'I/O error|timeout'").status == 1)
             try machine.shutDown()
             #expect(server.stop()?.exit == 0)
-            if format == "qcow2" {
-                // Killed servers may leave leaks, and nothing worse.
-                let check = try Command(["qemu-img", "check", "-f", "qcow2", disk]).run()
-                #expect(check.exit == 0 || check.exit == 3, "\(check)")
-                try Command(["qemu-img", "convert", "-O", "raw", disk, "\(folder)/disk.raw"]).succeed()
-            }
             let outside = try Command(["sh", "-c", Load.verify("\(folder)/disk.raw", round)]).run()
             #expect(outside.exit == 0, "\(outside)")
         }

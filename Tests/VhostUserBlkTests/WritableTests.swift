@@ -5,6 +5,8 @@ import Foundation
 import TestKit
 import Testing
 import VhostUserFrontend
+import VhostUserWire
+import Virtqueue
 
 @Suite("A qcow2 image under a guest's writes", .enabled(if: Tools.haveQemu, "\(Tools.qemuReason)"))
 struct WritableTests {
@@ -112,5 +114,47 @@ extension WritableTests {
         while used() > 1 << 20, Date() < end { usleep(20_000) }
         #expect(used() <= 1 << 20)
         #expect(try clients[0].perform(.read(sector: 0, count: 4096)).data.allSatisfy { $0 == 0 })
+    }
+}
+
+extension KilledWriterTests {
+    /// It was answered, it is gone, and nobody would say so: a journal would go on without its blocks.
+    @Test func theFlushAfterALossFails() throws {
+        try Scratch.withFolder { folder in
+            let path = "\(folder)/a.qcow2"
+            try Command(["qemu-img", "create", "-q", "-f", "qcow2", path, "4M"]).succeed()
+            let server = try DiskServer(path, format: "qcow2", socket: "\(folder)/a.sock")
+            var options = FrontendOptions()
+            options.protocolFeatures.insert(.inflightSharedMemory)
+            let (frontend, clients) = try VhostUserFrontend.running("\(folder)/a.sock", options)
+            func again() throws {
+                server.kill()
+                try server.start()
+                try frontend.reconnect()
+                for client in clients { client.queue.base = client.driver.resumePosition }
+                try frontend.start()
+            }
+            let bytes = [UInt8](repeating: 7, count: 4096)
+            // Flushed: nothing is lost.
+            #expect(try clients[0].perform(.write(sector: 0, bytes)).isOK)
+            #expect(try clients[0].perform(.flush).isOK)
+            try again()
+            #expect(try clients[0].perform(.flush).isOK)
+            #expect(try clients[0].perform(.read(sector: 0, count: 4096)).data == bytes)
+            // Not flushed.
+            #expect(try clients[0].perform(.write(sector: 1024, bytes)).isOK)
+            try again()
+            #expect(try clients[0].perform(.flush).status == RequestStatus.ioError.rawValue)
+            #expect(try clients[0].perform(.flush).isOK)
+            #expect(try clients[0].perform(.read(sector: 0, count: 4096)).data == bytes)
+            // The front-end goes and comes back; the server has lost nothing.
+            #expect(try clients[0].perform(.write(sector: 2048, bytes)).isOK)
+            frontend.connection.shutDown()
+            try frontend.reconnect()
+            for client in clients { client.queue.base = client.driver.resumePosition }
+            try frontend.start()
+            #expect(try clients[0].perform(.flush).isOK)
+            #expect(try clients[0].perform(.read(sector: 2048, count: 4096)).data == bytes)
+        }
     }
 }
