@@ -327,7 +327,7 @@ private final class WriteModel {
         #expect(rig.engine.statistics.syncs == 2)
     }
 
-    @Test("durable zeros on a disk whose flushes are ignored end", .timeLimit(.minutes(5))) func unsafeZeros() throws {
+    @Test("durable zeros on a disk whose flushes are ignored end", .timeLimit(.minutes(20))) func unsafeZeros() throws {
         let images = try Images()
         try images.disk("a.raw", size: 1 << 20)
         let rig = try Rig(try images.open("a.raw", writable: true, format: .raw))

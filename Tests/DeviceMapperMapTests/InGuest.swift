@@ -22,7 +22,7 @@ enum Guest {
 
 @Suite struct InGuest {
     @Test(
-        .disabled(if: Guest.missing != nil, "no kernel guest: \(Guest.missing ?? "")"), .timeLimit(.minutes(10)))
+        .disabled(if: Guest.missing != nil, "no kernel guest: \(Guest.missing ?? "")"), .timeLimit(.minutes(20)))
     func kernelSuites() throws {
         let program = CommandLine.arguments[0]
         let result = try sh(

@@ -7,7 +7,7 @@ import Testing
 
 @Suite(
     "Attached to a running guest", .serialized, .disabled(if: DiskGuest.missing != nil, "\(DiskGuest.missing ?? "")"),
-    .disabled(if: DiskServer.isPeer, "attach starts our own server"), .timeLimit(.minutes(5)))
+    .disabled(if: DiskServer.isPeer, "attach starts our own server"), .timeLimit(.minutes(20)))
 struct AttachGuestTests {
     @Test(
         "a disk comes, is written, outlives its server, and goes; another is read",

@@ -12,7 +12,7 @@ enum AttachTools {
 
 @Suite(
     "Attached to a VM", .serialized, .disabled(if: AttachTools.missing != nil, "\(AttachTools.missing ?? "")"),
-    .timeLimit(.minutes(2)))
+    .timeLimit(.minutes(20)))
 struct AttachTests {
     /// A folder with a QCOW2 image and a registry.
     private func withShop(_ body: (AttachShop) throws -> Void) throws {

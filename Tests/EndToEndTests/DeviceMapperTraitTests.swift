@@ -8,7 +8,7 @@ import Testing
 
 @Suite(
     "Mapped through device-mapper, in the kernel guest", .enabled(if: Tools.canCompare, "\(Tools.compareReason)"),
-    .enabled(if: Guest.isReady, "needs the kernel guest: tools/guest/prepare"), .timeLimit(.minutes(10)))
+    .enabled(if: Guest.isReady, "needs the kernel guest: tools/guest/prepare"), .timeLimit(.minutes(20)))
 struct DeviceMapperTraitTests {
     @Test("every trait has qemu-img's bytes, or is refused for a reason")
     func bytes() throws {

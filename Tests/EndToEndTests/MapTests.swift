@@ -7,7 +7,7 @@ import Testing
 
 @Suite(
     "Mapped through loop", .serialized, .enabled(if: Tools.canCompare, "\(Tools.compareReason)"),
-    .enabled(if: Tools.canLoop, "\(Tools.loopReason)"), .timeLimit(.minutes(2)))
+    .enabled(if: Tools.canLoop, "\(Tools.loopReason)"), .timeLimit(.minutes(20)))
 struct MapTests {
     static let readable = ImageTrait.all.filter { !$0.huge && $0.format == "qcow2" }
 

@@ -30,7 +30,7 @@ enum DiskGuest {
 
 @Suite(
     "Served to a guest", .serialized, .disabled(if: DiskGuest.missing != nil, "\(DiskGuest.missing ?? "")"),
-    .timeLimit(.minutes(15)))
+    .timeLimit(.minutes(20)))
 struct ServeGuestTests {
     @Test("a disk is partitioned, filled, verified and read back, inside and outside", arguments: DiskShape.all)
     func disks(shape: DiskShape) throws {

@@ -6,7 +6,7 @@ import QEMUMonitor
 import TestKit
 import Testing
 
-@Suite(.timeLimit(.minutes(1))) struct MachineTests {
+@Suite(.timeLimit(.minutes(20))) struct MachineTests {
     /// A machine of these answers: by command, or by `qom-get`/`qom-list` (in this order) for questions about objects.
     private func monitor(_ answers: [String: String], objects: [String] = []) throws -> QEMUMonitor {
         let fake = try FakeQEMU { [queue = Queue(objects)] command, id in

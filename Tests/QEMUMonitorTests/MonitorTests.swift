@@ -6,7 +6,7 @@ import QEMUMonitor
 import TestKit
 import Testing
 
-@Suite(.timeLimit(.minutes(1))) struct MonitorTests {
+@Suite(.timeLimit(.minutes(20))) struct MonitorTests {
     private func polite(_ command: String, _ id: Int64) -> [String]? { [FakeQEMU.result(id)] }
 
     private func trouble(_ body: () throws(ImageError) -> Void) -> ImageError? {
