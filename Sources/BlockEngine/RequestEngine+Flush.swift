@@ -42,7 +42,9 @@ extension RequestEngine {
             if !prepareSync() { deferred.push(tag(Tag.sync, 0)) }
             return
         }
-        let error = chain.flushed(0 &- result, buffered: files[Int(plainFile)].data == files[Int(plainFile)].buffered)
+        let isBuffered = files[Int(plainFile)].data == files[Int(plainFile)].buffered
+        let error = chain.flushed(0 &- result, buffered: isBuffered)
+        if result < 0, isBuffered { allocations?.writer.foundLoss() }
         var covered = flushes.covered.takeAll()
         flushes.isRunning = false
         if !flushes.next.isEmpty {

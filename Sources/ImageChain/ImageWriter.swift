@@ -28,8 +28,17 @@ public final class ImageWriter: Sendable {
         var done: UInt64 = 0
         /// Those that failed, and why.
         var failures: [(tickets: ClosedRange<UInt64>, error: Int32)] = []
-        /// The system could not say that data is on the disk, and will not say so again.
-        var lost: Int32 = 0
+
+        mutating func end(_ target: UInt64, _ error: Int32) {
+            defer { done = target }
+            guard error != 0, target > done else { return }
+            // One entry for failures in a row: they may go on for ever.
+            if let last = failures.last, last.error == error, last.tickets.upperBound == done {
+                failures[failures.count - 1].tickets = last.tickets.lowerBound...target
+            } else {
+                failures.append((done + 1...target, error))
+            }
+        }
     }
 
     private struct HelperThread: ~Copyable { var running: WorkerThread? }
@@ -144,6 +153,9 @@ public final class ImageWriter: Sendable {
         event.signal()
         let running = thread.withLock { $0.running.take() }
         if let running { running.join() } else { return }
+        if hasLost {
+            throw ImageError(.system, "a flush has failed: what came after the last good one is not in the image")
+        }
         // Freeing was the last change.
         _ = try plan.writeBack(to: storage, data: data)
         try plan.trim(storage, startLength: startLength)
@@ -161,7 +173,7 @@ public final class ImageWriter: Sendable {
             let target = flushes.withLock { $0.wanted > $0.done ? $0.wanted : nil }
             let isIdle = !isCalled && grace == nil
             if target != nil || mustWrite || plan.isFull || (isIdle || quits) && plan.isDirty {
-                waiting.append(writeBack(upTo: target))
+                waiting.append(writeBack(upTo: target, isAwaited: mustWrite))
             }
             if let old = grace, quits || isOver(old.parity) {
                 do throws(ImageError) {
@@ -189,24 +201,34 @@ public final class ImageWriter: Sendable {
         return wants.contains(.writeBack)
     }
 
-    private func writeBack(upTo target: UInt64?) -> FreedClusters {
+    /// `isAwaited`: writes wait for L2 slices to leave memory. When they cannot, that is those writes' error.
+    private func writeBack(upTo target: UInt64?, isAwaited: Bool) -> FreedClusters {
         var error: Int32 = 0
         var freed = FreedClusters()
-        do throws(ImageError) { freed = try plan.writeBack(to: storage, data: data) } catch let failure {
-            error = failure.number
-            if failure.what.hasPrefix("cannot flush") { flushes.withLock { $0.lost = error } }
+        if hasLost {
+            error = EIO
+        } else {
+            do throws(ImageError) { freed = try plan.writeBack(to: storage, data: data) } catch let failure {
+                error = failure.number
+                if plan.hasFailedSync { foundLoss() }
+            }
         }
-        flushes.withLock { flushes in
-            if flushes.lost != 0 { error = flushes.lost }
-            if target != nil, owesError.exchange(false, ordering: .relaxed) { error = EIO }
-            guard let target else { return }
-            if error != 0, target > flushes.done { flushes.failures.append((flushes.done + 1...target, error)) }
-            flushes.done = target
-        }
+        if isAwaited, error != 0 { plan.fail(.writeBack, error) }
+        if target != nil, owesError.exchange(false, ordering: .relaxed) { error = EIO }
+        if let target { flushes.withLock { $0.end(target, error) } }
         clearMark()
         ring()
         return freed
     }
+
+    /// A sync failed, here or on a worker's ring: the kernel has forgotten what it could not write. No mapping that names
+    /// those clusters may reach the disk from here on, and no flush succeeds.
+    public func foundLoss() {
+        plan.giveUp()
+        isLost.store(true, ordering: .sequentiallyConsistent)
+    }
+    private let isLost = Atomic<Bool>(false)
+    private var hasLost: Bool { isLost.load(ordering: .sequentiallyConsistent) || plan.hasFailedSync }
 
     // MARK: a server that is killed
 
@@ -231,7 +253,7 @@ public final class ImageWriter: Sendable {
     }
 
     /// Whether a flush must go by the helper.
-    public var flushesMapping: Bool { owesError.load(ordering: .relaxed) || plan.isDirty }
+    public var flushesMapping: Bool { owesError.load(ordering: .relaxed) || hasLost || plan.isDirty }
 
     /// Before a change is answered.
     private func noteChange() {

@@ -59,7 +59,9 @@ extension QCOW2Writer {
         let end = (storage.length + header.clusterSize - 1) >> UInt64(header.clusterBits)
         let perBlock = UInt64(1) << (UInt64(header.clusterBits) + 3 - UInt64(header.refcountOrder))
         var missing: Set<UInt64> = []
-        for b in min(Int(end / perBlock), table.count)..<table.count where table[b] != 0 {
+        var blocks = 0
+        for b in min(Int(clamping: end / perBlock), table.count)..<table.count where table[b] != 0 {
+            blocks += 1
             let block = CachedRefcountBlock(
                 try storage.readAll(
                     at: HostOffset(table[b]), count: Int(header.clusterSize), what: "a refcount block"),
@@ -67,7 +69,7 @@ extension QCOW2Writer {
             for i in 0..<block.count where UInt64(b) * perBlock + UInt64(i) >= end && block[i] != 0 {
                 missing.insert(UInt64(b) * perBlock + UInt64(i))
             }
-            guard missing.count < 1 << 20 else {
+            guard missing.count < 1 << 20, blocks < 1024 else {
                 throw .malformed(
                     "much of what is counted as used lies past the end of the file: the image is truncated",
                     advice: "open it read-only (-r)")

@@ -14,7 +14,7 @@ extension QCOW2Writer {
     /// Leave to write up to `length` (> 0) bytes at `guest`, which must lie inside the disk.
     public func begin(_ guest: GuestOffset, length: UInt64) -> WriteGrant {
         state.withLock { state in
-            guard !state.isCorrupt else { return .failed(EIO) }
+            guard !state.isClosed else { return .failed(EIO) }
             guard state.isPrepared else { return want(.preparation, &state) }
             let cluster = guest.bytes >> map.clusterBits
             if let wait = withoutTable(guest, &state) { return wait }
@@ -222,7 +222,7 @@ extension QCOW2Writer {
         case .block(let b): return want(.block(b), &state)
         case .full: return .failed(ENOSPC)
         case .corrupt:
-            state.isCorrupt = true
+            state.isClosed = true
             state.wanted.add(.corruption)
             return .failed(EIO)
         }

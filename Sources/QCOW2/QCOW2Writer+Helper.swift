@@ -23,7 +23,7 @@ extension QCOW2Writer {
             guard header.version >= 3 else { return }
             let features = header.incompatible.union(.corrupt).rawValue
             try storage.write(at: HostOffset(72), bigEndian(features))
-            try storage.sync()
+            try sync(storage)
         case .writeBack: return
         }
     }
@@ -99,7 +99,7 @@ extension QCOW2Writer {
             case .failure(.full): throw ImageError(.system, "there is no room for another table")
             case .failure(.corrupt(let cluster)):
                 state.withLock { state in
-                    state.isCorrupt = true
+                    state.isClosed = true
                     state.wanted.add(.corruption)
                 }
                 throw .malformed(
@@ -121,11 +121,11 @@ extension QCOW2Writer {
                 // A directory that cannot be read cannot be marked: the bitmaps are dropped.
                 features.remove(.bitmaps)
             }
-            try storage.sync()
+            try sync(storage)
         }
         if features != header.autoclear {
             try storage.write(at: HostOffset(88), bigEndian(features.rawValue))
-            try storage.sync()
+            try sync(storage)
         }
         state.withLock { $0.isPrepared = true }
     }

@@ -35,7 +35,7 @@ extension QCOW2Writer {
     /// Makes bytes at `guest` zero by their entries: as many of `length` (> 0) as one slice has.
     public func zero(_ guest: GuestOffset, length: UInt64, _ mode: ZeroMode) -> ZeroGrant {
         state.withLock { state in
-            guard !state.isCorrupt else { return .failed(EIO) }
+            guard !state.isClosed else { return .failed(EIO) }
             guard state.isPrepared else { return zeroGrant(want(.preparation, &state)) }
             let rest = UInt64(1) << map.coverageBits - guest.bytes & (1 << map.coverageBits - 1)
             // A raw external file has the guest's bytes itself, zeros too; and version 2 has no entry for zeros.

@@ -34,7 +34,9 @@ public final class QCOW2Writer: Sendable {
         var fileLength: UInt64
         /// The header says that somebody writes, as far as it must.
         var isPrepared: Bool
-        var isCorrupt = false
+        /// Nothing may change any more: the image is corrupt, or nobody knows what of it is on the disk.
+        var isClosed = false
+        var hasFailedSync = false
         var wanted = Wanted()
         var failures: [Want: Int32] = [:]
         /// Write-backs that took changes away and have not ended.
@@ -105,11 +107,17 @@ public final class QCOW2Writer: Sendable {
     /// An entry names a cluster of the image's own tables: nothing is written any more, and the header says so.
     public func foundCorruption() {
         state.withLock { state in
-            guard !state.isCorrupt else { return }
-            state.isCorrupt = true
+            guard !state.isClosed else { return }
+            state.isClosed = true
             state.wanted.add(.corruption)
         }
     }
+
+    /// A sync has failed: what was written before may or may not be on the disk, whatever later ones say.
+    public var hasFailedSync: Bool { state.withLock { $0.hasFailedSync } }
+
+    /// No mapping changes any more; what would is an I/O error.
+    public func giveUp() { state.withLock { $0.isClosed = true } }
 
     /// Something changed that the disk does not have, or does not have for sure.
     public var isDirty: Bool { state.withLock { $0.isDirty || $0.isWritingBack } }

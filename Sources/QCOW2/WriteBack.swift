@@ -33,9 +33,9 @@ extension QCOW2Writer {
     ) throws(ImageError) -> FreedClusters {
         let changes = takeChanges()
         do throws(ImageError) {
-            try data?.sync()
+            if let data { try sync(data) }
             try writeRefcounts(changes.refcounts, storage)
-            try storage.sync()
+            try sync(storage)
             try linkRefcounts(changes.refcounts, storage)
             try writeMapping(changes, storage)
         } catch {
@@ -65,7 +65,7 @@ extension QCOW2Writer {
             let clusters = (0..<4).map { UInt8(truncatingIfNeeded: table.clusters >> UInt32(24 - 8 * $0)) }
             try storage.write(at: HostOffset(48), bigEndian(table.host.bytes) + clusters)
         }
-        try storage.sync()
+        try sync(storage)
     }
 
     private func writeMapping(_ changes: Changes, _ storage: some ResizableStorage) throws(ImageError) {
@@ -86,7 +86,15 @@ extension QCOW2Writer {
         for (index, word) in changes.l1 {
             try storage.write(at: header.l1Offset + UInt64(index * 8), bigEndian(word))
         }
-        try storage.sync()
+        try sync(storage)
+    }
+
+    /// A sync that fails is remembered: the kernel forgets what it could not write, and the next one would succeed.
+    func sync(_ storage: some ImageStorage) throws(ImageError) {
+        do throws(ImageError) { try storage.sync() } catch {
+            state.withLock { $0.hasFailedSync = true }
+            throw error
+        }
     }
 
     func l1Index(_ slice: Int) -> Int { slice >> Int(map.coverageBits - map.sliceCoverageBits) }

@@ -120,8 +120,8 @@ extension Session {
         let layout = try InflightArea.Layout(
             queues: Int(description.queueCount), size: Int(description.queueSize),
             isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount)
-        guard description.mmapSize >= UInt64(layout.bytes) else {
-            throw Refusal("the record of requests in flight is too small")
+        guard description.mmapSize >= UInt64(layout.bytes), description.mmapOffset & 63 == 0 else {
+            throw Refusal("the record of requests in flight is too small, or begins inside a cache line")
         }
         let area = InflightArea(
             layout,

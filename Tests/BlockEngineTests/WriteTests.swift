@@ -237,6 +237,33 @@ private final class WriteModel {
         try images.run("qemu-img compare -f qcow2 -F raw a.img ours.raw && qemu-img check a.img")
     }
 
+    @Test("after a flush failed through the page cache, no new cluster is mapped and no flush succeeds") func lost()
+        throws
+    {
+        let images = try Images()
+        try images.run("qemu-img create -f qcow2 a.img 4M")
+        let before = try images.bytes("a.img")
+        let chain = try images.open("a.img", direct: false, writable: true, format: .qcow2)
+        let rig = try Rig(chain, maxIovecs: 2)
+        // Bits 60 to 62 are the kind: 3 is a sync.
+        rig.meddle = { userData, result in userData >> 60 & 7 == 3 ? -EIO : result }
+        rig.engine.submit(BlockRequest(.flush, slot: 0, guest: GuestOffset(0), length: 0))
+        #expect(rig.wait()?.error == EIO)
+        rig.meddle = { _, result in result }
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)
+        defer { memory.deallocate() }
+        memset(memory, 0x5a, 4096)
+        rig.engine.submit(
+            BlockRequest(
+                .write, slot: 0, guest: GuestOffset(1 << 20), length: 4096,
+                iovecs: rig.kept([iovec(iov_base: memory, iov_len: 4096)], slot: 0), iovecCount: 1))
+        #expect(rig.wait()?.error == EIO)
+        rig.engine.submit(BlockRequest(.flush, slot: 1, guest: GuestOffset(0), length: 0))
+        #expect(rig.wait()?.error == EIO)
+        #expect(throws: ImageError.self) { try chain.close() }
+        #expect(try images.bytes("a.img") == before)
+    }
+
     @Test("one flush brings data and mapping to the disk") func flushes() throws {
         let images = try Images()
         try images.run("qemu-img create -f qcow2 a.img 4M")

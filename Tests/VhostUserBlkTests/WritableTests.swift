@@ -158,3 +158,31 @@ extension KilledWriterTests {
         }
     }
 }
+
+extension WritableTests {
+    /// A file system of 8 MiB, as full as can be: writes fail, nothing breaks, and with room again all goes on.
+    @Test(.enabled(if: Tools.canLoop, "mounts: \(Tools.loopReason)"))
+    func aFullDiskIsAnErrorUntilThereIsRoom() throws {
+        let folder = try Scratch.newFolder("full")
+        try Command(["mount", "-t", "tmpfs", "-o", "size=8m", "full", folder]).succeed()
+        defer { _ = try? Command(["umount", "-l", folder]).run() }
+        try Command(["qemu-img", "create", "-q", "-f", "qcow2", "\(folder)/a.qcow2", "64M"]).succeed()
+        try Command(["dd", "if=/dev/zero", "of=\(folder)/filler", "bs=1M", "count=4", "status=none"]).succeed()
+        let socket = try Scratch.newFolder("full-socket") + "/s"
+        let server = try DiskServer("\(folder)/a.qcow2", format: "qcow2", socket: socket)
+        let (_, clients) = try VhostUserFrontend.running(socket)
+        let bytes = [UInt8](repeating: 3, count: 65536)
+        var (good, bad) = (0, 0)
+        for i in 0..<128 {
+            if try clients[0].perform(.write(sector: UInt64(i * 128), bytes)).isOK { good += 1 } else { bad += 1 }
+        }
+        #expect(good > 16 && bad > 16, "\(good) went, \(bad) did not")
+        _ = try clients[0].perform(.flush)
+        unlink("\(folder)/filler")
+        for i in 200..<230 { #expect(try clients[0].perform(.write(sector: UInt64(i * 128), bytes)).isOK) }
+        #expect(try clients[0].perform(.flush).isOK)
+        #expect(try clients[0].perform(.read(sector: 220 * 128, count: 65536)).data == bytes)
+        #expect(server.stop()?.exit == 0)
+        try Command(["qemu-img", "check", "-f", "qcow2", "\(folder)/a.qcow2"]).succeed()
+    }
+}
