@@ -142,7 +142,7 @@ extension QCOW2Writer {
             let flags = try bytes.u32(at: at + 12)
             if flags & 2 != 0, flags & 1 == 0 {
                 try storage.write(
-                    at: directory.directory + UInt64(at + 12), Array(bigEndian(UInt64(flags | 1)).suffix(4)))
+                    at: directory.directory + UInt64(at + 12), bigEndian(flags | 1))
             }
             let size = 24 + Int(try bytes.u32(at: at + 20)) + Int(try bytes.u16(at: at + 18))
             at += (size + 7) & ~7

@@ -202,5 +202,3 @@ struct RefcountChanges {
     var movedTable: (host: HostOffset, clusters: UInt32, bytes: [UInt8])?
     var retired: [UInt64] = []
 }
-
-func bigEndian(_ word: UInt64) -> [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: word >> UInt64(56 - 8 * $0)) } }

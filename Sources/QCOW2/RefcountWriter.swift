@@ -36,16 +36,7 @@ struct RefcountWriter: Sendable {
 
     /// Changes the count of a cluster whose block is still here.
     mutating func set(_ cluster: UInt64, _ value: UInt64) {
-        let index = cluster - first
-        guard order >= 3 else {
-            let bit = index << order
-            let mask = UInt8((1 << (1 << order)) - 1) << UInt8(bit & 7)
-            bytes[Int(bit >> 3)] = bytes[Int(bit >> 3)] & ~mask | UInt8(value) << UInt8(bit & 7)
-            return
-        }
-        let width = 1 << Int(order - 3)
-        let place = Int(index) * width
-        for i in 0..<width { bytes[place + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * (width - 1 - i))) }
+        RefcountBlock.store(value, into: &bytes, Int(cluster - first), order: UInt32(order))
     }
 
     /// Takes the blocks out that lie below cluster `settled`. Each gets a cluster at the end, counted like all others.

@@ -62,8 +62,7 @@ extension QCOW2Writer {
         guard changes.movedTable != nil || !changes.entries.isEmpty else { return }
         for entry in changes.entries { try storage.write(at: entry.host, entry.bytes) }
         if let table = changes.movedTable {
-            let clusters = (0..<4).map { UInt8(truncatingIfNeeded: table.clusters >> UInt32(24 - 8 * $0)) }
-            try storage.write(at: HostOffset(48), bigEndian(table.host.bytes) + clusters)
+            try storage.write(at: HostOffset(48), bigEndian(table.host.bytes) + bigEndian(table.clusters))
         }
         try sync(storage)
     }

@@ -16,7 +16,7 @@ struct WriterModelTests {
         try Scratch.withFolder { folder in
             let made = try shape.make(in: folder)
             var model = made.guest
-            var dice = Dice(Self.seed)
+            var dice = Noise(seed: Self.seed)
             let storage = MemoryStorage(made.image)
             for burst in 0..<3 {
                 if ProcessInfo.processInfo.environment["QBLK_TRACE"] != nil {
@@ -34,7 +34,7 @@ struct WriterModelTests {
     }
 
     static func act(
-        _ disk: OfflineDisk<some ResizableStorage>, _ model: inout [UInt8], _ dice: inout Dice, _ place: String
+        _ disk: OfflineDisk<some ResizableStorage>, _ model: inout [UInt8], _ dice: inout Noise, _ place: String
     ) throws {
         let sectors = disk.size / 512
         let start = dice.below(sectors)

@@ -112,6 +112,9 @@ public struct Noise: RandomNumberGenerator {
         return z ^ (z >> 31)
     }
 
+    /// A number from 0 up to `limit`, without it.
+    public mutating func below(_ limit: Int) -> Int { Int(next() >> 1) % max(limit, 1) }
+
     public mutating func bytes(_ count: Int) -> Data {
         var data = Data(capacity: count + 8)
         while data.count < count {

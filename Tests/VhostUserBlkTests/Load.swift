@@ -74,7 +74,7 @@ final class Load {
 
     var inFlight: Int { flights.reduce(0) { $0 + $1.count } }
     private func fail(_ what: String) { if failure == nil { failure = "\(what) (seed \(seed))" } }
-    func below(_ limit: Int) -> Int { Int(noise.next() >> 1) % max(limit, 1) }
+    func below(_ limit: Int) -> Int { noise.below(limit) }
 
     // MARK: out
 

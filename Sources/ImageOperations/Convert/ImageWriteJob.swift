@@ -56,7 +56,7 @@ final class ImageWriteJob: Sendable {
 
     private func work(_ report: (ImageConvert.Progress) -> Void) {
         do throws(ImageError) {
-            let worker = try ImageWriter(self)
+            let worker = try PlacementWriter(self)
             worker.run { report(.init(done: $0, total: chain.size)) }
         } catch {
             queue.fail(at: 0, error)

@@ -3,40 +3,6 @@
 
 import DiskTypes
 
-/// Counters in one refcount block. Narrow ones fill their byte from the least significant bit, wide ones are big endian.
-enum RefcountBlock {
-    static func load(_ block: [UInt8], _ index: Int, order: UInt32) -> UInt64 {
-        if order < 3 {
-            let perByte = 8 >> Int(order)
-            let shift = (index % perByte) << Int(order)
-            let mask = UInt8((1 << (1 << Int(order))) - 1)
-            return UInt64(block[index / perByte] >> UInt8(shift) & mask)
-        }
-        let width = 1 << (Int(order) - 3)
-        var value: UInt64 = 0
-        for byte in block[(index * width)..<(index * width + width)] { value = value << 8 | UInt64(byte) }
-        return value
-    }
-
-    /// `value` must fit.
-    static func store(_ value: UInt64, into block: inout [UInt8], _ index: Int, order: UInt32) {
-        if order < 3 {
-            let perByte = 8 >> Int(order)
-            let shift = UInt8((index % perByte) << Int(order))
-            let mask = UInt8((1 << (1 << Int(order))) - 1)
-            block[index / perByte] = block[index / perByte] & ~(mask << shift) | (UInt8(value) & mask) << shift
-            return
-        }
-        let width = 1 << (Int(order) - 3)
-        for i in 0..<width {
-            block[index * width + i] = UInt8(truncatingIfNeeded: value >> UInt64(8 * (width - 1 - i)))
-        }
-    }
-
-    /// The largest count a width can say.
-    static func largest(order: UInt32) -> UInt64 { order == 6 ? .max : (1 << (1 << UInt64(order))) - 1 }
-}
-
 /// The refcounts that an image stores.
 struct StoredRefcounts<Storage: ByteSource> {
     let storage: Storage

@@ -8,7 +8,7 @@ import LinuxIO
 import QCOW2
 
 /// Reads pieces ahead and writes them where they are placed. Confined to its thread.
-final class ImageWriter {
+final class PlacementWriter {
     private struct Slot {
         var number: UInt64 = 0
         var start: UInt64 = 0
@@ -186,4 +186,4 @@ final class ImageWriter {
     }
 }
 
-@available(*, unavailable) extension ImageWriter: Sendable {}
+@available(*, unavailable) extension PlacementWriter: Sendable {}
