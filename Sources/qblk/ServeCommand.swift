@@ -27,7 +27,8 @@ struct ServeCommand: ParsableCommand {
         abstract: "Serves images to virtual machines: a vhost-user-blk backend.",
         discussion: """
             Stays in the foreground until SIGTERM or SIGINT, then finishes what is in flight. SIGHUP looks whether raw \
-            images have grown and tells the guests. A front-end may go and come back at any time.
+            images have grown and tells the guests. A front-end may go and come back at any time. A server of a QCOW2 \
+            image that is killed loses what it has answered and not flushed; the guest's next flush fails then.
 
             Example:
               qblk serve disk.qcow2 --socket-path /run/disk.sock
@@ -66,7 +67,7 @@ struct ServeCommand: ParsableCommand {
         help: ArgumentHelp("none (O_DIRECT), writeback, writethrough, directsync or unsafe, as QEMU has them."))
     var cache = CacheMode.none
 
-    @Option(name: .long, help: ArgumentHelp("What discards of a raw image do: unmap or ignore.", valueName: "action"))
+    @Option(name: .long, help: ArgumentHelp("What discards do: unmap or ignore.", valueName: "action"))
     var discard = DiscardChoice.unmap
 
     @Option(name: .long, help: ArgumentHelp("Logical block size of the disk.", valueName: "bytes"))
