@@ -84,7 +84,8 @@ let package = Package(
         .target(
             name: "VhostUserBlk",
             dependencies: [
-                "VhostUserWire", "Virtqueue", "BlockEngine", "ImageChain", "LinuxIO", "DiskTypes", system, logging,
+                "VhostUserWire", "Virtqueue", "BlockEngine", "ImageChain", "QCOW2", "LinuxIO", "DiskTypes", system,
+                logging,
             ],
             swiftSettings: hot),
         .target(

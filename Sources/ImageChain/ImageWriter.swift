@@ -22,6 +22,14 @@ public final class ImageWriter: Sendable {
     private let thread = Mutex<HelperThread>(HelperThread())
     private let quits = Atomic<Bool>(false)
     private let discards = Atomic<Bool>(false)
+    /// What only the helper may do, for somebody who waits.
+    private let errands = Mutex<[Errand]>([])
+
+    private struct Errand {
+        /// Nil: bring everything to the disk.
+        let journal: MappingJournal?
+        let outcome: Mailbox<Result<Adoption, ImageError>>
+    }
 
     private struct Flushes {
         var wanted: UInt64 = 0
@@ -78,13 +86,11 @@ public final class ImageWriter: Sendable {
     public func zero(_ guest: GuestOffset, length: UInt64, _ mode: ZeroMode) -> ZeroGrant {
         let grant = plan.zero(guest, length: length, mode)
         if case .wants = grant { event.signal() }
-        if case .done = grant { noteChange() }
         return grant
     }
 
     public func finish(_ ticket: WriteTicket, isWritten: Bool, by seat: WriterSeat) {
         let isFull = plan.finish(ticket, isWritten: isWritten)
-        if isWritten { noteChange() }
         ring(except: seat)
         if isFull { event.signal() }
     }
@@ -159,6 +165,9 @@ public final class ImageWriter: Sendable {
         // Freeing was the last change.
         _ = try plan.writeBack(to: storage, data: data)
         try plan.trim(storage, startLength: startLength)
+        // What a killed process had taken and not used counts as used.
+        if plan.mayLeak { _ = try ImageCheck.repair(storage, .leaks) }
+        plan.endJournal()
     }
 
     fileprivate func help() {
@@ -169,6 +178,7 @@ public final class ImageWriter: Sendable {
             let pause: Int32 = quits ? 0 : grace != nil ? 1 : plan.isDirty ? 5000 : -1
             let isCalled = (try? event.wait(milliseconds: pause)) ?? true
             event.take()
+            waiting.append(runErrands())
             let mustWrite = fulfilWants()
             let target = flushes.withLock { $0.wanted > $0.done ? $0.wanted : nil }
             let isIdle = !isCalled && grace == nil
@@ -189,6 +199,69 @@ public final class ImageWriter: Sendable {
             }
             if quits, grace == nil, waiting.isEmpty, target == nil { return }
         }
+    }
+
+    // MARK: a process that is killed
+
+    /// From here on changes stand in `journal`, too, which outlives this process; what a killed one left in it is true
+    /// again. No request may be in flight, none may come meanwhile. When it throws, it can be tried again.
+    public func use(_ journal: MappingJournal) throws(ImageError) -> Adoption { try send(journal) }
+
+    /// Everything so far is on the disk afterwards. For when no request is in flight.
+    public func settle() throws(ImageError) {
+        guard thread.withLock({ $0.running != nil }), plan.isDirty else { return }
+        _ = try send(nil)
+    }
+
+    private func send(_ journal: MappingJournal?) throws(ImageError) -> Adoption {
+        let outcome: Mailbox<Result<Adoption, ImageError>>
+        do throws(Errno) {
+            outcome = try Mailbox()
+            try startHelper()
+        } catch { throw ImageError(.system, "cannot start the image's writer: \(error)") }
+        errands.withLock { $0.append(Errand(journal: journal, outcome: outcome)) }
+        event.signal()
+        while true {
+            if let result = outcome.take().first { return try result.get() }
+            do throws(Errno) { try outcome.wait(milliseconds: -1) } catch {}  // Interrupted: it looks again.
+        }
+    }
+
+    /// What became free on the way.
+    private func runErrands() -> FreedClusters {
+        var freed = FreedClusters()
+        let list = errands.withLock { errands in
+            defer { errands = [] }
+            return errands
+        }
+        for errand in list {
+            do throws(ImageError) {
+                guard let journal = errand.journal else {
+                    freed.append(try bringAll())
+                    errand.outcome.post(.success(.fresh))
+                    continue
+                }
+                errand.outcome.post(.success(try takeOver(journal)))
+            } catch { errand.outcome.post(.failure(error)) }
+        }
+        return freed
+    }
+
+    private func bringAll() throws(ImageError) -> FreedClusters {
+        guard !hasLost else { throw ImageError(.system, "a flush has failed before") }
+        return try plan.writeBack(to: storage, data: data)
+    }
+
+    private func takeOver(_ journal: MappingJournal) throws(ImageError) -> Adoption {
+        let file = storage.identity
+        let adoption = try plan.use(
+            journal, identity: file.device &* 0x9e37_79b9_7f4a_7c15 ^ file.inode, storage: storage, data: data)
+        switch adoption {
+        case .fresh, .changes: break
+        case .afterFailure: foundLoss()
+        case .refused: owesError.store(true, ordering: .relaxed)
+        }
+        return adoption
     }
 
     /// True when a write-back is wanted.
@@ -216,7 +289,6 @@ public final class ImageWriter: Sendable {
         if isAwaited, error != 0 { plan.fail(.writeBack, error) }
         if target != nil, owesError.exchange(false, ordering: .relaxed) { error = EIO }
         if let target { flushes.withLock { $0.end(target, error) } }
-        clearMark()
         ring()
         return freed
     }
@@ -230,50 +302,10 @@ public final class ImageWriter: Sendable {
     private let isLost = Atomic<Bool>(false)
     private var hasLost: Bool { isLost.load(ordering: .sequentiallyConsistent) || plan.hasFailedSync }
 
-    // MARK: a server that is killed
-
-    /// Shared memory that outlives this process says whether answered changes are in this process's memory alone.
-    private let marker = Mutex<LossMarker?>(nil)
-    private let isMarked = Atomic<Bool>(false)
-    private let owesError = Atomic<Bool>(false)
-
-    /// From here on the marker tells. True: it tells that the process before this one was killed and took changes with it
-    /// that were answered: the guest must not be told that they are safe, so the next flush fails.
-    public func mark(in new: LossMarker) -> Bool {
-        marker.withLock { marker in
-            // What this process has set itself is not lost: the front-end went and came back.
-            let isOurs = marker != nil && isMarked.load(ordering: .sequentiallyConsistent)
-            let hasLost = new.isSet && !isOurs
-            if hasLost { owesError.store(true, ordering: .relaxed) }
-            marker = new
-            new.set(plan.isDirty)
-            isMarked.store(plan.isDirty, ordering: .sequentiallyConsistent)
-            return hasLost
-        }
-    }
-
     /// Whether a flush must go by the helper.
     public var flushesMapping: Bool { owesError.load(ordering: .relaxed) || hasLost || plan.isDirty }
-
-    /// Before a change is answered.
-    private func noteChange() {
-        guard !isMarked.load(ordering: .sequentiallyConsistent) else { return }
-        marker.withLock { marker in
-            marker?.set(true)
-            isMarked.store(true, ordering: .sequentiallyConsistent)
-        }
-    }
-
-    private func clearMark() {
-        marker.withLock { marker in
-            // First this, then the look: who changes something in between sees one of them.
-            isMarked.store(false, ordering: .sequentiallyConsistent)
-            marker?.set(false)
-            guard plan.isDirty else { return }
-            marker?.set(true)
-            isMarked.store(true, ordering: .sequentiallyConsistent)
-        }
-    }
+    /// Changes of a killed process are lost: the guest must not be told that they are safe, so its next flush fails.
+    private let owesError = Atomic<Bool>(false)
 
     // MARK: grace
 

@@ -18,6 +18,7 @@ extension QCOW2Writer {
             guard state.isPrepared else { return want(.preparation, &state) }
             let cluster = guest.bytes >> map.clusterBits
             if let wait = withoutTable(guest, &state) { return wait }
+            guard hasRoom(1, state) else { return want(.writeBack, &state) }
             let slice = Int(truncatingIfNeeded: guest.bytes >> map.sliceCoverageBits)
             switch map.cache.pin(slice) {
             case nil: return want(.writeBack, &state)
@@ -33,8 +34,15 @@ extension QCOW2Writer {
                 return grant
             }
             for i in 0..<ticket.clusters { state.inFlight.insert(cluster + i) }
+            state.tickets += 1
+            state.hasChanged = true
             return grant
         }
+    }
+
+    /// The journal has room for so many changes besides those that have leave already.
+    func hasRoom(_ count: UInt64, _ state: borrowing State) -> Bool {
+        state.journal.map { $0.free >= state.tickets + count } ?? true
     }
 
     /// What a write must wait for that has no L2 table of its own; nil when it has one.

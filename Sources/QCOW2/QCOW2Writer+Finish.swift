@@ -15,13 +15,14 @@ extension QCOW2Writer {
                 if isWritten { link(ticket, first + i, slice, &state) }
                 state.inFlight.remove(first + i)
             }
+            state.tickets -= 1
             if !isWritten, ticket.isNew {
                 let host = ticket.host.bytes >> map.clusterBits
                 // Their block was in memory a moment ago, dirty, and is so still.
                 for i in 0..<ticket.clusters { _ = try? state.refcounts.release(host + i) }
             }
             map.cache.unpin(slice)
-            return map.cache.pinLimit <= 2 * state.dirtySlices.count
+            return isFull(state)
         }
     }
 
@@ -59,14 +60,24 @@ extension QCOW2Writer {
     }
 
     func change(_ slice: Int, _ index: Int, _ word: UInt64, _ state: inout State) {
+        // Before it is true in memory: who reads it there may be answered.
+        note(slice, index, word, 0, &state)
         map.cache.set(slice, index, word)
         markDirty(slice, index, &state)
     }
 
     func changePair(_ slice: Int, _ index: Int, _ first: UInt64, _ second: UInt64, _ state: inout State) {
+        note(slice, index, first, second, &state)
         map.cache.setPair(slice, index, first, second)
         markDirty(slice, index, &state)
         markDirty(slice, index + 1, &state)
+    }
+
+    private func note(_ slice: Int, _ index: Int, _ word: UInt64, _ bits: UInt64, _ state: inout State) {
+        guard let journal = state.journal, !state.isAdopting else { return }
+        let inSlice = UInt64(map.rules.subclusters ? index >> 1 : index)
+        let first = UInt64(slice) << (map.sliceCoverageBits - map.clusterBits)
+        journal.append(first + inSlice, word: word, bits: bits, clusterSize: map.clusterSize)
     }
 
     /// A slice that the disk lacks stays in memory.

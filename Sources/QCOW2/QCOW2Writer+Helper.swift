@@ -51,7 +51,7 @@ extension QCOW2Writer {
 
     /// A new table, all unallocated, or a copy of one that a snapshot shares. It is whole on the disk before L1 names it,
     /// here and there.
-    private func makeTable(_ index: Int, _ storage: some ResizableStorage) throws(ImageError) {
+    func makeTable(_ index: Int, _ storage: some ResizableStorage) throws(ImageError) {
         let old = MappingWord(map.l1[index])
         guard !old.isDamaged, old.raw & MappingWord.copied == 0 else { return }
         let size = Int(map.clusterSize)

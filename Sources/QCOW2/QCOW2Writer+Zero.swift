@@ -80,6 +80,8 @@ extension QCOW2Writer {
     private func zeroUnits(_ guest: GuestOffset, _ length: UInt64, _ mode: ZeroMode, _ state: inout State) -> ZeroGrant
     {
         let slice = Int(truncatingIfNeeded: guest.bytes >> map.sliceCoverageBits)
+        guard hasRoom(1, state) else { return zeroGrant(want(.writeBack, &state)) }
+        state.hasChanged = true
         switch map.cache.pin(slice) {
         case nil: return zeroGrant(want(.writeBack, &state))
         case false?:
@@ -90,7 +92,7 @@ extension QCOW2Writer {
         defer { map.cache.unpin(slice) }
         let end = min(guest.bytes + length, UInt64(slice + 1) << map.sliceCoverageBits)
         var at = guest.bytes
-        while at < end {
+        while at < end, hasRoom(1, state) {
             guard !state.inFlight.contains(at >> map.clusterBits) else { break }
             let index = map.entryIndex(GuestOffset(at))
             let clusterEnd = (at >> map.clusterBits + 1) << map.clusterBits

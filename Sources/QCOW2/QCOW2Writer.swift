@@ -23,6 +23,7 @@ public final class QCOW2Writer: Sendable {
         var refcounts: RefcountStore
         /// Guest clusters that somebody has a ticket for.
         var inFlight: Set<UInt64> = []
+        var tickets: UInt64 = 0
         /// Words of L2 slices that the disk does not have yet, a bit each.
         var dirtySlices: [Int: [UInt64]] = [:]
         var dirtyL1: Set<Int> = []
@@ -39,6 +40,14 @@ public final class QCOW2Writer: Sendable {
         var hasFailedSync = false
         var wanted = Wanted()
         var failures: [Want: Int32] = [:]
+        /// Where changes stand that the disk lacks, should this process be killed.
+        var journal: MappingJournal?
+        /// Changes come out of the journal: they are in it.
+        var isAdopting = false
+        /// A process before this one was killed.
+        var mayLeak = false
+        /// The mapping is no longer what it was when the image was opened.
+        var hasChanged = false
         /// Write-backs that took changes away and have not ended.
         var isWritingBack = false
 
@@ -117,12 +126,20 @@ public final class QCOW2Writer: Sendable {
     public var hasFailedSync: Bool { state.withLock { $0.hasFailedSync } }
 
     /// No mapping changes any more; what would is an I/O error.
-    public func giveUp() { state.withLock { $0.isClosed = true } }
+    public func giveUp() {
+        state.withLock { state in
+            state.isClosed = true
+            state.journal?.fail()
+        }
+    }
 
     /// Something changed that the disk does not have, or does not have for sure.
     public var isDirty: Bool { state.withLock { $0.isDirty || $0.isWritingBack } }
     /// There is so much of it that it should go out now.
-    public var isFull: Bool { state.withLock { map.cache.pinLimit <= 2 * $0.dirtySlices.count } }
+    public var isFull: Bool { state.withLock { isFull($0) } }
+    func isFull(_ state: borrowing State) -> Bool {
+        map.cache.pinLimit <= 2 * state.dirtySlices.count || state.journal?.isHalfFull ?? false
+    }
 }
 
 /// The answer to a write that allocates.

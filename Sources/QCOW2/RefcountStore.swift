@@ -115,6 +115,19 @@ struct RefcountStore {
         }
     }
 
+    /// Counts a cluster that a killed process had taken: once, whether the disk knows of it or not.
+    mutating func adopt(_ cluster: UInt64) throws(Lack) {
+        let b = Int(cluster / perBlock)
+        guard cluster < limit else { throw .full }
+        if b >= table.count { try growTable(for: b) }
+        if table[b] == 0 { try makeBlock(b) }
+        guard let block = blocks[b] else { throw .block(b) }
+        let i = Int(cluster % perBlock)
+        guard !metadata.contains(cluster), block[i] <= 1 else { throw .corrupt(cluster: cluster) }
+        if block[i] == 0 { block[i] = 1 }
+        end = max(end, cluster + 1)
+    }
+
     /// A block that does not exist has only free clusters: it goes into the first of them.
     private mutating func makeBlock(_ b: Int) throws(Lack) {
         let own = UInt64(b) * perBlock

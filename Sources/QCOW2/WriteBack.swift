@@ -44,6 +44,8 @@ extension QCOW2Writer {
         }
         state.withLock { state in
             for slice in changes.slices { map.cache.unpin(slice.slice) }
+            // While records are still being taken over, the disk lacks some of them.
+            if !state.isAdopting { state.journal?.dropTaken() }
             state.isWritingBack = false
         }
         return FreedClusters(list: changes.unlinked + changes.refcounts.retired.map { ($0, 1) })
@@ -91,7 +93,10 @@ extension QCOW2Writer {
     /// A sync that fails is remembered: the kernel forgets what it could not write, and the next one would succeed.
     func sync(_ storage: some ImageStorage) throws(ImageError) {
         do throws(ImageError) { try storage.sync() } catch {
-            state.withLock { $0.hasFailedSync = true }
+            state.withLock { state in
+                state.hasFailedSync = true
+                state.journal?.fail()
+            }
             throw error
         }
     }
@@ -117,6 +122,7 @@ extension QCOW2Writer {
             changes.unlinked = state.unlinked
             (state.dirtySlices, state.dirtyL1, state.unlinked) = ([:], [], [])
             state.isWritingBack = true
+            if !state.isAdopting { state.journal?.take() }
             return changes
         }
     }
@@ -136,6 +142,7 @@ extension QCOW2Writer {
             state.dirtyL1.formUnion(changes.l1.map(\.index))
             state.unlinked = changes.unlinked + state.unlinked
             state.isWritingBack = false
+            if !state.isAdopting { state.journal?.putBack() }
         }
     }
 

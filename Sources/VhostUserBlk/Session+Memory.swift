@@ -1,8 +1,10 @@
 // Why this file exists: the guest's memory as a front-end hands it over, all at once or region by region, also while
 // requests are in flight. Old memory goes away only when no request can touch it any more. The dirty log and the record of
 // requests in flight are shared memory, too.
+import DiskTypes
 import ImageChain
 import LinuxIO
+import QCOW2
 import SystemPackage
 import VhostUserWire
 import Virtqueue
@@ -104,7 +106,8 @@ extension Session {
         let wanted = try decode(InflightDescription.self, message)
         let layout = try InflightArea.Layout(
             queues: Int(wanted.queueCount), size: Int(wanted.queueSize),
-            isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount)
+            isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount,
+            hasJournal: export.settings.chain.writer != nil)
         let file: OwnedFD
         do throws(Errno) { file = try SharedMemory("qblk-inflight", count: layout.bytes).duplicateFile() } catch {
             throw Refusal("no memory for the record of requests in flight: \(error)")
@@ -119,20 +122,34 @@ extension Session {
         guard !rings.contains(where: \.isStarted) else { throw Refusal("rings run with the record they have") }
         let layout = try InflightArea.Layout(
             queues: Int(description.queueCount), size: Int(description.queueSize),
-            isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount)
-        guard description.mmapSize >= UInt64(layout.bytes), description.mmapOffset & 63 == 0 else {
+            isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount,
+            hasJournal: export.settings.chain.writer != nil)
+        // Its journal may be missing, or of another size than ours.
+        guard description.mmapSize >= UInt64(layout.queueBytes), description.mmapOffset & 63 == 0 else {
             throw Refusal("the record of requests in flight is too small, or begins inside a cache line")
         }
         let area = InflightArea(
             layout,
             try SharedArea(
                 fd: fd.raw, offset: description.mmapOffset, size: description.mmapSize, most: 1 << 32))
+        if let writer = export.settings.chain.writer, let journal = area.journal { try takeOver(journal, writer) }
         inflight = area
-        guard let writer = export.settings.chain.writer else { return }
-        if writer.mark(in: area.marker) {
-            log.error(
-                "\(export.settings.name): the server before this one was killed with changes that it had answered and not flushed: the next flush fails"
-            )
+    }
+
+    /// The server before this one may have been killed with changes that the disk lacks.
+    private func takeOver(_ journal: MappingJournal, _ writer: ImageWriter) throws(Refusal) {
+        let name = export.settings.name
+        do throws(ImageError) {
+            switch try writer.use(journal) {
+            case .fresh: break
+            case .changes(let count): log.notice("\(name): took over \(count) changes of a killed server")
+            case .afterFailure:
+                log.error("\(name): a sync had failed before the last server was killed: all flushes fail")
+            case .refused(let why):
+                log.error("\(name): changes of a killed server cannot be taken over (\(why)): the next flush fails")
+            }
+        } catch {
+            throw Refusal("changes of a killed server cannot be taken over now: \(error)")
         }
     }
 }
@@ -144,16 +161,19 @@ final class InflightArea: Sendable {
         let size: Int
         let isPacked: Bool
         let stride: Int
-        /// The queues' parts, and one more for the image: see `ImageWriter.LossMarker`.
-        var bytes: Int { queues * stride + 128 }
+        /// Bytes behind the queues' parts: changes of the mapping that the disk lacks. See `MappingJournal`.
+        let journalBytes: Int
+        var queueBytes: Int { queues * stride }
+        var bytes: Int { queueBytes + journalBytes }
 
-        init(queues: Int, size: Int, isPacked: Bool, most: Int) throws(Refusal) {
+        init(queues: Int, size: Int, isPacked: Bool, most: Int, hasJournal: Bool) throws(Refusal) {
             guard queues > 0, queues <= most, size > 0, size <= 32768 else {
                 throw Refusal("a record for \(queues) queues of \(size) entries")
             }
             self.queues = queues
             self.size = size
             self.isPacked = isPacked
+            journalBytes = hasJournal ? MappingJournal.usualBytes : 0
             // Queues are of different workers: no cache line has two of them.
             stride = (InflightMemory.bytes(size: size, isPacked: isPacked) + 127) & ~127
         }
@@ -166,8 +186,10 @@ final class InflightArea: Sendable {
         self.area = area
     }
 
-    /// A word for the image, kept as long as somebody uses it.
-    var marker: LossMarker { LossMarker(area.base + layout.queues * layout.stride, keeping: self) }
+    /// The part behind the queues', for an image that is written.
+    var journal: MappingJournal? {
+        MappingJournal(area.base + layout.queueBytes, bytes: area.count - layout.queueBytes, keeping: self)
+    }
 
     func memory(of index: Int) throws(Refusal) -> InflightMemory {
         guard index < layout.queues else { throw Refusal("ring \(index) has no record of requests in flight") }

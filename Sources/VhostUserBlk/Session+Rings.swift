@@ -1,6 +1,8 @@
 // Why this file exists: a ring is described in half a dozen messages, in no order that can be relied on, and runs from the
 // moment that they are complete. Here its description is gathered, and handed to its worker.
+import DiskTypes
 import Glibc
+import ImageChain
 import LinuxIO
 import SystemPackage
 import VhostUserWire
@@ -160,6 +162,7 @@ extension Session {
         if rings[index].isStarted {
             if let base = ask(index, { .stop(id(index), $0) }) { rings[index].base = base }
             rings[index].isStarted = false
+            settle()
         }
         rings[index].isKicked = false
         rings[index].kick = nil
@@ -176,6 +179,15 @@ extension Session {
             answers.append(answer)
         }
         for answer in answers { _ = answer.wait() }
+        settle()
+    }
+
+    /// With the last ring stopped the disk gets everything: whoever takes the guest elsewhere finds an empty journal.
+    private func settle() {
+        guard !rings.contains(where: \.isStarted), let writer = export.settings.chain.writer else { return }
+        do throws(ImageError) { try writer.settle() } catch {
+            log.error("\(export.settings.name): what was written is not all on the disk: \(error)")
+        }
     }
 }
 

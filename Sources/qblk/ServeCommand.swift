@@ -28,7 +28,7 @@ struct ServeCommand: ParsableCommand {
         discussion: """
             Stays in the foreground until SIGTERM or SIGINT, then finishes what is in flight. SIGHUP looks whether raw \
             images have grown and tells the guests. A front-end may go and come back at any time. A server of a QCOW2 \
-            image that is killed loses what it has answered and not flushed; the guest's next flush fails then.
+            image that is killed loses nothing when it is started again on the same socket, as long as the VM lives.
 
             Example:
               qblk serve disk.qcow2 --socket-path /run/disk.sock

@@ -16,15 +16,22 @@ final class OfflineDisk<Storage: ResizableStorage> {
     let writer: QCOW2Writer
     let backing: [UInt8]
     let startLength: UInt64
+    private(set) var adoption = Adoption.fresh
     var size: Int { Int(map.size) }
 
-    init(_ storage: Storage, backing: [UInt8] = [], cacheLimit: UInt64 = 1 << 20) throws {
+    init(
+        _ storage: Storage, backing: [UInt8] = [], cacheLimit: UInt64 = 1 << 20, journal: MappingJournal? = nil
+    ) throws {
         self.storage = storage
         self.backing = backing
         startLength = storage.length
         image = try QCOW2Image(reading: storage)
         map = try QCOW2Map(image, source: storage, cacheLimit: cacheLimit, forWriting: true)
         writer = try QCOW2Writer(image, map: map, storage: storage, hasBacking: !backing.isEmpty)
+        if let journal {
+            adoption = try writer.use(journal, identity: 7, storage: storage, data: nil as Storage?)
+            if case .refused(let why) = adoption { throw DiskError("refused: \(why)") }
+        }
     }
 
     // MARK: reading
@@ -151,5 +158,6 @@ final class OfflineDisk<Storage: ResizableStorage> {
         // Freeing changes refcounts once more.
         try flush()
         try writer.trim(storage, startLength: startLength)
+        writer.endJournal()
     }
 }

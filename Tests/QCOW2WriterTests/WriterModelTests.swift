@@ -33,26 +33,37 @@ struct WriterModelTests {
         }
     }
 
+    /// One operation, drawn.
+    private struct Draw {
+        let at: Int
+        let length: Int
+        let kind: Int
+
+        init(_ size: Int, _ dice: inout Noise) {
+            let sectors = size / 512
+            let start = dice.below(sectors)
+            let count = min(sectors - start, 1 + dice.below(1 << dice.below(10)))
+            (at, length) = (start * 512, count * 512)
+            kind = dice.below(16)
+        }
+
+        var bytes: [UInt8] {
+            guard kind < 8 else { return [UInt8](repeating: 0, count: length) }
+            return (0..<length).map {
+                UInt8(truncatingIfNeeded: $0 >> 9) ^ UInt8(truncatingIfNeeded: at / 512 &* 7 &+ 1)
+            }
+        }
+    }
+
     static func act(
         _ disk: OfflineDisk<some ResizableStorage>, _ model: inout [UInt8], _ dice: inout Noise, _ place: String
     ) throws {
-        let sectors = disk.size / 512
-        let start = dice.below(sectors)
-        let count = min(sectors - start, 1 + dice.below(1 << dice.below(10)))
-        let (at, length) = (start * 512, count * 512)
-        switch dice.below(16) {
-        case 0..<8:
-            let bytes = (0..<length).map {
-                UInt8(truncatingIfNeeded: $0 >> 9) ^ UInt8(truncatingIfNeeded: start &* 7 &+ 1)
-            }
-            try disk.write(at, bytes)
-            model.replaceSubrange(at..<at + length, with: bytes)
-        case 8..<10:
-            try disk.zero(at, length, .keep)
-            model.replaceSubrange(at..<at + length, with: repeatElement(0, count: length))
-        case 10..<12:
-            try disk.zero(at, length, .unmap)
-            model.replaceSubrange(at..<at + length, with: repeatElement(0, count: length))
+        let draw = Draw(disk.size, &dice)
+        let (at, length) = (draw.at, draw.length)
+        switch draw.kind {
+        case 0..<8: try disk.write(at, draw.bytes)
+        case 8..<10: try disk.zero(at, length, .keep)
+        case 10..<12: try disk.zero(at, length, .unmap)
         case 12:
             // What is discarded may read as anything that was never another cluster's: here, as before or zeros.
             try disk.zero(at, length, .discard)
@@ -67,6 +78,16 @@ struct WriterModelTests {
                 throw DiskError("\(place): a read at \(at) of \(length) gives other bytes")
             }
         }
+        if draw.kind < 12 { model.replaceSubrange(at..<at + length, with: draw.bytes) }
+    }
+
+    /// The disk after the next operation, all of which happened.
+    static func result(_ model: [UInt8], _ dice: inout Noise) -> [UInt8] {
+        let draw = Draw(model.count, &dice)
+        guard draw.kind < 13 else { return model }
+        var after = model
+        after.replaceSubrange(draw.at..<draw.at + draw.length, with: draw.bytes)
+        return after
     }
 
     static func judge(_ storage: MemoryStorage, _ model: [UInt8], _ folder: String, _ place: String) throws {

@@ -1,0 +1,196 @@
+// Why this file exists: a writer that takes over from one that was killed. What that one had changed is in the journal; the
+// disk has all, some or none of it, for a write-back may have been under way. Afterwards the mapping in memory is as it was.
+
+public import DiskTypes
+import Synchronization
+
+/// How a journal was taken over.
+public enum Adoption: Equatable, Sendable {
+    /// There was nothing to take over.
+    case fresh
+    /// So many changes are there again.
+    case changes(Int)
+    /// The same, but a sync had failed before: no flush may succeed any more.
+    case afterFailure(Int)
+    /// What is in it cannot be this image's changes: they are lost, if there were any.
+    case refused(String)
+}
+
+extension QCOW2Writer {
+    /// From here on changes stand in `journal` until the disk has them, and what is in it already is true again.
+    /// `identity` tells images apart. To be called by the thread that calls `writeBack`, while nobody reads or writes.
+    ///
+    /// When it throws, the changes are still in the journal, and it can be tried again.
+    public func use(
+        _ journal: MappingJournal, identity: UInt64, storage: some ResizableStorage, data: (some ImageStorage)?
+    ) throws(ImageError) -> Adoption {
+        // What this writer has in memory is newer than any journal, and belongs to the disk before it changes journals.
+        let (hasChanged, isOurs) = state.withLock { ($0.hasChanged, $0.journal != nil) }
+        if hasChanged { try writeBackKeeping(storage, data) }
+        switch journal.left(identity) {
+        case .nothing: return begin(journal, identity, .fresh)
+        case .nonsense: return begin(journal, identity, .refused("it is of another image, or damaged"))
+        case .records(let records, let hasFailed):
+            if records.isEmpty, !hasFailed { return begin(journal, identity, .fresh, mayLeak: !isOurs) }
+            if hasChanged { return begin(journal, identity, .refused("the image has changed since")) }
+            return try takeOver(records, journal, identity, hasFailed: hasFailed, storage, data)
+        }
+    }
+
+    /// A write-back after which nothing is free yet: that waits for the next one.
+    private func writeBackKeeping(
+        _ storage: some ResizableStorage, _ data: (some ImageStorage)?
+    ) throws(ImageError) {
+        let freed = try writeBack(to: storage, data: data)
+        state.withLock { $0.unlinked = freed.list + $0.unlinked }
+    }
+
+    /// Closed in order: whoever comes next has nothing to take over.
+    public func endJournal() { state.withLock { $0.journal?.end() } }
+    /// A process before this one was killed: clusters that it had taken may count as used and be nobody's.
+    public var mayLeak: Bool { state.withLock { $0.mayLeak } }
+
+    private func begin(
+        _ journal: MappingJournal, _ identity: UInt64, _ adoption: Adoption, mayLeak: Bool = false
+    ) -> Adoption {
+        journal.start(identity)
+        state.withLock { state in
+            state.journal = journal
+            if mayLeak || adoption != .fresh { state.mayLeak = true }
+        }
+        return adoption
+    }
+
+    private func takeOver(
+        _ records: [MappingJournal.Record], _ journal: MappingJournal, _ identity: UInt64, hasFailed: Bool,
+        _ storage: some ResizableStorage, _ data: (some ImageStorage)?
+    ) throws(ImageError) -> Adoption {
+        state.withLock { state in
+            state.isAdopting = true
+            state.mayLeak = true
+        }
+        defer { state.withLock { $0.isAdopting = false } }
+        do throws(ImageError) {
+            let last = try lastWords(records)
+            for (_, entry) in last where entry.isOwn { try adopt(entry.host, storage) }
+            for (cluster, entry) in last.sorted(by: { $0.key < $1.key }) {
+                try bringTable(of: cluster, storage, data)
+                try apply(entry, to: cluster)
+            }
+        } catch {
+            guard error.kind == .malformed else { throw error }
+            return begin(journal, identity, .refused(error.what))
+        }
+        state.withLock { $0.journal = journal }
+        return hasFailed ? .afterFailure(records.count) : .changes(records.count)
+    }
+
+    // MARK: steps
+
+    /// What an entry is to be.
+    private struct Entry {
+        let word: UInt64
+        let bits: UInt64
+        let host: UInt64
+        /// It names a cluster that no other entry names.
+        let isOwn: Bool
+        /// It names a cluster that a snapshot has, too: the one that it named before, with other subclusters.
+        let isShared: Bool
+    }
+
+    /// The last word on each guest cluster, judged as if it came from a hostile image.
+    private func lastWords(_ records: [MappingJournal.Record]) throws(ImageError) -> [UInt64: Entry] {
+        var last: [UInt64: Entry] = [:]
+        let clusters = (map.size + map.clusterSize - 1) >> map.clusterBits
+        let rules = map.ends.current(map.rules, guarded: map.guarded.withLock { $0 })
+        for record in records {
+            guard record.cluster < clusters, record.count > 0, record.count <= clusters - record.cluster else {
+                throw .malformed("a change lies outside the disk")
+            }
+            for i in 0..<record.count {
+                let guest = (record.cluster + i) << map.clusterBits
+                let (word, bits) = (record.word(i, map.clusterSize), record.bits)
+                let judged =
+                    rules.subclusters
+                    ? rules.judgeExtended(word, bits, guest: guest, table: 0)
+                    : (rules.judgeL2(word, guest: guest, table: 0), 0)
+                let new = MappingWord(word)
+                guard judged == (word, rules.subclusters ? bits : 0), !new.isCompressed, !new.isDamaged,
+                    rules.external || new.offset != 0 || word & MappingWord.copied == 0
+                else { throw .malformed("a change is no entry of this image") }
+                last[record.cluster + i] = Entry(
+                    word: word, bits: bits, host: new.offset >> map.clusterBits,
+                    isOwn: !rules.external && word & MappingWord.copied != 0,
+                    isShared: new.offset != 0 && word & MappingWord.copied == 0)
+            }
+        }
+        var hosts: Set<UInt64> = []
+        for entry in last.values where entry.isOwn {
+            guard hosts.insert(entry.host).inserted else { throw .malformed("two changes share a cluster") }
+        }
+        return last
+    }
+
+    /// Counts a cluster that an entry is to name.
+    private func adopt(_ cluster: UInt64, _ storage: some ResizableStorage) throws(ImageError) {
+        while true {
+            let lack: RefcountStore.Lack? = state.withLock { state in
+                do throws(RefcountStore.Lack) {
+                    try state.refcounts.adopt(cluster)
+                    return nil
+                } catch { return error }
+            }
+            switch lack {
+            case nil: return
+            case .block(let b): try fulfil(.block(b), storage)
+            case .full, .corrupt: throw .malformed("a change names a cluster that cannot be its own")
+            }
+        }
+    }
+
+    /// Pins the slice of a guest cluster, whose table is this image's alone.
+    private func bringTable(
+        of cluster: UInt64, _ storage: some ResizableStorage, _ data: (some ImageStorage)?
+    ) throws(ImageError) {
+        let guest = cluster << map.clusterBits
+        let slice = Int(truncatingIfNeeded: guest >> map.sliceCoverageBits)
+        let table = Int(truncatingIfNeeded: guest >> map.coverageBits)
+        while true {
+            let l1 = MappingWord(map.l1[table])
+            if l1.isDamaged { throw .malformed("a change is of a table that is damaged") }
+            if l1.raw & MappingWord.copied == 0 { try makeTable(table, storage) }
+            let isPinned = map.cache.pin(slice)
+            if isPinned == true { return }
+            if isPinned == nil {
+                // Slices that are written may leave memory.
+                try writeBackKeeping(storage, data)
+                continue
+            }
+            let read = map.tableRead(slice, l2Table: MappingWord(map.l1[table]).offset)
+            let bytes = try storage.readAll(at: read.host, count: Int(read.length), what: "an L2 table")
+            unsafe bytes.withUnsafeBytes { unsafe map.supply(read, $0) }
+        }
+    }
+
+    private func apply(_ entry: Entry, to cluster: UInt64) throws(ImageError) {
+        let guest = GuestOffset(cluster << map.clusterBits)
+        let slice = Int(truncatingIfNeeded: guest.bytes >> map.sliceCoverageBits)
+        let isSound = state.withLock { state in
+            defer { map.cache.unpin(slice) }
+            let index = map.entryIndex(guest)
+            let old = MappingWord(map.cache.word(slice, index))
+            let bits = map.rules.subclusters ? map.cache.word(slice, index + 1) : 0
+            if old.raw == entry.word, bits == entry.bits { return true }
+            let isElsewhere = old.isCompressed || old.offset != MappingWord(entry.word).offset
+            if entry.isShared, isElsewhere { return false }
+            if isElsewhere { unlink(old, &state) }
+            if map.rules.subclusters {
+                changePair(slice, index, entry.word, entry.bits, &state)
+            } else {
+                change(slice, index, entry.word, &state)
+            }
+            return true
+        }
+        guard isSound else { throw .malformed("a change names another's cluster") }
+    }
+}
