@@ -43,10 +43,13 @@ extension QCOW2Writer {
             throw .unsupported(
                 "the image's tables take more clusters than a writer can keep apart", advice: "open it read-only (-r)")
         }
+        guard let dirtySlices = DirtySlices(slots: map.cache.slots, wordsPerSlice: map.cache.wordsPerSlice) else {
+            throw ImageError(.system, "there is not enough memory for the L2 cache")
+        }
         map.guarded.withLock { $0 = GuardedClusters(tables: clusters.set, missing: missing) }
         self.init(
             image, map: map, refcountTable: table, metadata: clusters.set, fileLength: storage.length,
-            canGrow: storage.canGrow, hasBacking: hasBacking)
+            canGrow: storage.canGrow, hasBacking: hasBacking, dirtySlices: dirtySlices)
     }
 }
 

@@ -8,7 +8,8 @@ extension QCOW2Map {
     /// `plainOffset` for a write: nil means only: ask `lookupForWrite`. Takes no lock.
     public func overwritableOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
         let inCluster = guest.bytes & (clusterSize &- 1)
-        guard length <= clusterSize &- inCluster, subclusterBits == clusterBits else { return nil }
+        if subclusterBits != clusterBits { return subclusterOffset(guest, length, asking: MappingWord.copied) }
+        guard length <= clusterSize &- inCluster else { return nil }
         let slice = guest.bytes &>> sliceCoverageBits
         guard guest.bytes < size, let view = cache.view(Int(truncatingIfNeeded: slice)) else { return nil }
         let index = (guest.bytes &>> clusterBits) &- (slice &<< (sliceCoverageBits &- clusterBits))

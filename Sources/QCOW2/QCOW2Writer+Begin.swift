@@ -28,13 +28,12 @@ extension QCOW2Writer {
             case true?: break
             }
             let grant =
-                state.inFlight.contains(cluster) ? .busy : grant(guest, length, slice: slice, &state)
+                state.tickets.contains(cluster) ? .busy : grant(guest, length, slice: slice, &state)
             guard case .ticket(let ticket) = grant else {
                 map.cache.unpin(slice)
                 return grant
             }
-            for i in 0..<ticket.clusters { state.inFlight.insert(cluster + i) }
-            state.tickets += 1
+            state.tickets.insert(cluster, count: ticket.clusters)
             state.hasChanged = true
             return grant
         }
@@ -42,7 +41,7 @@ extension QCOW2Writer {
 
     /// The journal has room for so many changes besides those that have leave already.
     func hasRoom(_ count: UInt64, _ state: borrowing State) -> Bool {
-        state.journal.map { $0.free >= state.tickets + count } ?? true
+        state.journal.map { $0.free >= state.tickets.count + count } ?? true
     }
 
     /// What a write must wait for that has no L2 table of its own; nil when it has one.
@@ -88,9 +87,10 @@ extension QCOW2Writer {
     private func grantRun(_ guest: GuestOffset, _ length: UInt64, _ slice: Int, _ state: inout State) -> WriteGrant {
         let first = guest.bytes >> map.clusterBits
         let inSlice = UInt64(1) << (map.sliceCoverageBits - map.clusterBits)
-        let most = min(length >> map.clusterBits, inSlice - first & (inSlice - 1))
+        let free = state.tickets.next(from: first) - first
+        let most = min(length >> map.clusterBits, inSlice - first & (inSlice - 1), free)
         var count: UInt64 = 1
-        while count < most, !state.inFlight.contains(first + count) {
+        while count < most {
             let next = MappingWord(
                 map.cache.word(slice, map.entryIndex(GuestOffset((first + count) << map.clusterBits))))
             guard !next.isDamaged, !isOwn(next) else { break }

@@ -11,11 +11,8 @@ extension QCOW2Writer {
         state.withLock { state in
             let first = ticket.guest.bytes >> map.clusterBits
             let slice = Int(truncatingIfNeeded: ticket.guest.bytes >> map.sliceCoverageBits)
-            for i in 0..<ticket.clusters {
-                if isWritten { link(ticket, first + i, slice, &state) }
-                state.inFlight.remove(first + i)
-            }
-            state.tickets -= 1
+            if isWritten { for i in 0..<ticket.clusters { link(ticket, first + i, slice, &state) } }
+            state.tickets.remove(first)
             if !isWritten, ticket.isNew {
                 let host = ticket.host.bytes >> map.clusterBits
                 // Their block was in memory a moment ago, dirty, and is so still.
@@ -82,11 +79,8 @@ extension QCOW2Writer {
 
     /// A slice that the disk lacks stays in memory.
     private func markDirty(_ slice: Int, _ index: Int, _ state: inout State) {
-        if state.dirtySlices[slice] == nil {
-            // It is pinned for the ticket: one more reason is always granted.
-            _ = map.cache.pin(slice)
-            state.dirtySlices[slice] = [UInt64](repeating: 0, count: (map.cache.wordsPerSlice + 63) / 64)
-        }
-        state.dirtySlices[slice]?[index >> 6] |= 1 << UInt64(index & 63)
+        guard let slot = map.cache.slot(slice) else { return }
+        // It is pinned for the ticket: one more reason is always granted.
+        if state.dirtySlices.mark(slice, slot: slot, index) { _ = map.cache.pin(slice) }
     }
 }

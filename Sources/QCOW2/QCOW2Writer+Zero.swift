@@ -92,8 +92,8 @@ extension QCOW2Writer {
         defer { map.cache.unpin(slice) }
         let end = min(guest.bytes + length, UInt64(slice + 1) << map.sliceCoverageBits)
         var at = guest.bytes
-        while at < end, hasRoom(1, state) {
-            guard !state.inFlight.contains(at >> map.clusterBits) else { break }
+        let busy = state.tickets.next(from: at >> map.clusterBits)
+        while at < end, at >> map.clusterBits < busy, hasRoom(1, state) {
             let index = map.entryIndex(GuestOffset(at))
             let clusterEnd = (at >> map.clusterBits + 1) << map.clusterBits
             let word = MappingWord(map.cache.word(slice, index))

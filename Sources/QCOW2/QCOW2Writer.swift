@@ -22,10 +22,9 @@ public final class QCOW2Writer: Sendable {
     struct State {
         var refcounts: RefcountStore
         /// Guest clusters that somebody has a ticket for.
-        var inFlight: Set<UInt64> = []
-        var tickets: UInt64 = 0
-        /// Words of L2 slices that the disk does not have yet, a bit each.
-        var dirtySlices: [Int: [UInt64]] = [:]
+        var tickets = TicketedClusters()
+        /// Words of L2 slices that the disk does not have yet.
+        var dirtySlices: DirtySlices
         var dirtyL1: Set<Int> = []
         /// References that the mapping in memory gave up, and the one on the disk still has.
         var unlinked: [(cluster: UInt64, references: UInt64)] = []
@@ -78,7 +77,7 @@ public final class QCOW2Writer: Sendable {
     /// `metadata`: clusters that hold tables, which no data may touch (see `MetadataClusters`).
     init(
         _ image: QCOW2Image, map: QCOW2Map, refcountTable: [UInt64], metadata: Set<UInt64>, fileLength: UInt64,
-        canGrow: Bool, hasBacking: Bool
+        canGrow: Bool, hasBacking: Bool, dirtySlices: DirtySlices
     ) {
         header = image.header
         self.map = map
@@ -94,7 +93,8 @@ public final class QCOW2Writer: Sendable {
             || bitmaps.contains { $0.isAuto && !$0.isInUse }
         state = Mutex(
             State(
-                refcounts: refcounts, untouched: canGrow ? refcounts.end : .max, fileLength: fileLength,
+                refcounts: refcounts, dirtySlices: dirtySlices, untouched: canGrow ? refcounts.end : .max,
+                fileLength: fileLength,
                 isPrepared: !mustPrepare))
     }
 

@@ -154,7 +154,7 @@ extension TableCache {
     /// How many slices may be kept from being thrown out: readers need the others.
     var pinLimit: Int { slots / 2 }
 
-    private func slot(_ table: Int) -> Int? {
+    func slot(_ table: Int) -> Int? {
         let slot = Int(unsafe directory[table].load(ordering: .relaxed) & Self.slotBits) - 1
         return slot >= 0 ? slot : nil
     }

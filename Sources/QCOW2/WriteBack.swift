@@ -17,7 +17,7 @@ public struct FreedClusters: Sendable {
 /// All changes of one write-back.
 private struct Changes {
     var refcounts = RefcountChanges()
-    var slices: [(slice: Int, bits: [UInt64], words: [(index: Int, word: UInt64)])] = []
+    var slices: [(slice: Int, slot: Int, words: [(index: Int, word: UInt64)])] = []
     var l1: [(index: Int, word: UInt64)] = []
     var unlinked: [(cluster: UInt64, references: UInt64)] = []
     /// Data is written up to here.
@@ -109,18 +109,12 @@ extension QCOW2Writer {
         state.withLock { state in
             var changes = Changes()
             changes.refcounts = state.refcounts.takeDirty()
-            for (slice, bits) in state.dirtySlices {
-                var words: [(index: Int, word: UInt64)] = []
-                for (i, mask) in bits.enumerated() where mask != 0 {
-                    for bit in 0..<64 where mask >> UInt64(bit) & 1 != 0 {
-                        words.append((i * 64 + bit, map.cache.word(slice, i * 64 + bit)))
-                    }
-                }
-                changes.slices.append((slice, bits, words))
+            for (slice, slot, words) in state.dirtySlices.takeAll() {
+                changes.slices.append((slice, slot, words.map { ($0, map.cache.word(slice, $0)) }))
             }
             changes.l1 = state.dirtyL1.map { ($0, map.l1[$0]) }
             changes.unlinked = state.unlinked
-            (state.dirtySlices, state.dirtyL1, state.unlinked) = ([:], [], [])
+            (state.dirtyL1, state.unlinked) = ([], [])
             state.isWritingBack = true
             if !state.isAdopting { state.journal?.take() }
             return changes
@@ -131,13 +125,12 @@ extension QCOW2Writer {
         state.withLock { state in
             state.refcounts.putBack(changes.refcounts)
             for slice in changes.slices {
-                if let newer = state.dirtySlices[slice.slice] {
-                    state.dirtySlices[slice.slice] = zip(newer, slice.bits).map { $0 | $1 }
-                    map.cache.unpin(slice.slice)
-                } else {
-                    // The pin that it had goes on.
-                    state.dirtySlices[slice.slice] = slice.bits
+                var isNew = false
+                for (index, _) in slice.words where state.dirtySlices.mark(slice.slice, slot: slice.slot, index) {
+                    isNew = true
                 }
+                // The pin that it had goes on; one that was changed meanwhile has its own.
+                if !isNew { map.cache.unpin(slice.slice) }
             }
             state.dirtyL1.formUnion(changes.l1.map(\.index))
             state.unlinked = changes.unlinked + state.unlinked
