@@ -1,10 +1,14 @@
 // Why this file exists: requests are read ahead of knowing whether they can be served. Those that cannot yet (no reply
 // buffer is free) wait in the very buffer they were read into, in order; while they do, less is read. That bounds
-// everything a worker ever holds.
+// everything a worker ever holds. Those that change the disk keep their buffer until that is done.
+import Glibc
 import LinuxIO
 import SystemPackage
 
 /// The buffers that requests are read into, and the line of those that wait to be served.
+///
+/// A WRITE's data begins on a page (it goes to the image as it is), so the head in front of it ends the page before. That
+/// costs a page a buffer; of the rest, memory is used as far as requests have been long.
 struct RequestBuffers: ~Copyable {
     private let memory: AlignedBuffer
     private let indices: UnsafeMutablePointer<UInt16>
@@ -14,18 +18,22 @@ struct RequestBuffers: ~Copyable {
     private let line: UnsafeMutablePointer<(buffer: UInt16, length: Int32)>
     private var head = 0
     private(set) var waiting = 0
-    /// Bytes of one buffer.
+    /// Bytes of one buffer that can be read into.
     let size: Int
     let count: Int
+    private let stride: Int
+    private static let page = 4096
 
     init(count: Int, size: Int) throws(Errno) {
-        let rounded = (size + 4095) & ~4095
-        let memory = try AlignedBuffer(count: rounded * count)
+        stride = (Self.page - FuseLimits.writeHead + size + Self.page - 1) & ~(Self.page - 1)
+        let memory = try AlignedBuffer(count: stride * count)
+        // Most requests are short: a huge page each would be most of the memory for nothing.
+        madvise(memory.pointer, stride * count, MADV_NOHUGEPAGE)
         indices = .allocate(capacity: count)
         line = .allocate(capacity: count)
         for i in 0..<count { indices[i] = UInt16(truncatingIfNeeded: count - 1 - i) }
         self.memory = memory
-        self.size = rounded
+        self.size = size
         self.count = count
         free = count
     }
@@ -35,7 +43,9 @@ struct RequestBuffers: ~Copyable {
         line.deallocate()
     }
 
-    @inline(__always) func bytes(_ buffer: Int) -> UnsafeMutableRawPointer { memory.pointer + buffer &* size }
+    @inline(__always) func bytes(_ buffer: Int) -> UnsafeMutableRawPointer {
+        memory.pointer + buffer &* stride + (Self.page &- FuseLimits.writeHead)
+    }
 
     /// A buffer to read into. There must be a free one.
     @inline(__always) mutating func take() -> Int {
@@ -60,6 +70,11 @@ struct RequestBuffers: ~Copyable {
     /// The first in line is served: its buffer is free.
     @inline(__always) mutating func dequeue() {
         give(Int(line[head].buffer))
+        dequeueKeeping()
+    }
+
+    /// The first in line is under way and keeps its buffer until somebody gives it back.
+    @inline(__always) mutating func dequeueKeeping() {
         head &+= 1
         if head == count { head = 0 }
         waiting &-= 1
