@@ -44,17 +44,36 @@ struct ServerProcess: ~Copyable {
         signal(SIGPIPE, SIG_IGN)
         becomeStorage(log)
         do throws(ImageError) {
-            let chain = try ImageChain.open(path: config.image, options: config.open)
+            let chain = try ImageChain.open(path: config.image, options: config.openForServing)
+            // What is given up goes back to the file system, as with a disk of its own.
+            chain.writer?.returnsSpace(true)
             let devices = (0..<config.workers).map { firstDevice + Int32($0) }
-            let file = FuseFile(size: chain.size, readOnly: true)
-            try FuseServer(chain: chain, file: file, devices: devices).run {
+            try FuseServer(chain: chain, file: FuseFile(chain), devices: devices).run {
                 ReportPipe.send(LoopReport(nil), to: reportNumber)
                 close(reportNumber)
             }
-            return 0
+            return finish(chain, log)
         } catch {
             ReportPipe.send(LoopReport(error), to: reportNumber)
             log.error("cannot serve \(config.image): \(error)")
+            return 1
+        }
+    }
+
+    /// The connection is over and nothing is in flight. Everything that was written must be on the disk before this
+    /// process ends: whoever unmaps waits for that.
+    private static func finish(_ chain: ImageChain, _ log: Logger) -> Int32 {
+        // The kernel takes rings down after a process's end; until then they would keep the files open, and locked.
+        defer { for file in chain.files { ImageLock.release(file) } }
+        guard chain.isWritable else { return 0 }
+        do throws(ImageError) {
+            try chain.close()
+            for file in chain.files where file.isWritable { try file.sync() }
+            let error = chain.flushed(0, buffered: true)
+            guard error == 0 else { throw ImageError(.system, "a flush has failed: \(errorText(error))") }
+            return 0
+        } catch {
+            log.error("not everything could be written back to \(chain.files.first?.path ?? ""): \(error)")
             return 1
         }
     }
