@@ -18,6 +18,8 @@ final class Supervisor {
     private var chain: ImageChain?
     var connection: FuseConnection?
     var server: ServerProcess?
+    /// What the server has changed and the disk lacks: the next server goes on from there.
+    var journal: SharedMemory?
     private var signals: SignalFD?
     private(set) var record: MapRecord?
     /// The server said that it serves.
