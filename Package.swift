@@ -78,7 +78,7 @@ let package = Package(
         .target(
             name: "FuseExport",
             dependencies: [
-                "BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging,
+                "BlockEngine", "ImageChain", "QCOW2", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging,
             ],
             swiftSettings: hot),
         .target(

@@ -1,6 +1,7 @@
 // Why this file exists: the words of the FUSE kernel protocol that one regular file needs: operations, sizes, flags.
 // The structs are the kernel's own, from linux/fuse.h.
 import CQblk
+import ImageChain
 
 /// Operations, numbered as in linux/fuse.h (fuse_opcode).
 enum FuseOperation {
@@ -32,6 +33,7 @@ enum FuseLimits {
     /// Longest READ, in bytes: a mount option. 256 pages is the kernel's own limit for one request.
     static let maxRead = 1 << 20
     static let maxPages: UInt16 = 256
+    static let maxWrite = 1 << 20
     /// Longest WRITE. A read-only file gets none; the smallest value keeps the request buffers small, because the
     /// kernel demands buffers for the longest possible request.
     static let maxWriteReadOnly = 4096
@@ -72,7 +74,23 @@ struct FuseRequest {
 struct FuseFile: Sendable {
     var size: UInt64
     var readOnly: Bool
+    /// Smaller holes than this give no storage back.
+    var grain: UInt32
+
+    init(size: UInt64, readOnly: Bool, grain: UInt32 = 512) {
+        self.size = size
+        self.readOnly = readOnly
+        self.grain = grain
+    }
+
+    /// The disk of an opened image.
+    init(_ chain: ImageChain) {
+        let cluster = chain.layers.first?.format == .qcow2 ? chain.clusterSize(ofLayer: 0) : 512
+        self.init(
+            size: chain.size, readOnly: !chain.isWritable,
+            grain: chain.isWritable ? UInt32(clamping: max(cluster, 512)) : 512)
+    }
 
     var mode: UInt32 { 0o100000 | (readOnly ? 0o444 : 0o644) }
-    var maxWrite: Int { readOnly ? FuseLimits.maxWriteReadOnly : 1 << 20 }
+    var maxWrite: Int { readOnly ? FuseLimits.maxWriteReadOnly : FuseLimits.maxWrite }
 }

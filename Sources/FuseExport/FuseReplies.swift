@@ -20,12 +20,20 @@ struct FuseReplies {
         return length
     }
 
+    /// The answer to a WRITE.
+    @inline(__always) static func written(_ out: UnsafeMutableRawPointer, unique: UInt64, bytes: Int) -> Int {
+        (out + headerSize).storeBytes(
+            of: fuse_write_out(size: UInt32(truncatingIfNeeded: bytes), padding: 0), as: fuse_write_out.self)
+        return header(out, unique: unique, payload: MemoryLayout<fuse_write_out>.size)
+    }
+
     private func reply<T>(_ out: UnsafeMutableRawPointer, _ unique: UInt64, _ payload: T) -> Int {
         (out + Self.headerSize).storeBytes(of: payload, as: T.self)
         return Self.header(out, unique: unique, payload: MemoryLayout<T>.size)
     }
 
-    /// The answer to any request but READ, in `out`; 0 when it gets none.
+    /// The answer to any request but READ and, where the file can be written, those of `FuseChange`; in `out`. 0 when it
+    /// gets none.
     func answer(_ request: FuseRequest, into out: UnsafeMutableRawPointer) -> Int {
         let unique = request.header.unique
         switch request.header.opcode {
@@ -36,6 +44,7 @@ struct FuseReplies {
         case FuseOperation.statFileSystem: return reply(out, unique, fileSystem)
         case FuseOperation.release, FuseOperation.flush, FuseOperation.sync, FuseOperation.destroy:
             return Self.header(out, unique: unique)
+        case FuseOperation.setAttributes where !file.readOnly: return setAttributes(request, out)
         case FuseOperation.write, FuseOperation.allocate, FuseOperation.setAttributes:
             return Self.header(out, unique: unique, error: EROFS)
         default:
@@ -89,6 +98,21 @@ struct FuseReplies {
         return reply(out, unique, opened)
     }
 
+    /// Times are nobody's business and accepted; size, mode and owner stay as they are.
+    private func setAttributes(_ request: FuseRequest, _ out: UnsafeMutableRawPointer) -> Int {
+        let unique = request.header.unique
+        guard let wanted = request.arguments(fuse_setattr_in.self) else {
+            return Self.header(out, unique: unique, error: EINVAL)
+        }
+        let mode: UInt32 = 1 << 0
+        let owner: UInt32 = 1 << 1 | 1 << 2
+        let size: UInt32 = 1 << 3
+        guard wanted.valid & (mode | owner) == 0, wanted.valid & size == 0 || wanted.size == file.size else {
+            return Self.header(out, unique: unique, error: EPERM)
+        }
+        return reply(out, unique, attributes)
+    }
+
     private var attributes: fuse_attr_out {
         var out = fuse_attr_out()
         out.attr_valid = FuseLimits.attributesValid
@@ -103,7 +127,8 @@ struct FuseReplies {
 
     private var fileSystem: fuse_statfs_out {
         var out = fuse_statfs_out()
-        out.st.bsize = 512
+        // The loop driver discards in such blocks.
+        out.st.bsize = file.grain
         out.st.frsize = 512
         out.st.blocks = file.size / 512
         out.st.files = 1

@@ -35,7 +35,11 @@ extension FuseWorker {
     /// Starts what came, and answers what is done.
     @inline(__always) private func start() {
         serveLine()
-        while let done = engine.nextFinished() { send(Int(done.slot), seal(done)) }
+        while let done = engine.nextFinished() {
+            let slot = Int(done.slot)
+            if slot >= pool.count, goesOn(slot &- pool.count, after: done.error) { continue }
+            send(slot, seal(done))
+        }
     }
 
     /// One image read is under way and nothing else: looks for its end before sleeping, where that lately paid off.
@@ -77,13 +81,13 @@ extension FuseWorker {
         }
     }
 
-    private func send(_ buffer: Int, _ length: Int) {
+    private func send(_ slot: Int, _ length: Int) {
         guard
             ring.prepareWrite(
-                fd: fuse, buffer: pool.start(buffer), count: UInt32(truncatingIfNeeded: length),
-                offset: Ring.currentPosition, userData: Tag.reply | UInt64(buffer))
+                fd: fuse, buffer: reply(slot), count: UInt32(truncatingIfNeeded: length),
+                offset: Ring.currentPosition, userData: Tag.reply | UInt64(slot))
         else {
-            unsent[unsentCount] = UInt16(truncatingIfNeeded: buffer)
+            unsent[unsentCount] = UInt16(truncatingIfNeeded: slot)
             unsentCount &+= 1
             return
         }
@@ -94,9 +98,9 @@ extension FuseWorker {
     @inline(__always) private func postReplies() {
         while unsentCount > 0 {
             unsentCount &-= 1
-            let buffer = Int(unsent[unsentCount])
+            let slot = Int(unsent[unsentCount])
             let before = unsentCount
-            send(buffer, Int(pool.start(buffer).load(as: fuse_out_header.self).len))
+            send(slot, Int(reply(slot).load(as: fuse_out_header.self).len))
             if unsentCount > before { return }
         }
     }
@@ -106,7 +110,7 @@ extension FuseWorker {
         while engine.inFlight > 0 || repliesInFlight > 0 {
             ring.submitAndWait(1)
             drain()
-            while let done = engine.nextFinished() { pool.give(Int(done.slot)) }
+            while let done = engine.nextFinished() { release(Int(done.slot)) }
         }
     }
 
@@ -123,7 +127,7 @@ extension FuseWorker {
                 // A request that was given up meanwhile (ENOENT) has nobody to answer to; a lost connection shows at
                 // the next read.
                 repliesInFlight &-= 1
-                pool.give(index)
+                release(index)
                 return
             }
             standing = false

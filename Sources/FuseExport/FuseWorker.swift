@@ -27,15 +27,22 @@ final class FuseWorker {
     var standing = false
     /// Replies that are on the ring.
     var repliesInFlight = 0
-    /// Replies that found no room on the ring: a stack of buffers.
+    /// The memory of each WRITE, and what is left of each request to make zeros; by request buffer.
+    let lists: UnsafeMutablePointer<iovec>
+    let rests: UnsafeMutablePointer<ZeroRest>
+    let isReadOnly: Bool
+    /// Replies that found no room on the ring: a stack of slots.
     let unsent: UnsafeMutablePointer<UInt16>
     var unsentCount = 0
 
     /// How long to look for the end of a single image read before sleeping.
     var patience = Patience(limit: 80_000)
 
-    /// Requests read and not yet started, at most.
-    static let batchLimit = 32
+    /// Request buffers of a worker. What only reads leaves them at once; changes stay in them, and the loop driver has 128
+    /// under way at most.
+    static func requestCount(_ file: FuseFile, workers: Int) -> Int {
+        file.readOnly ? 32 : max(32, 128 / max(workers, 1))
+    }
     /// Bytes of all reply buffers of all workers of a server.
     static let memoryBudget = 32 << 20
 
@@ -44,21 +51,33 @@ final class FuseWorker {
             ring = try Ring(entries: 256)
             pool = try ReplyPool(ReplyPool.plan(budget: Self.memoryBudget / max(workers, 1)))
             requests = try RequestBuffers(
-                count: Self.batchLimit, size: FuseLimits.requestBytes(maxWrite: file.maxWrite))
+                count: Self.requestCount(file, workers: workers), size: FuseLimits.requestBytes(maxWrite: file.maxWrite)
+            )
             scratch = try AlignedBuffer(count: FuseReplies.capacity)
         } catch {
             throw ImageError(.system, "cannot set up a worker: \(error)")
         }
-        engine = try RequestEngine(chain: chain, ring: ring, slots: pool.count)
+        // A reply buffer's number is the slot of its read; those of request buffers follow.
+        let slots = pool.count + requests.count
+        engine = try RequestEngine(chain: chain, ring: ring, slots: slots)
+        lists = .allocate(capacity: requests.count)
+        rests = .allocate(capacity: requests.count)
+        lists.initialize(repeating: iovec(), count: requests.count)
+        rests.initialize(repeating: ZeroRest(), count: requests.count)
+        isReadOnly = file.readOnly
         self.fuse = fuse
         replies = FuseReplies(file: file)
         diskSize = file.size
-        unsent = .allocate(capacity: pool.count)
+        unsent = .allocate(capacity: slots)
         // So that a read which finds nothing says so, instead of holding up the ring.
         _ = fcntl(fuse, F_SETFL, fcntl(fuse, F_GETFL) | O_NONBLOCK)
     }
 
-    deinit { unsent.deallocate() }
+    deinit {
+        unsent.deallocate()
+        lists.deallocate()
+        rests.deallocate()
+    }
 
     /// Serves until the connection ends.
     func run() {
@@ -72,19 +91,25 @@ final class FuseWorker {
     @inline(__always) func serveLine() {
         while requests.waiting > 0 {
             let (buffer, length) = requests.first
-            guard serve(requests.bytes(buffer), length) else { return }
-            requests.dequeue()
+            switch serve(buffer, length) {
+            case .taken: requests.dequeue()
+            case .keepsBuffer: requests.dequeueKeeping()
+            case .waits: return
+            }
         }
     }
 
-    /// Starts or answers a request; false when it must wait for a reply buffer.
-    @inline(__always) private func serve(_ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
-        guard let request = FuseRequest(bytes, count: count) else { return true }
-        guard request.header.opcode == FuseOperation.read else {
-            answer(request)
-            return true
+    private enum Served { case taken, keepsBuffer, waits }
+
+    /// Starts or answers the request in a request buffer. `waits`: no reply buffer is free.
+    @inline(__always) private func serve(_ buffer: Int, _ count: Int) -> Served {
+        guard let request = FuseRequest(requests.bytes(buffer), count: count) else { return .taken }
+        if request.header.opcode == FuseOperation.read { return read(request) ? .taken : .waits }
+        if !isReadOnly, let change = FuseChange(request, diskSize: diskSize) {
+            return begin(change, request, in: buffer) ? .keepsBuffer : .taken
         }
-        return read(request)
+        answer(request)
+        return .taken
     }
 
     @inline(__always) private func read(_ request: FuseRequest) -> Bool {
@@ -104,21 +129,35 @@ final class FuseWorker {
         return true
     }
 
-    /// Everything but reading is rare: answered on the spot.
+    /// Everything but reading and writing is rare: answered on the spot.
     @inline(never) private func answer(_ request: FuseRequest) {
         let length = replies.answer(request, into: scratch.pointer)
         if length > 0 { _ = Glibc.write(fuse, scratch.pointer, length) }
     }
-    @inline(never) private func refuse(_ request: FuseRequest, _ error: Int32) {
+    @inline(never) func refuse(_ request: FuseRequest, _ error: Int32) {
         let length = FuseReplies.header(scratch.pointer, unique: request.header.unique, error: error)
         _ = Glibc.write(fuse, scratch.pointer, length)
     }
 
-    /// The reply's length, after its header was made to say how the read went.
+    // MARK: replies
+
+    /// The reply's length, after its header was made to say how the request went.
     @inline(__always) func seal(_ done: RequestEngine.Finished) -> Int {
-        let start = pool.start(Int(done.slot))
+        let slot = Int(done.slot)
+        let start = reply(slot)
         let header = start.load(as: fuse_out_header.self)
         if done.error == 0 { return Int(header.len) }
-        return FuseReplies.header(start, unique: header.unique, error: done.error)
+        let error = slot < pool.count ? done.error : FuseChange.error(done.error)
+        return FuseReplies.header(start, unique: header.unique, error: error)
+    }
+
+    /// Where the reply of a slot's request is.
+    @inline(__always) func reply(_ slot: Int) -> UnsafeMutableRawPointer {
+        slot < pool.count ? pool.start(slot) : requests.bytes(slot &- pool.count)
+    }
+
+    /// The buffer of a slot's request is free.
+    @inline(__always) func release(_ slot: Int) {
+        if slot < pool.count { pool.give(slot) } else { requests.give(slot &- pool.count) }
     }
 }

@@ -23,10 +23,32 @@ enum LoopCleanup {
         umount2(mountPoint, Int32(QB_MNT_DETACH) | Int32(QB_UMOUNT_NOFOLLOW))
     }
 
-    /// Waits for a process that is about to end, and ends it if it does not.
-    static func end(_ process: ProcessIdentity, patience: Int32 = 3000) {
+    /// Brings what was written to the disk while the map is still there: what fails now may be copied elsewhere.
+    static func flush(_ record: MapRecord) throws(ImageError) {
+        guard !record.readOnly, let number = record.loops.first, record.ownsLoop(number) else { return }
+        let fd = open(record.device, O_RDONLY | O_CLOEXEC)
+        guard fd >= 0 else { return }
+        defer { close(fd) }
+        guard fsync(fd) == 0 else {
+            throw ImageError(
+                .system, "what was written cannot be brought to the disk: \(errorText(errno))",
+                advice: "copy what you need from \(record.device); --deferred takes it down all the same")
+        }
+    }
+
+    /// How long a server that wrote, and who waits for it, may take to end: a slow disk may have much to take in.
+    static let writerPatience: Int32 = 600_000
+
+    /// Waits for a process that is about to end, and ends it if it does not. `waiting` is called now and then.
+    static func end(_ process: ProcessIdentity, patience: Int32 = 3000, waiting: () -> Void = {}) {
         do throws(Errno) {
-            if try process.waitForEnd(milliseconds: patience) { return }
+            var left = patience
+            while left > 0 {
+                let turn = min(left, 10_000)
+                if try process.waitForEnd(milliseconds: turn) { return }
+                left -= turn
+                waiting()
+            }
             try process.kill(SIGKILL)
             _ = try process.waitForEnd(milliseconds: 5000)
         } catch {
@@ -65,7 +87,9 @@ enum LoopCleanup {
             if !gone && isServed(record) { return false }
         }
         if let mountPoint = record.mountPoint { unmount(mountPoint) }
-        if let server = record.server, server.isAlive { end(server, patience: 500) }
+        if let server = record.server, server.isAlive {
+            end(server, patience: record.readOnly ? 500 : writerPatience)
+        }
         return true
     }
 }

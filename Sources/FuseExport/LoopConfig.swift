@@ -16,6 +16,7 @@ struct LoopConfig: Codable, Sendable {
     var lock: Bool
     var direct: Bool
     var depthLimit: Int
+    var readOnly: Bool
     var workers: Int
     var executable: String
     var registryFolder: String
@@ -30,6 +31,7 @@ struct LoopConfig: Codable, Sendable {
         lock = options.open.lock
         direct = options.open.direct
         depthLimit = options.open.depthLimit
+        readOnly = options.readOnly
         workers = max(1, min(options.workers, 16))
         executable = options.executable
         registryFolder = registry.folder
@@ -45,6 +47,21 @@ struct LoopConfig: Codable, Sendable {
         options.lock = lock
         options.direct = direct
         options.depthLimit = depthLimit
+        options.writable = !readOnly
+        return options
+    }
+
+    /// The supervisor holds the image's locks and moves no bytes.
+    var openForLocks: OpenOptions {
+        var options = open
+        options.carriesWrites = false
+        return options
+    }
+
+    /// A writing server raises the supervisor's locks again: should the supervisor be killed, they must not go.
+    var openForServing: OpenOptions {
+        var options = open
+        options.joinsLocks = !readOnly
         return options
     }
 

@@ -22,26 +22,29 @@ public enum LoopExport {
     public static func map(
         _ options: LoopMapOptions, ready: (MapRecord) -> Void = { _ in }
     ) throws(ImageError) -> MapRecord {
-        guard options.readOnly else {
-            throw .unsupported("writable loop maps are not there yet", advice: "map it with --read-only")
-        }
         let registry = options.registry
         try cleanUp(registry)
         let image: String
         do throws(Errno) { image = try Filesystem.realPath(options.image) } catch {
             throw ImageError(.system, "cannot open: \(errorText(error.rawValue))", path: options.image)
         }
-        let chain: ImageChain
-        do throws(ImageError) { chain = try ImageChain.open(path: image, options: options.open) } catch {
+        var open = options.open
+        open.writable = !options.readOnly
+        open.carriesWrites = false
+        var chain: ImageChain?
+        do throws(ImageError) { chain = try ImageChain.open(path: image, options: open) } catch {
             throw error.named(options.image)
         }
+        let format = chain?.layers.first?.format ?? .raw
         let reservation = try registry.create(options.name ?? MapName.suggested(forImage: image))
         do throws(ImageError) {
-            if options.allowPlain, PlainLoop.suits(chain) {
+            if options.allowPlain, let chain, PlainLoop.suits(chain) {
                 return try mapPlain(chain, image, reservation, options, ready)
             }
+            // Its locks are the supervisor's from here on, which of two writers only one can have.
+            chain = nil
             let config = LoopConfig(
-                options, name: reservation.name, image: image, format: chain.layers[0].format, registry: registry)
+                options, name: reservation.name, image: image, format: format, registry: registry)
             return try options.foreground ? supervise(config, reservation, ready) : startSupervisor(config)
         } catch {
             try LoopCleanup.takeDownUnrecorded(registry.folder(of: reservation.name) + "/disk")
@@ -58,10 +61,15 @@ public enum LoopExport {
         guard var current = try registry.record(of: record.name) else { return }
         let supervised = current.supervisor.map(\.isAlive) ?? false
         guard supervised else {
-            if try LoopCleanup.clean(current, deferred: deferred) { return try reservation.remove() }
+            if !deferred, LoopCleanup.isServed(current) { try LoopCleanup.flush(current) }
+            if try LoopCleanup.clean(current, deferred: deferred) {
+                try reservation.remove()
+                return try tell(current.trouble, unless: deferred)
+            }
             current.deferred = true
             return try reservation.write(current)
         }
+        if !deferred { try LoopCleanup.flush(current) }
         for number in current.loops where try !LoopUsers.detach(number, of: current, deferred: deferred) {
             // The supervisor waits for the last user, then takes down the rest.
             current.deferred = true
@@ -69,9 +77,19 @@ public enum LoopExport {
             return signal(current.supervisor, SIGUSR1)
         }
         signal(current.supervisor, SIGTERM)
-        if let supervisor = current.supervisor { LoopCleanup.end(supervisor, patience: 10_000) }
+        if let supervisor = current.supervisor {
+            LoopCleanup.end(
+                supervisor, patience: 10_000 + (current.readOnly ? 0 : LoopCleanup.writerPatience))
+        }
+        let trouble = try registry.record(of: record.name)?.trouble
         _ = try LoopCleanup.clean(current, deferred: true)
         try reservation.remove()
+        try tell(trouble)
+    }
+
+    private static func tell(_ trouble: String?, unless silent: Bool = false) throws(ImageError) {
+        guard let trouble, !silent else { return }
+        throw ImageError(.system, trouble, advice: "the system's log says why")
     }
 
     /// Takes down what crashed maps left behind: called by every `map`, and by `unmap --all`.
@@ -132,9 +150,10 @@ public enum LoopExport {
         _ chain: ImageChain, _ image: String, _ reservation: borrowing MapReservation, _ options: LoopMapOptions,
         _ ready: (MapRecord) -> Void
     ) throws(ImageError) -> MapRecord {
-        let record = try PlainLoop.map(chain, name: reservation.name, image: image) { record throws(ImageError) in
-            try reservation.write(record)
-        }
+        let readOnly = options.readOnly
+        let record = try PlainLoop.map(
+            chain, name: reservation.name, image: image, readOnly: readOnly
+        ) { record throws(ImageError) in try reservation.write(record) }
         if options.foreground {
             reservation.letGo()
             ready(record)
@@ -171,7 +190,7 @@ public enum LoopExport {
         // A copy of the right to let go: closures cannot capture what is borrowed.
         let letGo = reservation.lettingGo
         var outcome: Result<MapRecord, ImageError> = .failure(ImageError(.system, "the map was not made"))
-        _ = Supervisor(config, log: Logger(label: "qblk")).run {
+        let code = Supervisor(config, log: Logger(label: "qblk")).run {
             outcome = $0
             if case .success(let record) = $0 {
                 letGo()
@@ -179,7 +198,12 @@ public enum LoopExport {
             }
             return true
         }
-        return try outcome.get()
+        let record = try outcome.get()
+        guard code == 0 else {
+            try MapRegistry(folder: config.registryFolder).remove(config.name)
+            throw ImageError(.system, "not everything could be written back")
+        }
+        return record
     }
 
     private static func signal(_ process: ProcessIdentity?, _ number: Int32) {

@@ -11,7 +11,7 @@ public struct LoopMapOptions: Sendable {
     public var open: OpenOptions
     /// Name of the map; nil: the file's name.
     public var name: String?
-    /// No writes. (Writable maps are refused so far.)
+    /// No writes.
     public var readOnly = true
     /// Threads that carry requests. Two are faster than one at every depth; more get in each other's way.
     public var workers = 2

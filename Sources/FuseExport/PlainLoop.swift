@@ -19,14 +19,16 @@ enum PlainLoop {
 
     /// Until `write` has written the record the device goes with this process: a kill leaves nothing behind.
     static func map(
-        _ chain: ImageChain, name: String, image: String, write: (MapRecord) throws(ImageError) -> Void
+        _ chain: ImageChain, name: String, image: String, readOnly: Bool, write: (MapRecord) throws(ImageError) -> Void
     ) throws(ImageError) -> MapRecord {
+        if !readOnly { try CarrierLock.take(on: chain.files[0]) }
         let device = try LoopDevice.attach(
-            fd: chain.files[0].fd, readOnly: true, directIO: true, partitionScan: true, autoClear: true, blockSize: 512,
+            fd: chain.files[0].fd, readOnly: readOnly, directIO: true, partitionScan: true, autoClear: true,
+            blockSize: 512,
             name: image)
         var record = MapRecord(
             name: name, image: image, format: ImageFormat.raw.rawValue, size: chain.size, how: .loop,
-            device: device.path, readOnly: true, created: Int64(time(nil)))
+            device: device.path, readOnly: readOnly, created: Int64(time(nil)))
         record.loops = [device.number]
         record.backingDevice = chain.files[0].identity.device
         record.backingInode = chain.files[0].identity.inode

@@ -5,6 +5,7 @@ import Glibc
 import ImageChain
 import LinuxIO
 import Logging
+import QCOW2
 import SystemPackage
 
 /// A running server, seen by its supervisor.
@@ -17,13 +18,16 @@ struct ServerProcess: ~Copyable {
     /// Where the server finds what it inherits.
     static let reportNumber: Int32 = 3
     static let firstDevice: Int32 = 4
+    static func journalNumber(_ config: LoopConfig) -> Int32 { firstDevice + Int32(config.workers) }
 
-    static func start(_ config: LoopConfig, devices: [Int32]) throws(ImageError) -> ServerProcess {
+    /// `journal`: memory for changes of the mapping that the disk lacks, the same for every server of a map; -1: none.
+    static func start(_ config: LoopConfig, devices: [Int32], journal: Int32) throws(ImageError) -> ServerProcess {
         let pipe = try ReportPipe()
         var inherit = [ChildProcess.Inheritance(fd: pipe.writing.raw, as: reportNumber)]
         for (i, device) in devices.enumerated() {
             inherit.append(ChildProcess.Inheritance(fd: device, as: firstDevice + Int32(i)))
         }
+        if journal >= 0 { inherit.append(ChildProcess.Inheritance(fd: journal, as: journalNumber(config))) }
         let arguments = ["qblk", LoopExport.serverVerb, try config.encoded()]
         let process: ChildProcess
         do throws(Errno) {
@@ -44,17 +48,54 @@ struct ServerProcess: ~Copyable {
         signal(SIGPIPE, SIG_IGN)
         becomeStorage(log)
         do throws(ImageError) {
-            let chain = try ImageChain.open(path: config.image, options: config.open)
+            let chain = try ImageChain.open(path: config.image, options: config.openForServing)
+            // What is given up goes back to the file system, as with a disk of its own.
+            chain.writer?.returnsSpace(true)
+            if let writer = chain.writer { try takeOver(writer, config, log) }
             let devices = (0..<config.workers).map { firstDevice + Int32($0) }
-            let file = FuseFile(size: chain.size, readOnly: true)
-            try FuseServer(chain: chain, file: file, devices: devices).run {
+            try FuseServer(chain: chain, file: FuseFile(chain), devices: devices).run {
                 ReportPipe.send(LoopReport(nil), to: reportNumber)
                 close(reportNumber)
             }
-            return 0
+            return finish(chain, log)
         } catch {
             ReportPipe.send(LoopReport(error), to: reportNumber)
             log.error("cannot serve \(config.image): \(error)")
+            return 1
+        }
+    }
+
+    /// The server before this one may have been killed with changes that the disk lacks.
+    private static func takeOver(_ writer: ImageWriter, _ config: LoopConfig, _ log: Logger) throws(ImageError) {
+        let memory: JournalMemory
+        do throws(Errno) { memory = try JournalMemory(journalNumber(config)) } catch {
+            throw ImageError(.system, "cannot use the memory for changes: \(errorText(error.rawValue))")
+        }
+        guard let journal = memory.journal else { return }
+        switch try writer.use(journal) {
+        case .fresh: break
+        case .changes(let count): log.notice("\(config.image): took over \(count) changes of a killed server")
+        case .afterFailure:
+            log.error("\(config.image): a sync had failed before the last server was killed: all syncs fail")
+        case .refused(let why):
+            log.error("\(config.image): changes of a killed server cannot be taken over (\(why)): the next sync fails")
+        }
+    }
+
+    /// The connection is over and nothing is in flight. Everything that was written must be on the disk before this
+    /// process ends: whoever unmaps waits for that.
+    private static func finish(_ chain: ImageChain, _ log: Logger) -> Int32 {
+        // The kernel takes rings down after a process's end; until then they would keep the files open, and locked.
+        defer { for file in chain.files { ImageLock.release(file) } }
+        guard chain.isWritable else { return 0 }
+        do throws(ImageError) {
+            try chain.close()
+            for file in chain.files where file.isWritable { try file.sync() }
+            let error = chain.flushed(0, buffered: true)
+            guard error == 0 else { throw ImageError(.system, "a flush has failed: \(errorText(error))") }
+            return 0
+        } catch {
+            log.error("not everything could be written back to \(chain.files.first?.path ?? ""): \(error)")
             return 1
         }
     }
@@ -69,4 +110,15 @@ struct ServerProcess: ~Copyable {
         }
         if !ThreadFlags.protectFromOOM() { log.notice("not protected from the out-of-memory killer") }
     }
+}
+
+/// What the supervisor keeps for the server after this one.
+private final class JournalMemory: Sendable {
+    private let mapping: Mapping
+
+    init(_ fd: Int32) throws(Errno) {
+        mapping = try Mapping(fd: fd, count: MappingJournal.usualBytes, writable: true)
+    }
+
+    var journal: MappingJournal? { MappingJournal(mapping.pointer, bytes: mapping.count, keeping: self) }
 }

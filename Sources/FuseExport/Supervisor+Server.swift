@@ -2,8 +2,10 @@
 // whatever the dead one had not answered. Whoever reads the disk sees a pause, never an error.
 import DiskTypes
 import Glibc
+import ImageChain
 import LinuxIO
 import Logging
+import QCOW2
 import SystemPackage
 
 extension Supervisor {
@@ -15,7 +17,16 @@ extension Supervisor {
         guard let devices = connection?.devices else { return }
         serving = false
         startedAt = Self.now()
-        server = try ServerProcess.start(config, devices: devices)
+        try makeJournal()
+        server = try ServerProcess.start(config, devices: devices, journal: journal?.fd ?? -1)
+    }
+
+    /// Raw images have no mapping that changes.
+    private func makeJournal() throws(ImageError) {
+        guard !config.readOnly, config.format == ImageFormat.qcow2.rawValue, journal == nil else { return }
+        do throws(Errno) { journal = try SharedMemory("qblk-map", count: MappingJournal.usualBytes) } catch {
+            throw ImageError(.system, "no memory for changes: \(errorText(error.rawValue))")
+        }
     }
 
     /// What the server has to say of its start: nil when it serves, or is dead and the reaper will say it.

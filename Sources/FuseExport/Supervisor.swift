@@ -18,6 +18,8 @@ final class Supervisor {
     private var chain: ImageChain?
     var connection: FuseConnection?
     var server: ServerProcess?
+    /// What the server has changed and the disk lacks: the next server goes on from there.
+    var journal: SharedMemory?
     private var signals: SignalFD?
     private(set) var record: MapRecord?
     /// The server said that it serves.
@@ -31,6 +33,8 @@ final class Supervisor {
     private var attaching: Mailbox<Result<LoopDevice, ImageError>>?
     private var stopWanted = false
     private var deferredWanted = false
+    /// Why the image may lack what was written to the device.
+    private(set) var trouble: String?
 
     init(_ config: LoopConfig, log: Logger) {
         self.config = config
@@ -61,7 +65,8 @@ final class Supervisor {
         log.info("\(made.image) is \(made.device)")
         watch()
         log.info("\(made.image) is no longer \(made.device)")
-        return 0
+        if let trouble { log.error("\(made.image): \(trouble)") }
+        return trouble == nil ? 0 : 1
     }
 
     // MARK: up
@@ -73,13 +78,13 @@ final class Supervisor {
         } catch {
             throw ImageError(.system, "cannot take in signals: \(errorText(error.rawValue))")
         }
-        let chain = try ImageChain.open(path: config.image, options: config.open)
+        let chain = try ImageChain.open(path: config.image, options: config.openForLocks)
         self.chain = chain
-        let disk = open(diskPath, O_WRONLY | O_CREAT | O_CLOEXEC, 0o400)
+        let disk = open(diskPath, O_WRONLY | O_CREAT | O_CLOEXEC, config.readOnly ? 0o400 : 0o600)
         guard disk >= 0 else { throw ImageError(.system, "cannot make \(diskPath): \(errorText(errno))") }
         close(disk)
-        let file = FuseFile(size: chain.size, readOnly: true)
-        connection = try FuseConnection(mountPoint: diskPath, file: file, name: config.image, workers: config.workers)
+        connection = try FuseConnection(
+            mountPoint: diskPath, file: FuseFile(chain), name: config.image, workers: config.workers)
         try startServer()
         try turn(until: { serving }, seconds: 60, what: "the server does not begin to serve")
         let device = try attach()
@@ -93,7 +98,7 @@ final class Supervisor {
     }
 
     private func attach() throws(ImageError) -> LoopDevice {
-        let outcome = try LoopAttacher.start(diskPath)
+        let outcome = try LoopAttacher.start(diskPath, readOnly: config.readOnly)
         attaching = outcome
         var result: Result<LoopDevice, ImageError>?
         try turn(
@@ -104,14 +109,14 @@ final class Supervisor {
         guard let result else { throw ImageError(.system, "the loop device does not come up") }
         attaching = nil
         let device = try result.get()
-        if !device.usesDirectIO { log.warning("\(device.path) caches what it reads: this kernel grants no direct I/O") }
+        if !device.usesDirectIO { log.warning("\(device.path) uses the page cache: this kernel grants no direct I/O") }
         return device
     }
 
     private func describe(_ device: LoopDevice, size: UInt64) -> MapRecord {
         var made = MapRecord(
             name: config.name, image: config.image, format: config.format, snapshot: config.snapshot, size: size,
-            how: .loop, device: device.path, readOnly: true, created: Int64(time(nil)))
+            how: .loop, device: device.path, readOnly: config.readOnly, created: Int64(time(nil)))
         made.loops = [device.number]
         made.mountPoint = diskPath
         made.supervisor = ProcessIdentity.current
@@ -190,8 +195,17 @@ final class Supervisor {
             return false
         }
         abandon()
-        do throws(ImageError) { try registry.remove(config.name) } catch { log.error("\(error)") }
+        finishRecord()
         return true
+    }
+
+    /// The record goes with the map; but what could not be written back must be told to whoever takes it away.
+    private func finishRecord() {
+        do throws(ImageError) {
+            guard let trouble else { return try registry.remove(config.name) }
+            record?.trouble = trouble
+            if let record { try registry.write(record) }
+        } catch { log.error("\(error)") }
     }
 
     /// Lets go of everything but the loop device. The record stays.
@@ -200,8 +214,15 @@ final class Supervisor {
         // The end of the connection is the server's cue; a stuck one is helped along.
         connection = nil
         if let process = server?.process {
-            if let identity = server?.identity { LoopCleanup.end(identity) }
-            do throws(Errno) { _ = try process.wait() } catch { log.debug("the server was gone already") }
+            if let identity = server?.identity {
+                LoopCleanup.end(identity, patience: config.readOnly ? 3000 : LoopCleanup.writerPatience) { [log] in
+                    log.notice("the server still writes back")
+                }
+            }
+            do throws(Errno) {
+                let end = try process.wait()
+                if !config.readOnly, end != .exited(0) { trouble = "not everything could be written back" }
+            } catch { log.debug("the server was gone already") }
         }
         server = nil
         unlink(diskPath)

@@ -161,8 +161,8 @@ private struct ChainOpener {
     }
 
     private func lock(_ file: HostFile, _ mode: LockMode) throws(ImageError) {
-        guard options.lock else { return }
-        try ImageLock.take(mode, on: file)
+        if options.lock { try ImageLock.take(mode, on: file, joining: options.joinsLocks) }
+        if file.isWritable, options.carriesWrites { try CarrierLock.take(on: file) }
     }
 
     /// Shares the memory for L2 tables among the layers by what each could use.

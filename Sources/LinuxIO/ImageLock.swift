@@ -58,13 +58,17 @@ public enum ImageLock {
 
     /// Locks `file` in exactly this mode: bytes of an earlier mode that this one lacks are given back.
     /// On a conflict the file is as unlocked as `release` leaves it, and the error is `.locked`.
-    public static func take(_ mode: LockMode, on file: HostFile) throws(ImageError) {
+    ///
+    /// `joining`: another process of ours holds the same locks and has asked who else does. They are raised here too, so
+    /// that they last as long as either lives; nobody is asked again, because that one would be found.
+    public static func take(_ mode: LockMode, on file: HostFile, joining: Bool = false) throws(ImageError) {
         do throws(ImageError) {
             // First raise the flags, then look for others': of two that come at once at most one gets through.
             for permission in Permission.allCases {
                 try set(file, permission.usedByte, mode.used.contains(permission))
                 try set(file, permission.unsharedByte, mode.unshared.contains(permission))
             }
+            if joining { return }
             for permission in mode.used where try isHeld(file, permission.unsharedByte) {
                 throw conflict("Failed to get \"\(permission.name)\" lock", file)
             }
@@ -104,7 +108,7 @@ public enum ImageLock {
     }
 
     /// Some network file systems have no such locks; QEMU's locking=auto goes on without, and so do we.
-    private static func lacksLocks(_ number: Int32) -> Bool {
+    static func lacksLocks(_ number: Int32) -> Bool {
         [EINVAL, ENOLCK, EOPNOTSUPP, ENOSYS].contains(number)
     }
 

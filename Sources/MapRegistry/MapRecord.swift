@@ -45,6 +45,8 @@ public struct MapRecord: Codable, Equatable, Sendable {
     public var created: Int64
     /// The device goes away by itself as soon as nobody uses it.
     public var deferred: Bool
+    /// Set when the map is gone and the image lacks what was written to it: for whoever waits for its end.
+    public var trouble: String?
 
     public init(
         name: String, image: String, format: String, snapshot: String? = nil, size: UInt64, how: MapMethod,

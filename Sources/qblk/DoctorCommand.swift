@@ -28,7 +28,8 @@ struct DoctorCommand: ParsableCommand {
         var rows = [["kernel", machine.kernel, ""]]
         rows += machine.findings.map { [$0.name, $0.state.rawValue, $0.detail] }
         var text = TextTable.text(rows)
-        text += "\nmap: via \(choice.way.rawValue): \(choice.reason)\n"
+        text += "\nmap: via \(MapChoice.writable.way.rawValue): \(MapChoice.writable.reason)\n"
+        text += "map -r: via \(choice.way.rawValue): \(choice.reason)\n"
         for advice in machine.advice { text += "advice: \(advice)\n" }
         try Output.write(text)
     }
@@ -44,11 +45,16 @@ struct DoctorCommand: ParsableCommand {
         return .members([
             "kernel": .string(machine.kernel),
             "offers": .object(findings),
-            "map": .members([
-                "via": .string(choice.way.rawValue), "reason": .string(choice.reason),
-                "possible": .bool(choice.way != .loop || machine.canLoop),
-            ]),
+            "map": json(MapChoice.writable, machine),
+            "map-read-only": json(choice, machine),
             "advice": .strings(machine.advice),
+        ])
+    }
+
+    private func json(_ choice: MapChoice, _ machine: Machine) -> JSONValue {
+        .members([
+            "via": .string(choice.way.rawValue), "reason": .string(choice.reason),
+            "possible": .bool(choice.way != .loop || machine.canLoop),
         ])
     }
 }

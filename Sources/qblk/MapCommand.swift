@@ -14,11 +14,13 @@ struct MapCommand: ParsableCommand {
         commandName: "map",
         abstract: "Makes a block device of an image.",
         discussion: """
-            Prints the device's path once it can be read: /dev/mapper/NAME by device-mapper, which leaves no process \
-            behind, or /dev/loopN with a server in the background. Needs root. `qblk doctor` says what this machine \
-            can do.
+            Prints the device's path once it can be used: /dev/loopN with a server in the background or, with -r, \
+            /dev/mapper/NAME by device-mapper, which leaves no process behind. What is written is on the disk after a \
+            sync of the device, as with any disk, and after `qblk unmap`. Needs root. `qblk doctor` says what this \
+            machine can do.
 
             Example:
+              mount $(qblk map disk.qcow2) /mnt
               mount -o ro $(qblk map -r disk.qcow2) /mnt
             """)
 
@@ -33,13 +35,15 @@ struct MapCommand: ParsableCommand {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "How: auto (dm where it can express the image, else loop), dm, hybrid, ublk or loop.", valueName: "way"))
+            "How: auto (with -r dm where it can express the image, else loop), dm, hybrid, ublk or loop.",
+            valueName: "way"))
     var via: MapWay = .auto
 
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "Internal snapshot to show: its id or name, or snapshot.id=ID, snapshot.name=NAME.", valueName: "snapshot"))
+            "Internal snapshot to show, with -r: its id or name, or snapshot.id=ID, snapshot.name=NAME.",
+            valueName: "snapshot"))
     var snapshot: String?
 
     @Option(name: .long, help: ArgumentHelp("Queues of the device (ublk only).", valueName: "count"))
@@ -69,10 +73,21 @@ struct MapCommand: ParsableCommand {
     }
 
     func run() throws {
+        guard readOnly || snapshot == nil else {
+            throw ImageError(
+                .unsupported, "a snapshot cannot be written to", advice: "map it read-only (-r)", path: path)
+        }
+        guard readOnly || via != .dm else {
+            throw ImageError(
+                .unsupported, "device-mapper makes read-only maps", advice: "add -r, or leave --via dm away",
+                path: path)
+        }
         var options = image.open
+        options.format = try ImageFormat.required(image.format, path: path, readOnly: readOnly)
+        options.writable = !readOnly
+        options.carriesWrites = false
         options.l2CacheLimit = l2Cache.bytes
         if let snapshot { options.snapshot = try SnapshotChoice.id(snapshot, in: path, options) }
-        if !readOnly { Notice.say("\(printable(path)): maps are read-only so far (-r says so yourself)") }
         let choice =
             via == .auto ? try MapChoice.automatic(path: path, options: options) : MapChoice(way: via, reason: "")
         if image.verbose > 0, via == .auto { Notice.say("via \(choice.way.rawValue): \(choice.reason)") }
@@ -101,6 +116,7 @@ struct MapCommand: ParsableCommand {
     private func mapByLoop(_ open: OpenOptions) throws {
         var options = LoopMapOptions(image: path, open: open)
         options.name = name
+        options.readOnly = readOnly
         options.workers = workers
         options.foreground = foreground
         let wait = foreground

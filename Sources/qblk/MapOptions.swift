@@ -15,8 +15,13 @@ struct MapChoice {
     let way: MapWay
     let reason: String
 
+    static let writable = MapChoice(way: .loop, reason: "a writable map; device-mapper makes read-only ones")
+
     /// What `--via auto` means for this image on this machine. Opens the image and touches nothing.
     static func automatic(path: String, options: OpenOptions) throws -> MapChoice {
+        guard !options.writable else {
+            return .writable
+        }
         let doctor = DMDoctor()
         guard doctor.canMap else {
             return MapChoice(way: .loop, reason: "device-mapper cannot be used here (\(reason(doctor)))")

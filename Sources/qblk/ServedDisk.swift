@@ -97,14 +97,8 @@ struct ServedDisk {
         return copy
     }
 
-    /// The format; a guest that owns a raw disk can write any header into it, so what will be written is never guessed.
     func requiredFormat() throws -> ImageFormat? {
-        if let format { return format }
-        if isReadOnly { return nil }
-        if image.hasSuffix(".qcow2") { return .qcow2 }
-        throw ImageError(
-            .unsupported, "the format is not guessed for a disk that the guest writes",
-            advice: "say -f raw or -f qcow2 (or -r)", path: image)
+        try ImageFormat.required(format, path: image, readOnly: isReadOnly)
     }
 
     /// The socket, made or inherited.

@@ -13,7 +13,7 @@ struct UnmapCommand: ParsableCommand {
         commandName: "unmap",
         abstract: "Takes a map's device away.",
         discussion: """
-            Ends its server, too. A device in use is refused. Also cleans up maps whose server has died.
+            What was written to it is on the disk afterwards. Ends its server, too. A device in use is refused. Also cleans up maps whose server has died.
 
             Example:
               qblk unmap disk.qcow2

@@ -1,4 +1,5 @@
 // Why this file exists: buffers are handed out by hand; one given twice is somebody else's data in a reply.
+import Glibc
 import Testing
 
 @testable import FuseExport
@@ -57,5 +58,35 @@ import Testing
             requests.dequeue()
             #expect(requests.free == 4 && requests.waiting == 0)
         }
+    }
+
+    @Test(arguments: [(8192, 32), ((1 << 20) + 80, 64)])
+    func aWritesDataBeginsOnAPageAndIsNobodyElses(size: Int, count: Int) throws {
+        let requests = try RequestBuffers(count: count, size: size)
+        for buffer in 0..<count {
+            let start = UInt(bitPattern: requests.bytes(buffer))
+            #expect((start + 80) % 4096 == 0)
+            if buffer > 0 { #expect(start >= UInt(bitPattern: requests.bytes(buffer - 1)) + UInt(size)) }
+        }
+        memset(requests.bytes(count - 1), 0, size)
+    }
+
+    @Test func aChangeKeepsItsBuffer() throws {
+        var requests = try RequestBuffers(count: 2, size: 8192)
+        let first = requests.take(), second = requests.take()
+        requests.enqueue(first, length: 100)
+        requests.enqueue(second, length: 200)
+        requests.dequeueKeeping()
+        #expect(requests.free == 0 && requests.waiting == 1 && requests.first.buffer == second)
+        requests.dequeue()
+        #expect(requests.free == 1 && requests.take() == second)
+        requests.give(first)
+        #expect(requests.free == 1 && requests.take() == first)
+    }
+
+    @Test(arguments: [1, 2, 4, 16])
+    func theLoopDriversQueueFitsInTheRequestBuffers(workers: Int) {
+        let writable = FuseFile(size: 512, readOnly: false)
+        #expect(FuseWorker.requestCount(writable, workers: workers) * workers >= 128)
     }
 }

@@ -18,11 +18,14 @@ public final class Mapping: Sendable {
         String(format: "e2e-%d-%04d", getpid(), counter.add(1, ordering: .relaxed).newValue)
     }
 
-    /// Maps read-only; throws what `map` said when it fails.
-    public init(_ image: String, name: String = freshName(), options: [String] = [], in folder: String? = nil) throws {
+    /// Maps through loop, read-only unless told otherwise; throws what `map` said when it fails.
+    public init(
+        _ image: String, name: String = freshName(), readOnly: Bool = true, options: [String] = [],
+        in folder: String? = nil
+    ) throws {
         self.name = name
         self.image = image
-        let arguments = ["map", image, "-r", "--via", "loop", "--name", name] + options
+        let arguments = ["map", image, "--via", "loop", "--name", name] + (readOnly ? ["-r"] : []) + options
         let outcome = try Command([Tools.qblk] + arguments, in: folder, deadline: 60).run()
         guard outcome.exit == 0 else { throw CommandFailure(outcome: outcome) }
         device = outcome.output.trimmingCharacters(in: .whitespacesAndNewlines)

@@ -1,0 +1,67 @@
+// Why this file exists: requests that change the disk. Each keeps the buffer it came in until the engine is done with it:
+// the data goes to the image from there, and the head's place takes the reply.
+import BlockEngine
+import CQblk
+import DiskTypes
+import Glibc
+
+/// What is left of a request to make zeros: the kernel asks for up to 4 GiB at once, the engine takes less.
+struct ZeroRest: BitwiseCopyable {
+    var offset: UInt64 = 0
+    var end: UInt64 = 0
+    var mayUnmap = false
+
+    /// Parts end at multiples of this, so that none begins inside a cluster because of it.
+    static let part: UInt64 = 1 << 30
+
+    /// Takes the next part off; nil when there is none.
+    mutating func next() -> (offset: UInt64, length: UInt64)? {
+        guard offset < end else { return nil }
+        let (border, overflow) = (offset | (ZeroRest.part &- 1)).addingReportingOverflow(1)
+        let stop = overflow ? end : min(border, end)
+        defer { offset = stop }
+        return (offset, stop &- offset)
+    }
+}
+
+extension FuseWorker {
+    /// Starts a change that came in request buffer `buffer`, or refuses it. Whether the buffer stays with it.
+    @inline(__always) func begin(_ change: FuseChange, _ request: FuseRequest, in buffer: Int) -> Bool {
+        let start = requests.bytes(buffer)
+        let slot = UInt32(truncatingIfNeeded: pool.count &+ buffer)
+        let unique = request.header.unique
+        switch change {
+        case .write(let offset, let length):
+            _ = FuseReplies.written(start, unique: unique, bytes: length)
+            let list = lists + buffer
+            list.pointee = iovec(iov_base: start + FuseLimits.writeHead, iov_len: length)
+            engine.submit(
+                BlockRequest(
+                    .write, slot: slot, guest: GuestOffset(offset), length: UInt64(truncatingIfNeeded: length),
+                    iovecs: list, iovecCount: 1))
+        case .flush:
+            _ = FuseReplies.header(start, unique: unique)
+            engine.submit(BlockRequest(.flush, slot: slot))
+        case .zero(let offset, let length, let mayUnmap):
+            _ = FuseReplies.header(start, unique: unique)
+            rests[buffer] = ZeroRest(offset: offset, end: offset &+ length, mayUnmap: mayUnmap)
+            _ = goesOn(buffer, after: 0)
+        case .refused(let error):
+            refuse(request, error)
+            return false
+        }
+        return true
+    }
+
+    /// Submits the next part of a request to make zeros; false: it has no more, or has failed.
+    @inline(__always) func goesOn(_ buffer: Int, after error: Int32) -> Bool {
+        let rest = rests + buffer
+        if error != 0 { rest.pointee.end = 0 }
+        guard let part = rest.pointee.next() else { return false }
+        engine.submit(
+            BlockRequest(
+                .writeZeroes, slot: UInt32(truncatingIfNeeded: pool.count &+ buffer),
+                guest: GuestOffset(part.offset), length: part.length, mayUnmap: rest.pointee.mayUnmap))
+        return true
+    }
+}
