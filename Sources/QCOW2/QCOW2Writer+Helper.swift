@@ -4,6 +4,12 @@
 public import DiskTypes
 import Synchronization
 
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
 extension QCOW2Writer {
     /// The file grows in steps, so that few writes wait for it.
     private static let growth: UInt64 = 64 << 20
@@ -96,7 +102,7 @@ extension QCOW2Writer {
                 }
                 return place
             case .failure(.block(let b)): try fulfil(.block(b), storage)
-            case .failure(.full): throw ImageError(.system, "there is no room for another table")
+            case .failure(.full): throw ImageError(.system, "there is no room for another table", number: ENOSPC)
             case .failure(.corrupt(let cluster)):
                 state.withLock { state in
                     state.isClosed = true
