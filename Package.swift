@@ -129,7 +129,7 @@ let package = Package(
             swiftSettings: house),
         .testTarget(
             name: "BlockEngineTests",
-            dependencies: ["BlockEngine", "CountAllocations", "ImageChain", "LinuxIO", "DiskTypes"],
+            dependencies: ["BlockEngine", "CountAllocations", "ImageChain", "LinuxIO", "DiskTypes", "TestKit"],
             swiftSettings: house),
         .target(name: "CountAllocations", path: "Tests/CountAllocations"),
         .testTarget(
