@@ -74,7 +74,11 @@ extension QCOW2Writer {
             throw error
         }
         state.withLock { state in
-            if old.offset != 0 { state.unlinked.append((old.offset >> map.clusterBits, 1)) }
+            if old.offset != 0 {
+                state.unlinked.append(GivenUp(cluster: old.offset >> map.clusterBits, isTable: true))
+            }
+            // No entry that is loaded from here on may name it.
+            map.guarded.withLock { _ = $0.tables.insert(place.bytes >> map.clusterBits) }
             map.l1.set(index, place.bytes | MappingWord.copied)
             state.dirtyL1.insert(index)
             let slices = 1 << Int(map.coverageBits - map.sliceCoverageBits)
