@@ -130,7 +130,7 @@ let package = Package(
             swiftSettings: house),
         .testTarget(
             name: "BlockEngineTests",
-            dependencies: ["BlockEngine", "CountAllocations", "ImageChain", "LinuxIO", "DiskTypes"],
+            dependencies: ["BlockEngine", "CountAllocations", "ImageChain", "LinuxIO", "DiskTypes", "TestKit"],
             swiftSettings: house),
         .target(name: "CountAllocations", path: "Tests/CountAllocations"),
         .testTarget(

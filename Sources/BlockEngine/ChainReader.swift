@@ -92,7 +92,7 @@ public final class ChainReader {
     /// What a failed read means, in words.
     public static func error(_ finished: RequestEngine.Finished, at guest: GuestOffset) -> ImageError {
         if let damage = finished.damage { return .malformed(damage.description) }
-        return ImageError(.system, "reading at \(guest) failed: \(errorText(finished.error))")
+        return ImageError(.system, "reading at \(guest) failed: \(errorText(finished.error))", number: finished.error)
     }
 
     private func next() -> RequestEngine.Finished {

@@ -287,8 +287,14 @@ extension RequestEngine {
             let left = record.pointee.end &- record.pointee.cursor
             switch chain.lookup(GuestOffset(record.pointee.cursor), length: left) {
             case .extent(let extent) where extent.kind.isZero || extent.kind.isUnallocated:
-                record.pointee.cursor &+= min(max(extent.length, 1), left)
-                continue
+                let length = min(max(extent.length, 1), left)
+                let next = record.pointee.cursor &+ length
+                // A discard gives up whole clusters, of which some subclusters may be zeros already.
+                let whole = next & ~UInt64(allocations.clusterSize &- 1)
+                if !isDiscard || length == left || whole > record.pointee.cursor {
+                    record.pointee.cursor = isDiscard && length < left ? whole : next
+                    continue
+                }
             case .extent: break
             case .needs(let table):
                 if awaitTable(table, slot) { return }

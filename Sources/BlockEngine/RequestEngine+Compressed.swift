@@ -81,7 +81,7 @@ extension RequestEngine {
             record.pointee.cursor &+= extent.length
             return true
         }
-        guard freePieces.available > 0, entry >= 0 || loads.available > 0 else { return park(slot) }
+        guard freePieces.available > keptPieces, entry >= 0 || loads.available > 0 else { return park(slot) }
         if entry >= 0 {
             statistics.cacheJoins &+= 1
         } else {

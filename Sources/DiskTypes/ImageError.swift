@@ -26,13 +26,19 @@ public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
     public let advice: String?
     /// The image it was found in, filled in by whoever opened it.
     public var path: String?
+    /// The errno with which the system refused, if it was the system: who has a kernel or a guest to answer gives it on.
+    public let number: Int32?
 
-    public init(_ kind: Kind, _ what: String, at: HostOffset? = nil, advice: String? = nil, path: String? = nil) {
+    public init(
+        _ kind: Kind, _ what: String, at: HostOffset? = nil, advice: String? = nil, path: String? = nil,
+        number: Int32? = nil
+    ) {
         self.kind = kind
         self.what = what
         self.at = at
         self.advice = advice
         self.path = path
+        self.number = number
     }
 
     public static func malformed(_ what: String, at: HostOffset? = nil, advice: String? = nil) -> ImageError {

@@ -1,6 +1,12 @@
 // Why this file exists: who repairs an image must write it, in an order that a crash cannot turn into damage. What that
 // needs of a file is this much; crash tests hand the same code a memory that remembers the order.
 
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
 /// Bytes that can be read, written and made durable. One user at a time changes it.
 public protocol ImageStorage: ByteSource {
     /// Writes all of `bytes` at `offset`. The storage grows when it must; what lies between reads as zeros.
@@ -41,7 +47,7 @@ public final class MemoryStorage: ImageStorage {
     public func write(at offset: HostOffset, _ new: [UInt8]) throws(ImageError) {
         guard !new.isEmpty else { return }
         guard offset.bytes <= UInt64(limit), new.count <= limit - Int(offset.bytes) else {
-            throw ImageError(.system, "cannot write: the storage is full", at: offset)
+            throw ImageError(.system, "cannot write: the storage is full", at: offset, number: ENOSPC)
         }
         let start = Int(offset.bytes)
         if bytes.count < start + new.count {

@@ -268,7 +268,7 @@ public final class ImageWriter: Sendable {
     private func fulfilWants() -> Bool {
         let wants = plan.takeWanted()
         for want in wants where want != .writeBack {
-            do throws(ImageError) { try plan.fulfil(want, storage) } catch { plan.fail(want, error.number) }
+            do throws(ImageError) { try plan.fulfil(want, storage) } catch { plan.fail(want, error.number ?? EIO) }
         }
         if !wants.isEmpty { ring() }
         return wants.contains(.writeBack)
@@ -282,7 +282,7 @@ public final class ImageWriter: Sendable {
             error = EIO
         } else {
             do throws(ImageError) { freed = try plan.writeBack(to: storage, data: data) } catch let failure {
-                error = failure.number
+                error = failure.number ?? EIO
                 if plan.hasFailedSync { foundLoss() }
             }
         }
@@ -330,11 +330,4 @@ public final class ImageWriter: Sendable {
 private struct HelperLife: ThreadWork, ~Copyable {
     let writer: ImageWriter
     consuming func run() { writer.help() }
-}
-
-extension ImageError {
-    /// The closest number.
-    var number: Int32 {
-        what.contains(errorText(ENOSPC)) ? ENOSPC : EIO
-    }
 }

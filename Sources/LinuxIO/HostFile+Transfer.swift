@@ -77,7 +77,8 @@ extension HostFile {
 
     func failed(_ verb: String, _ number: Int32 = Glibc.errno, at offset: HostOffset? = nil) -> ImageError {
         let advice = number == ENOSPC ? "make room on the file system" : nil
-        return ImageError(.system, "cannot \(verb): \(errorText(number))", at: offset, advice: advice, path: path)
+        return ImageError(
+            .system, "cannot \(verb): \(errorText(number))", at: offset, advice: advice, path: path, number: number)
     }
 
     private func grow(to end: UInt64) {

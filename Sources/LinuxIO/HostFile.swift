@@ -48,7 +48,8 @@ public final class HostFile: Sendable, ResizableStorage {
             raw = try openQuietly(path, flags)
         } catch {
             throw ImageError(
-                .system, "cannot open\(writable ? " for writing" : ""): \(errorText(error.rawValue))", path: path)
+                .system, "cannot open\(writable ? " for writing" : ""): \(errorText(error.rawValue))", path: path,
+                number: error.rawValue)
         }
         return try adopt(OwnedFD(taking: raw), path: path, writable: writable, direct: direct)
     }
@@ -123,7 +124,7 @@ extension HostFile {
     static func status(of fd: Int32) throws(ImageError) -> stat {
         var status = stat()
         guard fstat(fd, &status) == 0 else {
-            throw ImageError(.system, "cannot look at the file: \(errorText(errno))")
+            throw ImageError(.system, "cannot look at the file: \(errorText(errno))", number: errno)
         }
         return status
     }
@@ -132,7 +133,7 @@ extension HostFile {
         guard status.st_mode & S_IFMT == S_IFBLK else { return UInt64(clamping: status.st_size) }
         var bytes: UInt64 = 0
         guard ioctl(fd, UInt(QB_BLKGETSIZE64), &bytes) == 0 else {
-            throw ImageError(.system, "cannot ask the device for its size: \(errorText(errno))")
+            throw ImageError(.system, "cannot ask the device for its size: \(errorText(errno))", number: errno)
         }
         return bytes
     }

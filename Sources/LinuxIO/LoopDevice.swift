@@ -144,7 +144,8 @@ public struct LoopDevice: Sendable {
             case .noSuchFileOrDirectory, Errno(rawValue: ENODEV): "this kernel has no loop devices (modprobe loop)"
             default: nil
             }
-        return ImageError(.system, "cannot \(verb): \(errorText(error.rawValue))", advice: advice)
+        return ImageError(
+            .system, "cannot \(verb): \(errorText(error.rawValue))", advice: advice, number: error.rawValue)
     }
 }
 

@@ -36,7 +36,7 @@ public struct UnixListener: ~Copyable, Sendable {
         guard bound == 0, Glibc.listen(socket.raw, backlog) == 0 else {
             let error = errno
             if bound == 0 { unlink(path) }
-            throw ImageError(.system, "cannot listen: \(errorText(error))", path: path)
+            throw ImageError(.system, "cannot listen: \(errorText(error))", path: path, number: error)
         }
         identity = Filesystem.identity(of: path)
         self.path = path

@@ -20,7 +20,8 @@ public struct UnixSocket: ~Copyable, Sendable {
         } catch {
             let advice = error == .connectionRefused ? "its server is gone; start it" : nil
             throw ImageError(
-                .system, "cannot connect: \(errorText(error.rawValue))", advice: advice, path: path)
+                .system, "cannot connect: \(errorText(error.rawValue))", advice: advice, path: path,
+                number: error.rawValue)
         }
         return UnixSocket(taking: socket)
     }
@@ -75,7 +76,7 @@ public struct UnixSocket: ~Copyable, Sendable {
         }
         let raw = socket(AF_UNIX, streamType, 0)
         guard raw >= 0 else {
-            throw ImageError(.system, "cannot make a socket: \(errorText(errno))", path: path)
+            throw ImageError(.system, "cannot make a socket: \(errorText(errno))", path: path, number: errno)
         }
         return OwnedFD(taking: raw)
     }

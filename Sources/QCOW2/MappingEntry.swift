@@ -99,9 +99,14 @@ struct EntryRules: Sendable {
 
     private func judgeCompressed(_ raw: UInt64) -> UInt64 {
         guard !external else { return damage(.compressedInExternalData) }
-        let at = compressedRange(raw).host
+        let (at, count) = compressedRange(raw)
         guard at < dataLength, !guarded.missing.contains(at >> clusterBits) else { return damage(.beyondEndOfFile) }
         guard !areas.contains(at) else { return damage(.overlapsMetadata) }
+        guard !guarded.tables.isEmpty else { return raw }
+        // Who gives a stream up gives up each cluster that it touches.
+        for cluster in at >> clusterBits...(at + count - 1) >> clusterBits where guarded.tables.contains(cluster) {
+            return damage(.overlapsMetadata)
+        }
         return raw
     }
 

@@ -27,18 +27,19 @@ extension QCOW2Writer {
         }
         let missing = try Self.clustersPastTheEnd(header, table, storage)
         var clusters = MetadataClusters(header)
-        for entry in table where entry != 0 { clusters.add(HostOffset(entry), header.clusterSize) }
-        for i in 0..<map.l1.count {
-            let word = MappingWord(map.l1[i])
-            if word.offset != 0, !word.isDamaged { clusters.add(HostOffset(word.offset), header.clusterSize) }
-        }
         for snapshot in (try? image.snapshots.get()) ?? [] {
             clusters.add(snapshot.l1Offset, UInt64(snapshot.l1Entries) * 8)
         }
         for bitmap in (try? image.bitmaps.get()) ?? [] {
             clusters.add(bitmap.table, UInt64(bitmap.tableEntries) * 8)
         }
-        if let directory = image.extensions.bitmaps { clusters.add(directory.directory, directory.directoryBytes) }
+        // From here on what a writer changes: it may be nothing else at the same time.
+        if let directory = image.extensions.bitmaps {
+            try clusters.claim(directory.directory, directory.directoryBytes)
+        }
+        for entry in table where entry != 0 { try clusters.claim(HostOffset(entry), header.clusterSize) }
+        try clusters.claimL2(map)
+        try clusters.addCutOff(header, map, storage)
         guard !clusters.isTooMany else {
             throw .unsupported(
                 "the image's tables take more clusters than a writer can keep apart", advice: "open it read-only (-r)")
@@ -104,6 +105,53 @@ private struct MetadataClusters {
         add(header.l1Offset, UInt64(header.l1Entries) * 8)
         add(header.refcountTableOffset, UInt64(header.refcountTableClusters) * header.clusterSize)
         if header.snapshotCount > 0 { add(header.snapshotsOffset, UInt64(header.snapshotCount) * 40) }
+    }
+
+    /// Clusters of a table that is written: no other may have one of them.
+    mutating func claim(_ start: HostOffset, _ bytes: UInt64) throws(ImageError) {
+        guard bytes > 0, !isTooMany else { return }
+        let (end, overflow) = start.bytes.addingReportingOverflow(bytes - 1)
+        guard !overflow, bytes >> bits < Self.limit else { return isTooMany = true }
+        for cluster in start.bytes >> bits...end >> bits where set.contains(cluster) { throw Self.overlap(start) }
+        add(start, bytes)
+    }
+
+    /// The active L2 tables. One that is not this image's alone may be named twice; it is never written.
+    mutating func claimL2(_ map: QCOW2Map) throws(ImageError) {
+        var (shared, own): (Set<UInt64>, Set<UInt64>) = ([], [])
+        for i in 0..<map.l1.count {
+            let word = MappingWord(map.l1[i])
+            guard word.offset != 0, !word.isDamaged else { continue }
+            let cluster = word.offset >> bits
+            let isOwn = word.raw & MappingWord.copied != 0
+            guard !set.contains(cluster), !own.contains(cluster), !isOwn || !shared.contains(cluster) else {
+                throw Self.overlap(HostOffset(word.offset))
+            }
+            if isOwn { own.insert(cluster) } else { shared.insert(cluster) }
+            guard own.count + shared.count < Int(Self.limit) else { return isTooMany = true }
+        }
+        set.formUnion(own)
+        set.formUnion(shared)
+    }
+
+    /// L2 tables past the end of the file: were data to come there when it grows, the next who opens the image would take it
+    /// for a table.
+    mutating func addCutOff(
+        _ header: Header, _ map: QCOW2Map, _ storage: some ResizableStorage
+    ) throws(ImageError) {
+        guard (0..<map.l1.count).contains(where: { MappingWord(map.l1[$0]).isDamaged }) else { return }
+        let bytes = BigEndianBytes(
+            try storage.readAll(at: header.l1Offset, count: map.l1.count * 8, what: "the L1 table"))
+        for i in 0..<map.l1.count where MappingWord(map.l1[i]).isDamaged {
+            let offset = MappingWord(try bytes.u64(at: i * 8)).offset
+            if offset >= storage.length { add(HostOffset(offset), 1 << bits) }
+        }
+    }
+
+    private static func overlap(_ place: HostOffset) -> ImageError {
+        .malformed(
+            "two of the image's tables lie in the same place", at: place,
+            advice: "open it read-only (-r), or repair it with qblk check -r all")
     }
 
     mutating func add(_ start: HostOffset, _ bytes: UInt64) {

@@ -50,9 +50,9 @@ extension QCOW2Writer {
         if word.isCompressed {
             let stream = map.rules.compressedRange(word.raw)
             let last = (stream.host + stream.bytes - 1) >> map.clusterBits
-            for cluster in stream.host >> map.clusterBits...last { state.unlinked.append((cluster, 1)) }
+            for cluster in stream.host >> map.clusterBits...last { state.unlinked.append(GivenUp(cluster: cluster)) }
         } else if word.offset != 0, !word.isDamaged {
-            state.unlinked.append((word.offset >> map.clusterBits, 1))
+            state.unlinked.append(GivenUp(cluster: word.offset >> map.clusterBits))
         }
     }
 

@@ -4,6 +4,12 @@
 public import DiskTypes
 import Synchronization
 
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
 extension QCOW2Writer {
     /// The file grows in steps, so that few writes wait for it.
     private static let growth: UInt64 = 64 << 20
@@ -68,7 +74,11 @@ extension QCOW2Writer {
             throw error
         }
         state.withLock { state in
-            if old.offset != 0 { state.unlinked.append((old.offset >> map.clusterBits, 1)) }
+            if old.offset != 0 {
+                state.unlinked.append(GivenUp(cluster: old.offset >> map.clusterBits, isTable: true))
+            }
+            // No entry that is loaded from here on may name it.
+            map.guarded.withLock { _ = $0.tables.insert(place.bytes >> map.clusterBits) }
             map.l1.set(index, place.bytes | MappingWord.copied)
             state.dirtyL1.insert(index)
             let slices = 1 << Int(map.coverageBits - map.sliceCoverageBits)
@@ -96,7 +106,7 @@ extension QCOW2Writer {
                 }
                 return place
             case .failure(.block(let b)): try fulfil(.block(b), storage)
-            case .failure(.full): throw ImageError(.system, "there is no room for another table")
+            case .failure(.full): throw ImageError(.system, "there is no room for another table", number: ENOSPC)
             case .failure(.corrupt(let cluster)):
                 state.withLock { state in
                     state.isClosed = true

@@ -27,7 +27,7 @@ public final class QCOW2Writer: Sendable {
         var dirtySlices: DirtySlices
         var dirtyL1: Set<Int> = []
         /// References that the mapping in memory gave up, and the one on the disk still has.
-        var unlinked: [(cluster: UInt64, references: UInt64)] = []
+        var unlinked: [GivenUp] = []
         /// Clusters from here on were never written: they read as zeros.
         var untouched: UInt64
         /// The file is this long.

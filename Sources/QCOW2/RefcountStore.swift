@@ -70,12 +70,12 @@ struct RefcountStore {
         blocks[b] = CachedRefcountBlock(bytes, order: order)
     }
 
-    /// Gives references back; a cluster without any is free from here on. True: it is free.
-    mutating func release(_ cluster: UInt64, references: UInt64 = 1) throws(Lack) -> Bool {
+    /// Gives a reference back; a cluster without any is free from here on. True: it is free.
+    mutating func release(_ cluster: UInt64) throws(Lack) -> Bool {
         let before = try count(of: cluster)
         // An image that counted too little has its leak the other way round: never below 0.
-        let now = before - min(before, references)
         guard before > 0, let block = blocks[Int(cluster / perBlock)] else { return false }
+        let now = before - 1
         block[Int(cluster % perBlock)] = now
         guard now == 0 else { return false }
         metadata.remove(cluster)

@@ -7,11 +7,18 @@ import Synchronization
 
 /// References that nobody has any more, on the disk neither. Free once no request that began before is in flight.
 public struct FreedClusters: Sendable {
-    var list: [(cluster: UInt64, references: UInt64)] = []
+    var list: [GivenUp] = []
     public init() {}
-    init(list: [(cluster: UInt64, references: UInt64)]) { self.list = list }
+    init(list: [GivenUp]) { self.list = list }
     public var isEmpty: Bool { list.isEmpty }
     public mutating func append(_ more: FreedClusters) { list += more.list }
+}
+
+/// One reference that a mapping had and has no more.
+struct GivenUp: Sendable {
+    let cluster: UInt64
+    /// It was to a table of the image itself. What an entry of the guest names may claim to be one, and is never freed.
+    var isTable = false
 }
 
 /// All changes of one write-back.
@@ -19,7 +26,7 @@ private struct Changes {
     var refcounts = RefcountChanges()
     var slices: [(slice: Int, slot: Int, words: [(index: Int, word: UInt64)])] = []
     var l1: [(index: Int, word: UInt64)] = []
-    var unlinked: [(cluster: UInt64, references: UInt64)] = []
+    var unlinked: [GivenUp] = []
     /// Data is written up to here.
     var end: UInt64 = 0
 }
@@ -48,7 +55,8 @@ extension QCOW2Writer {
             if !state.isAdopting { state.journal?.dropTaken() }
             state.isWritingBack = false
         }
-        return FreedClusters(list: changes.unlinked + changes.refcounts.retired.map { ($0, 1) })
+        return FreedClusters(
+            list: changes.unlinked + changes.refcounts.retired.map { GivenUp(cluster: $0, isTable: true) })
     }
 
     // MARK: the steps
@@ -149,12 +157,13 @@ extension QCOW2Writer {
         var rest = freed.list[...]
         while let next = rest.first {
             let lack: RefcountStore.Lack? = state.withLock { state in
+                guard next.isTable || !state.refcounts.metadata.contains(next.cluster) else { return nil }
                 do throws(RefcountStore.Lack) {
-                    if discards, try state.refcounts.count(of: next.cluster) == next.references {
+                    if discards, try state.refcounts.count(of: next.cluster) == 1 {
                         storage.discard(
                             at: HostOffset(next.cluster << map.clusterBits), length: map.clusterSize)
                     }
-                    if try state.refcounts.release(next.cluster, references: next.references) {
+                    if try state.refcounts.release(next.cluster) {
                         map.guarded.withLock { _ = $0.tables.remove(next.cluster) }
                     }
                     return nil

@@ -11,6 +11,8 @@ enum Main {
     static func main() {
         // A reader that goes away is an error of the write, not a death: a map must not die with the shell's pipe.
         signal(SIGPIPE, SIG_IGN)
+        // A limit on file sizes is the error of the write that meets it.
+        signal(SIGXFSZ, SIG_IGN)
         raiseFileLimit()
         if let code = LoopExport.runHiddenVerb(CommandLine.arguments) { exit(code) }
         if let code = HotPlug.runHiddenVerb(CommandLine.arguments) { exit(code) }

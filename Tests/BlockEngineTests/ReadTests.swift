@@ -131,4 +131,19 @@ import Testing
             #expect(rig.engine.statistics.parks > 0)
         }
     }
+
+    /// A writable image keeps some pieces for writes that allocate: a compressed cluster must not take one of them.
+    @Test(arguments: [false, true]) func compressedClustersOfAWritableImageWaitForPiecesToo(direct: Bool) throws {
+        let images = try Images()
+        try images.run("qemu-img create -f qcow2 -o cluster_size=4k a.qcow2 2M")
+        let writes = (0..<512).map { "write \($0 % 2 == 0 ? "" : "-c ")-P \($0 % 250 + 1) \($0 * 4096) 4k" }
+        try images.write("writes", Array(writes.joined(separator: "\n").utf8) + [10])
+        try images.run("qemu-io -f qcow2 a.qcow2 <writes")
+        let truth = try images.truth("a.qcow2")
+        let chain = try images.open("a.qcow2", direct: direct, writable: true, format: .qcow2)
+        let rig = try Rig(chain, slots: 8)
+        let all: (inout Random) -> Planned = { _ in Planned(guest: 0, length: 2 << 20, parts: [(0, 2 << 20)]) }
+        #expect(rig.compare(with: truth, count: 24, seed: 3, slots: 8, all) == nil)
+        #expect(rig.engine.statistics.parks > 0)
+    }
 }

@@ -102,4 +102,18 @@ struct ConvertTests {
             #expect(try differenceOfFiles(image.path, "\(folder)/before") == nil)
         }
     }
+
+    /// The kernel sends SIGXFSZ, which would end the program without a word.
+    @Test(
+        "a limit on the size of files is an error of the write that meets it",
+        .enabled(if: Tools.have("prlimit"), "needs prlimit (package util-linux)"))
+    func sizeLimit() throws {
+        try Scratch.withFolder { folder in
+            try Command(["qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "4M"], in: folder).succeed()
+            try Command(["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 4M", "a.qcow2"], in: folder).succeed()
+            let words = [Tools.qblk, "convert", "-O", "raw", "a.qcow2", "out.raw"]
+            let outcome = try Command(["prlimit", "--fsize=1048576"] + words, in: folder).run()
+            #expect(outcome.exit == 1 && outcome.errors.contains("File too large"), "\(outcome)")
+        }
+    }
 }

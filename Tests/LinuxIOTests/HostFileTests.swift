@@ -99,6 +99,19 @@ struct HostFileTests {
         #expect(try file.read(at: HostOffset(0), count: 10) == pattern(10))
     }
 
+    @Test("an error carries the system's number") func errorsCarryNumbers() throws {
+        let scratch = try Scratch()
+        let missing = #expect(throws: ImageError.self) { try HostFile.open(path: scratch.path + "/none") }
+        #expect(missing?.number == ENOENT)
+        let file = try HostFile.open(path: scratch.file("a"), writable: true)
+        let tooLarge = #expect(throws: ImageError.self) { try file.truncate(to: 1 << 62) }
+        #expect(tooLarge?.number == EFBIG)
+        #expect(tooLarge?.named("b").number == EFBIG)
+        let reader = try HostFile.open(path: file.path)
+        let notWritable = #expect(throws: ImageError.self) { try reader.write(at: HostOffset(0), [1]) }
+        #expect(notWritable?.number == EBADF)
+    }
+
     @Test func holesAreFoundAndMade() throws {
         let scratch = try Scratch()
         let file = try HostFile.open(path: scratch.file("a"), writable: true)

@@ -11,6 +11,10 @@ struct WriterModelTests {
     /// QBLK_SEED repeats a run.
     static let seed = ProcessInfo.processInfo.environment["QBLK_SEED"].flatMap { UInt64($0) } ?? .random(in: 1...99999)
 
+    /// Of each shape. More when hunting: QBLK_MODEL_OPERATIONS=200000 and a release build.
+    static let operations =
+        ProcessInfo.processInfo.environment["QBLK_MODEL_OPERATIONS"].flatMap { Int($0) } ?? 900
+
     @Test(arguments: WriterShape.all)
     func isAFlatArray(shape: WriterShape) throws {
         try Scratch.withFolder { folder in
@@ -18,12 +22,14 @@ struct WriterModelTests {
             var model = made.guest
             var dice = Noise(seed: Self.seed)
             let storage = MemoryStorage(made.image)
-            for burst in 0..<3 {
+            // An image is judged once a burst.
+            let steps = Self.operations < 10_000 ? 300 : 1000
+            for burst in 0..<max(1, Self.operations / steps) {
                 if ProcessInfo.processInfo.environment["QBLK_TRACE"] != nil {
                     FileHandle.standardError.write(Data("\(shape.name) \(burst)\n".utf8))
                 }
-                let disk = try OfflineDisk(storage, backing: made.backing, cacheLimit: burst == 1 ? 1 : 1 << 20)
-                for step in 0..<300 {
+                let disk = try OfflineDisk(storage, backing: made.backing, cacheLimit: burst % 3 == 1 ? 1 : 1 << 20)
+                for step in 0..<steps {
                     try Self.act(disk, &model, &dice, "seed \(Self.seed), burst \(burst), step \(step)")
                 }
                 try disk.close()

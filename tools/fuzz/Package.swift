@@ -22,6 +22,9 @@ let package = Package(
             name: "FuzzLookup", dependencies: ["FuzzKit", "QCOW2", "DiskTypes"], swiftSettings: fuzzer,
             linkerSettings: link),
         .executableTarget(
+            name: "FuzzWrite", dependencies: ["FuzzKit", "QCOW2", "DiskTypes"], swiftSettings: fuzzer,
+            linkerSettings: link),
+        .executableTarget(
             name: "FuzzCanary", dependencies: ["FuzzKit", "QCOW2", "DiskTypes"], swiftSettings: fuzzer,
             linkerSettings: link),
     ]
