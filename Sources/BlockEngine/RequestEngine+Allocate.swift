@@ -224,7 +224,7 @@ extension RequestEngine {
         guard let allocations else { return }
         allocations.isBellArmed = false
         allocations.seat.bell.take()
-        allocations.seat.waits.store(false, ordering: .sequentiallyConsistent)
+        allocations.writer.stopWaiting(allocations.seat)
         goOnFlushing(allocations)
         goOnWaiting(allocations)
         if allocations.hasWaiters {

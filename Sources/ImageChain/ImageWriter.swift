@@ -71,7 +71,10 @@ public final class ImageWriter: Sendable {
         return seat
     }
 
-    public func leave(_ seat: WriterSeat) { seats.withLock { $0.removeAll { $0 === seat } } }
+    public func leave(_ seat: WriterSeat) {
+        stopWaiting(seat)
+        seats.withLock { $0.removeAll { $0 === seat } }
+    }
 
     /// Space of freed clusters goes back to the file system.
     public func returnsSpace(_ does: Bool) { discards.store(does, ordering: .relaxed) }
@@ -121,19 +124,19 @@ public final class ImageWriter: Sendable {
 
     /// The seat is rung from here on when something changes.
     public func startWaiting(_ seat: WriterSeat) {
-        seat.waits.store(true, ordering: .sequentiallyConsistent)
-        someoneWaits.store(true, ordering: .sequentiallyConsistent)
+        guard !seat.waits.exchange(true, ordering: .sequentiallyConsistent) else { return }
+        waiters.add(1, ordering: .sequentiallyConsistent)
     }
-    private let someoneWaits = Atomic<Bool>(false)
+    public func stopWaiting(_ seat: WriterSeat) {
+        guard seat.waits.exchange(false, ordering: .sequentiallyConsistent) else { return }
+        waiters.subtract(1, ordering: .sequentiallyConsistent)
+    }
+    /// Seats that wait. Never less than there are: who looks at it while another rings must not miss one.
+    private let waiters = Atomic<Int>(0)
 
     private func ring(except own: WriterSeat? = nil) {
-        guard someoneWaits.load(ordering: .sequentiallyConsistent) else { return }
+        guard waiters.load(ordering: .sequentiallyConsistent) > 0 else { return }
         seats.withLock { seats in
-            // First this, then the look: who begins to wait in between is seen by one of them.
-            someoneWaits.store(false, ordering: .sequentiallyConsistent)
-            if seats.contains(where: { $0.waits.load(ordering: .sequentiallyConsistent) }) {
-                someoneWaits.store(true, ordering: .sequentiallyConsistent)
-            }
             for seat in seats where seat !== own && seat.waits.load(ordering: .sequentiallyConsistent) {
                 seat.bell.signal()
             }

@@ -36,9 +36,10 @@ final class Rig {
         return UnsafePointer(place)
     }
 
-    /// The next finished request. Nil when the engine owes one and gives none: it is stuck.
+    /// The next finished request. Nil when the engine owes one and gives none for a minute: it is stuck.
     func wait() -> RequestEngine.Finished? {
-        for _ in 0..<100_000 {
+        let end = ContinuousClock.now + .seconds(60)
+        while ContinuousClock.now < end {
             if let finished = engine.nextFinished() { return finished }
             if ring.submitAndWait(0) < 0 { return nil }
             let drained = ring.drain { userData, result in
