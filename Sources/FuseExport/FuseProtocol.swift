@@ -33,8 +33,9 @@ enum FuseLimits {
     /// Longest READ, in bytes: a mount option. 256 pages is the kernel's own limit for one request.
     static let maxRead = 1 << 20
     static let maxPages: UInt16 = 256
-    static let maxWrite = 1 << 20
-    /// Longest WRITE. A read-only file gets none; the smallest value keeps the request buffers small, because the
+    /// Longest WRITE. Every request buffer has all of its memory from the beginning (see `RequestBuffers`).
+    static let maxWrite = 128 << 10
+    /// A read-only file gets none; the smallest value keeps the request buffers small, because the
     /// kernel demands buffers for the longest possible request.
     static let maxWriteReadOnly = 4096
     /// Bytes in front of a WRITE's data.

@@ -128,7 +128,7 @@ struct ServeGuestTests {
             let server = try DiskServer(path, format: "qcow2", socket: "\(folder)/s.sock")
             let machine = try GuestMachine(disks: ["\(server.socket),queues=1"], cpus: 1, folder: folder)
             defer { machine.end() }
-            try machine.succeed("mke2fs -q -F -t ext4 /dev/vda && mkdir /mnt && mount /dev/vda /mnt")
+            try machine.succeed("mke2fs -q -F -t ext4 /dev/vda && mkdir -p /mnt && mount /dev/vda /mnt")
             try machine.succeed("(\(FileLoad.loop)) >/tmp/files.out 2>&1 &")
             for _ in 0..<FileLoad.kills {
                 try machine.wait(until: FileLoad.isMoving, deadline: 120)
@@ -161,8 +161,9 @@ private enum FileLoad {
         until test -e /tmp/stop; do
             n=$((n + 1)); f=f$((n % 40))
             dd if=/dev/urandom of=/mnt/$f bs=1k count=$((n * 37 % 900 + 1)) conv=fsync status=none || break
-            { grep -v " $f\\$" /tmp/sums; (cd /mnt && sha256sum $f); } >/tmp/sums.new; mv /tmp/sums.new /tmp/sums
-            test $((n % 7)) -ne 0 || { rm /mnt/$f; grep -v " $f\\$" /tmp/sums >/tmp/sums.new; mv /tmp/sums.new /tmp/sums; }
+            { grep -v " $f\\$" /tmp/sums || true; (cd /mnt && sha256sum $f); } >/tmp/sums.new
+            mv /tmp/sums.new /tmp/sums
+            test $((n % 7)) -ne 0 || { rm /mnt/$f; sed -i "/ $f\\$/d" /tmp/sums; }
             test $((n % 30)) -ne 0 || fstrim /mnt
             echo $n >/tmp/n
         done 2>&1

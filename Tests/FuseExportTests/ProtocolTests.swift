@@ -107,7 +107,7 @@ private func status(_ error: Int32, unique: UInt64 = 7) -> [UInt8] {
         let reply = answer(request(26, body: offer), readOnly: false)
         // ASYNC_READ 0, BIG_WRITES 5, ASYNC_DIO 15, PARALLEL_DIROPS 18, MAX_PAGES 22, INIT_EXT 30: no write-back cache (16).
         #expect(Array(reply[28..<32]) == Bytes([(1 | 1 << 5 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 30, 4)]).all)
-        #expect(Array(reply[36..<40]) == Bytes([(1 << 20, 4)]).all, "max_write")
+        #expect(Array(reply[36..<40]) == Bytes([(128 << 10, 4)]).all, "max_write")
     }
 
     @Test func aWritableFileIsOpenedForFlushes() {
