@@ -157,17 +157,21 @@ extension RequestEngine {
     }
 
     /// Hands a cluster to all that wait for it. A broken one is not kept, so the next reader tries again.
+    ///
+    /// Who gets its bytes may be an allocating write, whose end lets others go on, and they may want this cluster again, or
+    /// the room that it takes: the entry is done with before the first of them is told.
     private func deliver(_ entry: Int32, _ error: Int32) {
         var waiters = clusters.records[Int(entry)].waiters.takeAll()
-        if error == 0 { clusters.ready(entry) }
+        var served = Queue()
+        if error == 0 { clusters.ready(entry) } else { clusters.remove(entry) }
         while !waiters.isEmpty {
             let piece = waiters.pop(from: pieces)
             let part = pieces[Int(piece)]
             if error == 0 {
                 copyCluster(entry, from: Int(truncatingIfNeeded: part.host), part.slot, at: part.at, length: part.left)
             }
-            release(piece, error: error)
+            served.push(piece, in: pieces)
         }
-        if error != 0 { clusters.remove(entry) }
+        while !served.isEmpty { release(served.pop(from: pieces), error: error) }
     }
 }

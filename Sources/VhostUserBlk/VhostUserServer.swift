@@ -117,7 +117,7 @@ public final class VhostUserServer {
         for worker in workers { worker.post(.quit) }
         for thread in workerThreads { thread.join() }
         for export in exports {
-            do throws(ImageError) { try export.settings.chain.close() } catch {
+            do throws(ImageError) { try export.settings.chain.closeAndUnlock() } catch {
                 log.error("\(export.settings.name): what was written last may be lost: \(error)")
             }
         }

@@ -62,11 +62,11 @@ private final class FaultRun {
             if !isLost, let trouble = goesOn(rig) { return trouble }
             if let trouble = judge(rig.read(0, Self.size)) { return trouble }
             guard !isLost else {
-                #expect(throws: ImageError.self) { try chain.close() }
+                #expect(throws: ImageError.self) { try chain.closeAndUnlock() }
                 return nil
             }
         }
-        try chain.close()
+        try chain.closeAndUnlock()
         return nil
     }
 

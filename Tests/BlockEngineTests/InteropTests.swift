@@ -181,7 +181,7 @@ private final class Interop {
             defer { memory.deallocate() }
             for _ in 0...random.below(4) { try batch(rig, memory, room) }
         }
-        try chain.close()
+        try chain.closeAndUnlock()
     }
 
     /// Some requests at once, none of which touches another's clusters' bytes.

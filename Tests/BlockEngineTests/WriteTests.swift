@@ -174,7 +174,7 @@ private final class WriteModel {
             let trouble = model.run(300)
             try #require(trouble == nil)
             try images.write("ours.raw", model.rig.read(0, WriteModel.size).bytes)
-            try model.chain.close()
+            try model.chain.closeAndUnlock()
         }
         try images.run("qemu-img compare -f \(item.format.rawValue) -F raw a.img ours.raw")
         if item.format == .qcow2 { try images.run("qemu-img check a.img") }
@@ -232,7 +232,7 @@ private final class WriteModel {
             let trouble = model.run(600)
             try #require(trouble == nil)
             try images.write("ours.raw", model.rig.read(0, WriteModel.size).bytes)
-            try chain.close()
+            try chain.closeAndUnlock()
         }
         try images.run("qemu-img compare -f qcow2 -F raw a.img ours.raw && qemu-img check a.img")
     }
@@ -281,7 +281,7 @@ private final class WriteModel {
         #expect(rig.wait()?.error == 0)
         // Nothing is closed: a copy of the file is what a crash leaves.
         try images.run("cp a.img b.img && qemu-io -f qcow2 -r -c 'read -P 0x5a 1M 4k' b.img && qemu-img check b.img")
-        try chain.close()
+        try chain.closeAndUnlock()
     }
 
     @Test("zeros where zeros are need no cluster") func zerosOverZeros() throws {
