@@ -168,9 +168,9 @@ public final class ImageWriter: Sendable {
         // Freeing was the last change.
         _ = try plan.writeBack(to: storage, data: data)
         try plan.trim(storage, startLength: startLength)
-        // What a killed process had taken and not used counts as used.
-        if plan.mayLeak { _ = try ImageCheck.repair(storage, .leaks) }
         plan.endJournal()
+        // What a killed process had taken and not used counts as used. When it stays so, those are leaks, no more.
+        if plan.mayLeak { _ = try? ImageCheck.repair(storage, .leaks) }
     }
 
     fileprivate func help() {

@@ -79,12 +79,12 @@ import Synchronization
     func left(_ identity: UInt64) -> Left {
         let magic = load(Head.magic)
         if magic == 0 { return .nothing }
-        let (tail, head) = (load(Head.tail), load(Head.head))
-        guard magic == Self.magic, load(Head.identity) == identity, tail <= head, head - tail <= capacity else {
-            return .nonsense
-        }
-        let state = load(Head.state)
-        if state == 0 { return tail == head ? .nothing : .nonsense }
+        let (tail, head, state) = (load(Head.tail), load(Head.head), load(Head.state))
+        guard magic == Self.magic, tail <= head, head - tail <= capacity else { return .nonsense }
+        let isOurs = load(Head.identity) == identity
+        // A guest that has moved brings an empty journal of the image elsewhere.
+        if tail == head, state == 0 || (state == 1 && !isOurs) { return .nothing }
+        guard isOurs, state != 0 else { return .nonsense }
         (self.tail, self.head, taken, last) = (tail, head, tail, nil)
         return .records((0..<(head - tail)).map { read(tail + $0) }, hasFailed: state != 1)
     }

@@ -103,7 +103,14 @@ extension QCOW2Writer {
         var last: [UInt64: Entry] = [:]
         let clusters = (map.size + map.clusterSize - 1) >> map.clusterBits
         let rules = map.ends.current(map.rules, guarded: map.guarded.withLock { $0 })
+        // Far more than a writer changes between two write-backs, and little enough to go through.
+        let most: UInt64 = 1 << 26
+        var total: UInt64 = 0
         for record in records {
+            total += min(record.count, most)
+            guard total <= most else {
+                throw .malformed("there are more changes than a writer can have made")
+            }
             guard record.cluster < clusters, record.count > 0, record.count <= clusters - record.cluster else {
                 throw .malformed("a change lies outside the disk")
             }

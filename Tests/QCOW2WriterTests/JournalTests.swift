@@ -91,6 +91,65 @@ struct JournalTests {
         }
     }
 
+    /// An image with a change in its journal that the disk lacks, as a killed writer leaves them.
+    private func left(_ folder: String) throws -> (image: [UInt8], memory: JournalMemory) {
+        let made = try WriterShape.all[0].make(in: folder)
+        let storage = MemoryStorage(made.image)
+        let memory = JournalMemory()
+        let disk = try OfflineDisk(storage, journal: memory.journal())
+        try disk.write(0, [UInt8](repeating: 5, count: 4096))
+        return (storage.bytes, memory)
+    }
+
+    private func use(_ memory: JournalMemory, _ image: [UInt8], identity: UInt64) throws -> Adoption {
+        let storage = MemoryStorage(image)
+        let disk = try OfflineDisk(storage)
+        return try disk.writer.use(memory.journal(), identity: identity, storage: storage, data: nil as MemoryStorage?)
+    }
+
+    @Test("leaves changes that are taken over once, and only by its own image")
+    func belongsToItsImage() throws {
+        try Scratch.withFolder { folder in
+            let (image, memory) = try left(folder)
+            let content = memory.content
+            #expect(try use(memory, image, identity: 7) == .changes(1))
+            memory.content = content
+            guard case .refused = try use(memory, image, identity: 8) else {
+                Issue.record("another image has taken them over")
+                return
+            }
+            #expect(try use(memory, image, identity: 8) == .fresh)
+        }
+    }
+
+    @Test("that had nothing to do leaves nothing, also to an image elsewhere")
+    func emptyIsNothing() throws {
+        try Scratch.withFolder { folder in
+            let made = try WriterShape.all[0].make(in: folder)
+            let memory = JournalMemory()
+            #expect(try use(memory, made.image, identity: 7) == .fresh)
+            #expect(try use(memory, made.image, identity: 8) == .fresh)
+        }
+    }
+
+    @Test("whose journal somebody has scribbled on is refused or taken over, and nothing breaks")
+    func scribbledOn() throws {
+        try Scratch.withFolder { folder in
+            let (image, memory) = try left(folder)
+            let content = memory.content
+            var dice = Noise(seed: WriterModelTests.seed)
+            for _ in 0..<500 {
+                memory.content = content
+                for _ in 0...dice.below(3) {
+                    let at = dice.below(16) * 8
+                    let value = dice.below(3) == 0 ? dice.next() : UInt64(dice.below(1 << 20)) << UInt64(dice.below(40))
+                    memory.start.storeBytes(of: value, toByteOffset: at, as: UInt64.self)
+                }
+                _ = try use(memory, image, identity: 7)
+            }
+        }
+    }
+
     /// Opens, takes over, writes until it is killed.
     private func live(
         _ storage: MortalStorage, _ memory: JournalMemory, _ backing: [UInt8], _ model: inout [UInt8],
