@@ -39,7 +39,7 @@ public final class GuestMachine: Sendable {
             throw error
         }
         do {
-            try succeed("true", deadline: 90)
+            try succeed("true", deadline: 300)
         } catch {
             throw UnixSocket.Trouble(description: "the guest does not start (\(error)): \(end())")
         }
