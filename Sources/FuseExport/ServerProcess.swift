@@ -76,7 +76,7 @@ struct ServerProcess: ~Copyable {
         case .fresh: break
         case .changes(let count): log.notice("\(config.image): took over \(count) changes of a killed server")
         case .afterFailure:
-            log.error("\(config.image): a sync had failed before the last server was killed: all syncs fail")
+            log.error("\(config.image): a sync had failed before a server was killed: all syncs fail")
         case .refused(let why):
             log.error("\(config.image): changes of a killed server cannot be taken over (\(why)): the next sync fails")
         }

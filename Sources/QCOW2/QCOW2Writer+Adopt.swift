@@ -24,6 +24,7 @@ extension QCOW2Writer {
     public func use(
         _ journal: MappingJournal, identity: UInt64, storage: some ResizableStorage, data: (some ImageStorage)?
     ) throws(ImageError) -> Adoption {
+        if hasFailedSync { return refuseForGood(journal, identity) }
         // What this writer has in memory is newer than any journal, and belongs to the disk before it changes journals.
         let (hasChanged, isOurs) = state.withLock { ($0.hasChanged, $0.journal != nil) }
         if hasChanged { try writeBackKeeping(storage, data) }
@@ -35,6 +36,16 @@ extension QCOW2Writer {
             if hasChanged { return begin(journal, identity, .refused("the image has changed since")) }
             return try takeOver(records, journal, identity, hasFailed: hasFailed, storage, data)
         }
+    }
+
+    /// After a sync that failed no mapping may reach the disk, for the sake of a journal neither; and whoever comes next must
+    /// hear of it from this one, too.
+    private func refuseForGood(_ journal: MappingJournal, _ identity: UInt64) -> Adoption {
+        if case .nothing = journal.left(identity) {
+            journal.start(identity)
+            journal.fail()
+        }
+        return .afterFailure(0)
     }
 
     /// A write-back after which nothing is free yet: that waits for the next one.

@@ -125,10 +125,11 @@ public final class QCOW2Writer: Sendable {
     /// A sync has failed: what was written before may or may not be on the disk, whatever later ones say.
     public var hasFailedSync: Bool { state.withLock { $0.hasFailedSync } }
 
-    /// No mapping changes any more; what would is an I/O error.
+    /// A sync has failed elsewhere, on a worker's ring: no mapping changes any more, and nothing can be promised.
     public func giveUp() {
         state.withLock { state in
             state.isClosed = true
+            state.hasFailedSync = true
             state.journal?.fail()
         }
     }

@@ -144,7 +144,7 @@ extension Session {
             case .fresh: break
             case .changes(let count): log.notice("\(name): took over \(count) changes of a killed server")
             case .afterFailure:
-                log.error("\(name): a sync had failed before the last server was killed: all flushes fail")
+                log.error("\(name): a sync has failed before, in this server or one that was killed: all flushes fail")
             case .refused(let why):
                 log.error("\(name): changes of a killed server cannot be taken over (\(why)): the next flush fails")
             }

@@ -33,6 +33,7 @@ final class MortalStorage: ResizableStorage {
     /// Steps to live, and the journal at the end.
     var left: Int
     private(set) var legacy: [UInt8]?
+    var failsSync = false
 
     init(_ bytes: [UInt8], journal: JournalMemory, steps: Int) {
         memory = MemoryStorage(bytes)
@@ -56,7 +57,10 @@ final class MortalStorage: ResizableStorage {
         try step()
         try memory.write(at: offset, bytes)
     }
-    func sync() throws(ImageError) { try step() }
+    func sync() throws(ImageError) {
+        if failsSync { throw ImageError(.system, "cannot sync") }
+        try step()
+    }
     func truncate(to newLength: UInt64) throws(ImageError) {
         try step()
         try memory.truncate(to: newLength)
@@ -119,6 +123,34 @@ struct JournalTests {
                 return
             }
             #expect(try use(memory, image, identity: 8) == .fresh)
+        }
+    }
+
+    /// The front-end goes and comes back to a writer that cannot promise anything any more.
+    @Test("or one whose sync has failed brings no mapping to the disk for the sake of a journal")
+    func failedSyncStaysFailed() throws {
+        try Scratch.withFolder { folder in
+            let made = try WriterShape.all[0].make(in: folder)
+            let (first, second) = (JournalMemory(), JournalMemory())
+            let storage = MortalStorage(made.image, journal: first, steps: .max)
+            let disk = try OfflineDisk(storage, journal: first.journal())
+            try disk.write(0, [UInt8](repeating: 5, count: 4096))
+            storage.failsSync = true
+            #expect(throws: ImageError.self) { try disk.flush() }
+            storage.failsSync = false
+            let before = storage.memory.bytes
+            for memory in [first, second] {
+                let adoption = try disk.writer.use(
+                    memory.journal(), identity: 7, storage: storage, data: nil as MortalStorage?)
+                #expect(adoption == .afterFailure(0))
+                let isUntouched = storage.memory.bytes == before
+                #expect(isUntouched)
+                // And whoever comes after it, should it be killed, hears of it.
+                guard case .afterFailure = try use(memory, before, identity: 7) else {
+                    Issue.record("the failure is forgotten")
+                    return
+                }
+            }
         }
     }
 
