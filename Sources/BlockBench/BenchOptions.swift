@@ -37,6 +37,8 @@ public struct BenchOptions: Sendable {
     public var wait = WaitMode.poll
     /// Requests that must be done before new ones follow; nil: an eighth of the depth.
     public var batch: Int?
+    /// After so many writes of a queue comes a flush, without waiting for what is in flight.
+    public var flushEvery: Int?
     public var packed = false
     /// Writes carry a pattern, reads check it.
     public var verify = false
@@ -65,6 +67,10 @@ public struct BenchOptions: Sendable {
         }
         if !(seconds > 0 && seconds <= 86_400) { return "a run takes up to a day" }
         if !(0...100).contains(readPercent) { return "the share of reads is 0 to 100 percent" }
+        if let flushEvery {
+            if flushEvery < 1 { return "a flush follows at least one write" }
+            if !pattern.writes { return "there is nothing to flush where nothing is written" }
+        }
         if let batch, !(1...depth).contains(batch) { return "a batch is 1 to the depth" }
         return nil
     }

@@ -9,6 +9,8 @@ public struct BenchReport: Sendable {
     public var seconds = 0.0
     public var reads: UInt64 = 0
     public var writes: UInt64 = 0
+    /// Of `--flush-every`; they are no requests.
+    public var flushes: UInt64 = 0
     public var errors: UInt64 = 0
     /// Offset of the first request that failed, and the errno of the last.
     public var firstError: UInt64 = 0

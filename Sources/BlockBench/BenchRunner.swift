@@ -8,6 +8,7 @@ import Synchronization
 struct LaneOutcome: BitwiseCopyable {
     var reads: UInt64 = 0
     var writes: UInt64 = 0
+    var flushes: UInt64 = 0
     var errors: UInt64 = 0
     var firstError: UInt64 = 0
     var lastError: Int32 = 0
@@ -30,6 +31,7 @@ enum LaneTrouble: Error, Sendable {
     /// Nothing came back for too long.
     case silence(seconds: Int, inFlight: Int)
     case flushFailed
+    case noFlush
     case noLane(ImageError)
 }
 
@@ -49,6 +51,8 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
     private let free: UnsafeMutablePointer<Int32>
     private var freeCount: Int
     private var mismatch: PatternMismatch?
+    /// Writes that may still be sent before a flush must be.
+    private var writesLeft: Int
 
     private static var patience: UInt64 { 30 }
 
@@ -66,6 +70,7 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
         free = .allocate(capacity: depth)
         for i in 0..<depth { free[i] = Int32(depth - 1 - i) }
         freeCount = depth
+        writesLeft = options.flushEvery ?? .max
     }
 
     deinit {
@@ -87,11 +92,8 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
         var left = limit
         let wanted = options.gathered
         while true {
-            var batch = freeCount
-            if left < UInt64(batch) { batch = Int(left) }
-            if batch > 0 {
-                for _ in 0..<batch { send(chooser.next(), now) }
-                left &-= UInt64(batch)
+            if freeCount > 0, left > 0 {
+                try fillUp(&left, now)
                 lane.publish()
             }
             let inFlight = depth &- freeCount
@@ -113,6 +115,29 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
         if let mismatch { throw .mismatch(mismatch) }
     }
 
+    /// Sends requests until all slots are taken or `left` is 0.
+    @inline(__always) private mutating func fillUp(_ left: inout UInt64, _ now: UInt64) throws(LaneTrouble) {
+        while freeCount > 0, left > 0 {
+            if writesLeft == 0 {
+                try sendFlush(now)
+                continue
+            }
+            let choice = chooser.next()
+            if choice.isWrite { writesLeft &-= 1 }
+            send(choice, now)
+            left &-= 1
+        }
+    }
+
+    private mutating func sendFlush(_ now: UInt64) throws(LaneTrouble) {
+        freeCount &-= 1
+        let slot = Int(free[freeCount])
+        sent[slot] = now
+        places[slot] = .flush
+        guard lane.submitFlush(slot) else { throw .noFlush }
+        writesLeft = options.flushEvery ?? .max
+    }
+
     @inline(__always) private mutating func send(_ choice: BlockChooser.Choice, _ now: UInt64) {
         freeCount &-= 1
         let slot = Int(free[freeCount])
@@ -130,11 +155,17 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
         sent[slot] = 0
         free[freeCount] = Int32(truncatingIfNeeded: slot)
         freeCount &+= 1
-        outcome.latencies.add(now &- began)
         let choice = places[slot]
+        if choice.isFlush { return try tookFlush(done) }
+        outcome.latencies.add(now &- began)
         if choice.isWrite { outcome.writes &+= 1 } else { outcome.reads &+= 1 }
         if !done.isOK { fail(choice.offset) }
         if chooser.keepsBooks { account(slot, choice, done.isOK) }
+    }
+
+    private mutating func tookFlush(_ done: LaneCompletion) throws(LaneTrouble) {
+        guard done.isOK else { throw .flushFailed }
+        outcome.flushes &+= 1
     }
 
     private mutating func fail(_ offset: UInt64) {

@@ -184,6 +184,7 @@ private struct BenchRun {
             }
             report.reads += one.reads
             report.writes += one.writes
+            report.flushes += one.flushes
             report.errors += one.errors
             report.checked += one.checked
             report.clientCPU += Double(one.cpu) / 1e9
@@ -211,7 +212,8 @@ private struct BenchRun {
         case .breakage(let what): throw ImageError(.system, what)
         case .silence(let seconds, let inFlight):
             throw ImageError(.system, "\(inFlight) requests were not answered for \(seconds) seconds")
-        case .flushFailed: throw ImageError(.system, "the flush after the last write failed")
+        case .flushFailed: throw ImageError(.system, "a flush failed")
+        case .noFlush: throw ImageError(.unsupported, "the disk takes no flushes", advice: "leave out --flush-every")
         case .noLane(let error): throw error
         }
     }

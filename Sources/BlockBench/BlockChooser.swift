@@ -26,6 +26,10 @@ struct BlockChooser: BitwiseCopyable {
     struct Choice: BitwiseCopyable {
         let offset: UInt64
         let isWrite: Bool
+
+        /// Not a block, but a flush of those before.
+        static let flush = Choice(offset: .max, isWrite: false)
+        @inline(__always) var isFlush: Bool { offset == .max }
     }
 
     init(_ options: BenchOptions, blocks: UInt64, queue: Int) {

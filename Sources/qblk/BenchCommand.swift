@@ -72,6 +72,12 @@ struct BenchCommand: ParsableCommand {
             valueName: "count"))
     var batch: Int?
 
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "A flush after every so many writes of a queue. It is in flight beside them.", valueName: "count"))
+    var flushEvery: Int?
+
     @Flag(name: .long, help: "Packed rings. Sockets only.")
     var packed = false
 
@@ -99,6 +105,7 @@ struct BenchCommand: ParsableCommand {
         options.seed = seed
         options.wait = wait
         options.batch = batch
+        options.flushEvery = flushEvery
         options.packed = packed
         options.verify = verify
         options.destroy = destroy

@@ -21,6 +21,7 @@ extension BenchReport {
                     + "p99.9 \(us(Double(latency.p999))), max \(us(Double(latency.maximum)))"))
         lines.append(
             row("client CPU", "\(fixed(clientCPU, 2)) s, \(fixed(clientMicroseconds, 3)) us a request"))
+        if options.flushEvery != nil { lines.append(row("flushes", "\(flushes)")) }
         if let serverCPU, let serverMicroseconds, let serverPID {
             let cost = "\(fixed(serverCPU, 2)) s, \(fixed(serverMicroseconds, 3)) us a request"
             lines.append(row("server CPU", "\(cost) (process \(serverPID))"))
@@ -61,6 +62,7 @@ extension BenchReport {
             "server-cpu-ns": serverCPU.map { .unsigned(UInt64($0 * 1e9)) },
             "server-cpu-ns-per-request": serverMicroseconds.map { .unsigned(UInt64(($0 * 1000).rounded())) },
             "server-pid": serverPID.map { .number(Int($0)) },
+            "flushes": options.flushEvery == nil ? nil : .unsigned(flushes),
             "errors": .unsigned(errors),
             "checked": options.verify ? .unsigned(checked) : nil,
             "mismatch": mismatch.map {

@@ -32,6 +32,16 @@ struct BenchTests {
         #expect(text.exit == 0 && text.output.contains("1000 in") && text.output.contains("IOPS"), "\(text)")
     }
 
+    @Test("a flush follows every so many writes, and is no request")
+    func flushes() throws {
+        let path = try Self.disk()
+        let run = ["bench", path, "-f", "raw", "--rw", "randwrite", "--destroy", "--json", "--flush-every", "32"]
+        let outcome = try qblk(run + Self.short)
+        try #require(outcome.exit == 0, "\(outcome)")
+        let report = try outcome.json()
+        #expect(report.at("writes")?.integer == 1000 && report.at("flushes")?.integer == 31, "\(outcome)")
+    }
+
     @Test("writing asks for --destroy, in one line", arguments: ["randwrite", "write", "randrw"])
     func destroy(rw: String) throws {
         let path = try Self.disk()
@@ -71,7 +81,9 @@ struct BenchTests {
         #expect(outcome.exit == 1 && outcome.errorLines.count == 1, "\(outcome)")
     }
 
-    @Test("options out of range are one line", arguments: ["--bs=1000", "--iodepth=0", "--queues=65", "--batch=99"])
+    @Test(
+        "options out of range are one line",
+        arguments: ["--bs=1000", "--iodepth=0", "--queues=65", "--batch=99", "--flush-every=0", "--flush-every=8"])
     func range(option: String) throws {
         let outcome = try qblk("bench", "x", option)
         #expect(outcome.exit == 1 && outcome.errorLines.count == 1, "\(outcome)")
