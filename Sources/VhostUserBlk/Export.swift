@@ -1,6 +1,7 @@
 // Why this file exists: one disk of the process as sessions see it: what it is, how many queues it has, and which worker
 // carries each. It outlives connections: a front-end that comes back finds the cache mode that its guest chose.
 import BlockEngine
+import DiskTypes
 public import ImageChain
 import LinuxIO
 import Logging
@@ -30,6 +31,12 @@ public struct ExportOptions: Sendable {
     public var blockSize: Int = 512
     public var cache = CachePolicy()
     public var discards = true
+    /// Lets the image go where the guest goes: it is given back when the last ring stops in a migration, and opened with
+    /// this when rings start again. Nil: it stays open from the first moment to the last.
+    public var reopen: ImageOpener?
+    /// `chain` is only looked at, without locks: the guest is still elsewhere, and so is the image. Needs `reopen`, which
+    /// opens it for writing.
+    public var isIncoming = false
 
     public init(chain: ImageChain, name: String) {
         self.chain = chain
@@ -40,13 +47,18 @@ public struct ExportOptions: Sendable {
 /// An export of the running process.
 final class Export: Sendable {
     let number: Int
+    let name: String
     let queueCount: Int
-    let settings: ExportSettings
+    let image: HeldImage
+    /// The mapping changes while rings run: a record of requests in flight has a journal.
+    let hasJournal: Bool
     let workers: [Mailbox<WorkerCommand>]
     let log: Logger
     /// Signalled when the disk's size changed.
     let resized: EventFD
     private let firstQueue: Int
+    private let ignoresFlushes: Bool
+    private let discards: Bool
     private let over = Atomic<Bool>(false)
     private let current: Mutex<VirtioBlkDisk>
 
@@ -63,23 +75,40 @@ final class Export: Sendable {
         _ options: ExportOptions, number: Int, firstQueue: Int, workers: [Mailbox<WorkerCommand>], log: Logger
     ) throws(Errno) {
         let resized = try EventFD()
+        let isWritable = options.isIncoming || options.chain.isWritable
         guard
             var disk = VirtioBlkDisk(
                 capacityBytes: options.chain.size, blockSize: UInt32(options.blockSize),
-                isReadOnly: !options.chain.isWritable, queueCount: UInt16(options.queueCount), serial: options.serial)
+                isReadOnly: !isWritable, queueCount: UInt16(options.queueCount), serial: options.serial)
         else { throw .invalidArgument }
         self.resized = resized
         disk.isWriteback = options.cache.isWriteback
+        hasJournal = isWritable && !options.chain.isRaw
+        image = HeldImage(options.isIncoming ? nil : options.chain, open: options.reopen)
         options.chain.writer?.returnsSpace(options.discards)
         current = Mutex(disk)
         self.number = number
+        name = options.name
         queueCount = options.queueCount
-        settings = ExportSettings(
-            name: options.name, chain: options.chain, ignoresFlushes: options.cache.ignoresFlushes,
-            discards: options.discards)
+        ignoresFlushes = options.cache.ignoresFlushes
+        discards = options.discards
         self.workers = workers
         self.log = log
         self.firstQueue = firstQueue
+    }
+
+    /// What workers need to know, with the image as it is now.
+    func settings(_ chain: ImageChain) -> ExportSettings {
+        ExportSettings(name: name, chain: chain, ignoresFlushes: ignoresFlushes, discards: discards)
+    }
+
+    /// The image, which is fetched first if it was elsewhere.
+    func takeImage() throws(ImageError) -> (chain: ImageChain, isNew: Bool) {
+        let taken = try image.take()
+        guard taken.isNew else { return taken }
+        taken.chain.writer?.returnsSpace(discards)
+        change { $0.capacity = taken.chain.size >> VirtioBlk.sectorBits }
+        return taken
     }
 
     func worker(of index: Int) -> Mailbox<WorkerCommand> { workers[(firstQueue + index) % workers.count] }

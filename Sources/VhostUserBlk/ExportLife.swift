@@ -40,7 +40,7 @@ private func nextConnection(
             if let connection = try listener.accept(milliseconds: 0) { return connection }
         } catch {
             // Out of descriptors, say: that passes.
-            export.log.error("\(export.settings.name): a front-end cannot be accepted: \(error)")
+            export.log.error("\(export.name): a front-end cannot be accepted: \(error)")
             usleep(100_000)
         }
     }
@@ -49,12 +49,12 @@ private func nextConnection(
 /// True when the server ends.
 private func serve(_ export: Export, _ connection: borrowing UnixSocket, _ stop: StopEvent) -> Bool {
     do throws(VirtqueueError) {
-        export.log.info("\(export.settings.name): a front-end is there")
+        export.log.info("\(export.name): a front-end is there")
         let ends = try Session(export, socket: connection.raw, stop: stop.fd).run()
-        export.log.info("\(export.settings.name): the front-end is gone")
+        export.log.info("\(export.name): the front-end is gone")
         return ends
     } catch {
-        export.log.error("\(export.settings.name): \(error)")
+        export.log.error("\(export.name): \(error)")
         return false
     }
 }

@@ -82,5 +82,10 @@ final class SharedArea: Sendable {
 /// A message that is understood and not obeyed; the connection goes on.
 struct Refusal: Error {
     let why: String
-    init(_ why: String) { self.why = why }
+    /// There is no going on with this front-end.
+    let endsConnection: Bool
+    init(_ why: String, endsConnection: Bool = false) {
+        self.why = why
+        self.endsConnection = endsConnection
+    }
 }

@@ -95,7 +95,7 @@ extension Session {
             try DescriptorMessage.send(
                 MessageHeader.bare(BackendRequest.configChange), descriptors: [], over: backendSocket.raw)
         } catch {
-            log.warning("\(export.settings.name): the front-end cannot be told of the new size: \(error)")
+            log.warning("\(export.name): the front-end cannot be told of the new size: \(error)")
         }
     }
 

@@ -107,7 +107,7 @@ extension Session {
         let layout = try InflightArea.Layout(
             queues: Int(wanted.queueCount), size: Int(wanted.queueSize),
             isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount,
-            hasJournal: export.settings.chain.writer != nil)
+            hasJournal: export.hasJournal)
         let file: OwnedFD
         do throws(Errno) { file = try SharedMemory("qblk-inflight", count: layout.bytes).duplicateFile() } catch {
             throw Refusal("no memory for the record of requests in flight: \(error)")
@@ -123,7 +123,7 @@ extension Session {
         let layout = try InflightArea.Layout(
             queues: Int(description.queueCount), size: Int(description.queueSize),
             isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount,
-            hasJournal: export.settings.chain.writer != nil)
+            hasJournal: export.hasJournal)
         // Its journal may be missing, or of another size than ours.
         guard description.mmapSize >= UInt64(layout.queueBytes), description.mmapOffset & 63 == 0 else {
             throw Refusal("the record of requests in flight is too small, or begins inside a cache line")
@@ -132,13 +132,26 @@ extension Session {
             layout,
             try SharedArea(
                 fd: fd.raw, offset: description.mmapOffset, size: description.mmapSize, most: 1 << 32))
-        if let writer = export.settings.chain.writer, let journal = area.journal { try takeOver(journal, writer) }
+        if let journal = area.journal, let writer = try image().writer { try takeOver(journal, writer) }
         inflight = area
+    }
+
+    /// The image, which is fetched first if it was where the guest comes from.
+    func image() throws(Refusal) -> ImageChain {
+        let taken: (chain: ImageChain, isNew: Bool)
+        do throws(ImageError) { taken = try export.takeImage() } catch {
+            // Rings that do not start would leave the guest waiting for ever: a front-end that comes back asks again.
+            throw Refusal("the image cannot be opened: \(error)", endsConnection: true)
+        }
+        guard taken.isNew else { return taken.chain }
+        log.info("\(export.name): the image is here now")
+        if let writer = taken.chain.writer, let journal = inflight?.journal { try takeOver(journal, writer) }
+        return taken.chain
     }
 
     /// The server before this one may have been killed with changes that the disk lacks.
     private func takeOver(_ journal: MappingJournal, _ writer: ImageWriter) throws(Refusal) {
-        let name = export.settings.name
+        let name = export.name
         do throws(ImageError) {
             switch try writer.use(journal) {
             case .fresh: break

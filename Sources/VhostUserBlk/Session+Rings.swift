@@ -142,13 +142,14 @@ extension Session {
             places = try RingPlaces(
                 address.user, size: size, isPacked: ringFeatures.contains(.packed), in: memory.snapshot)
         } catch { throw Refusal("ring \(index): \(error)") }
+        let chain = try image()
         let start = QueueStart(
             id: id(index), size: size, features: ringFeatures, memory: memory.snapshot, places: places,
             base: ring.base, inflight: try inflight?.memory(of: index), usedGuestAddress: address.log, log: dirtyLog,
             logsRing: address.isLogged, kick: ring.kick, call: ring.call, err: ring.err, isEnabled: ring.isEnabled,
-            disk: export.disk, isDurable: isDurable, export: export.settings)
+            disk: export.disk, isDurable: isDurable, export: export.settings(chain))
         if let why = ask(index, { .start(start, $0) }) {
-            log.error("\(export.settings.name): ring \(index) does not start: \(why)")
+            log.error("\(export.name): ring \(index) does not start: \(why)")
             throw Refusal("ring \(index): \(why)")
         }
         rings[index].isStarted = true
@@ -184,11 +185,20 @@ extension Session {
 
     /// With the last ring stopped the disk gets everything: whoever takes the guest elsewhere finds an empty journal.
     private func settle() {
-        guard !rings.contains(where: \.isStarted), let writer = export.settings.chain.writer else { return }
-        do throws(ImageError) { try writer.settle() } catch {
-            log.error("\(export.settings.name): what was written is not all on the disk: \(error)")
+        guard !rings.contains(where: \.isStarted) else { return }
+        do throws(ImageError) {
+            if isMigrating, try export.image.giveAway() {
+                log.info("\(export.name): the guest may go elsewhere, and its image with it")
+            } else {
+                try export.image.chain?.writer?.settle()
+            }
+        } catch {
+            log.error("\(export.name): what was written is not all on the disk: \(error)")
         }
     }
+
+    /// Somebody follows what the device writes into the guest's memory, which only a migration does.
+    private var isMigrating: Bool { features & VirtioBlk.Feature.logAll != 0 && logArea != nil }
 }
 
 extension VringAddress {

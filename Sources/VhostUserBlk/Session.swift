@@ -58,7 +58,7 @@ final class Session {
                     announceSize()
                     continue
                 }
-                if case .broken(let why) = error { log.error("\(export.settings.name): connection closed: \(why)") }
+                if case .broken(let why) = error { log.error("\(export.name): connection closed: \(why)") }
                 return error == .stopped
             }
         }
@@ -76,8 +76,8 @@ final class Session {
             result = .failure(error)
         }
         if case .success(let reply?) = result { return try send(reply.bytes, descriptors: reply.descriptor) }
-        if case .failure(let refusal) = result, request.hasReply {
-            // An answer is owed and there is none: all that is left is to part.
+        if case .failure(let refusal) = result, request.hasReply || refusal.endsConnection {
+            // An answer is owed and there is none, or there is no disk: all that is left is to part.
             throw .broken("\(request): \(refusal.why)")
         }
         try acknowledge(header, result)
@@ -89,8 +89,8 @@ final class Session {
         if case .failure(let refusal) = result {
             failed = 1
             saidRefusals += 1
-            if saidRefusals <= Self.refusalsSaid { log.warning("\(export.settings.name): refused: \(refusal.why)") }
-            if saidRefusals == Self.refusalsSaid { log.warning("\(export.settings.name): no more is said of this") }
+            if saidRefusals <= Self.refusalsSaid { log.warning("\(export.name): refused: \(refusal.why)") }
+            if saidRefusals == Self.refusalsSaid { log.warning("\(export.name): no more is said of this") }
         }
         guard header.needsReply, protocolFeatures.contains(.replyAck) else { return }
         try send(WireNumber(failed).reply(to: header))

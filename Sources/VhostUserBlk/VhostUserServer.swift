@@ -95,14 +95,16 @@ public final class VhostUserServer {
     /// Looks whether images have grown, and tells their front-ends.
     public func refreshSizes() {
         for export in exports {
+            // One that is elsewhere is opened anew before it is served again.
+            guard let chain = export.image.chain else { continue }
             do throws(ImageError) {
-                guard try export.settings.chain.refreshSize() else { continue }
+                guard try chain.refreshSize() else { continue }
             } catch {
-                log.error("\(export.settings.name): \(error)")
+                log.error("\(export.name): \(error)")
                 continue
             }
-            export.change { $0.capacity = export.settings.chain.size >> VirtioBlk.sectorBits }
-            log.info("\(export.settings.name): the disk has \(export.settings.chain.size) bytes now")
+            export.change { $0.capacity = chain.size >> VirtioBlk.sectorBits }
+            log.info("\(export.name): the disk has \(chain.size) bytes now")
             export.resized.signal()
         }
     }
@@ -117,8 +119,8 @@ public final class VhostUserServer {
         for worker in workers { worker.post(.quit) }
         for thread in workerThreads { thread.join() }
         for export in exports {
-            do throws(ImageError) { try export.settings.chain.closeAndUnlock() } catch {
-                log.error("\(export.settings.name): what was written last may be lost: \(error)")
+            do throws(ImageError) { try export.image.chain?.closeAndUnlock() } catch {
+                log.error("\(export.name): what was written last may be lost: \(error)")
             }
         }
         exportThreads = []

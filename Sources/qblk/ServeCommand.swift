@@ -30,6 +30,10 @@ struct ServeCommand: ParsableCommand {
             images have grown and tells the guests. A front-end may go and come back at any time. A server of a QCOW2 \
             image that is killed loses nothing when it is started again on the same socket, as long as the VM lives.
 
+            A guest may move to another host while it runs (live migration), if both hosts see the image: a second \
+            server with --incoming stands ready there. The first one gives the image back in the moment in which the \
+            guest stops; should the guest go on here after all, it is taken again.
+
             Example:
               qblk serve disk.qcow2 --socket-path /run/disk.sock
               qblk serve --export image=a.qcow2,socket-path=a.sock --export image=b.raw,format=raw,socket-path=b.sock
@@ -83,6 +87,11 @@ struct ServeCommand: ParsableCommand {
         name: [.customLong("l2-cache")],
         help: ArgumentHelp("Memory for mapping tables of an image and its chain (k, M, G).", valueName: "size"))
     var l2Cache = ByteCount(OpenOptions().l2CacheLimit)
+
+    @Flag(
+        name: .long,
+        help: "The guest is going to come from another host: its images are opened when it is here.")
+    var incoming = false
 
     @Option(
         name: .long,
@@ -202,8 +211,15 @@ struct ServeCommand: ParsableCommand {
         open.blockSize = blockSize
         open.l2CacheLimit = l2Cache.bytes
         if let snapshot = disk.snapshot { open.snapshot = try SnapshotChoice.id(snapshot, in: disk.image, open) }
-        let chain = try openPatiently(disk.image, open)
-        var options = ExportOptions(chain: chain, name: printable(disk.image))
+        let isIncoming = incoming && open.writable
+        var options = ExportOptions(
+            chain: try isIncoming ? look(at: disk.image, open) : Self.openPatiently(disk.image, open),
+            name: printable(disk.image))
+        options.isIncoming = isIncoming
+        // What is only read is shared with the other host.
+        if open.writable {
+            options.reopen = { [open] () throws(ImageError) in try Self.openPatiently(disk.image, open) }
+        }
         options.queueCount = disk.queues
         options.serial = disk.serial
         options.blockSize = blockSize
@@ -212,9 +228,19 @@ struct ServeCommand: ParsableCommand {
         try server.add(options, try disk.socket())
     }
 
+    /// The image while somebody else has it: as large as it is, and nothing else of it counts.
+    private func look(at image: String, _ options: OpenOptions) throws(ImageError) -> ImageChain {
+        var options = options
+        options.writable = false
+        options.lock = false
+        do throws(ImageError) { return try ImageChain.open(path: image, options: options) } catch {
+            throw error.named(image)
+        }
+    }
+
     /// A server that was killed holds its locks for a moment longer: the kernel takes its ring down after its end. Who is
     /// started in its place waits for that.
-    private func openPatiently(_ image: String, _ options: OpenOptions) throws(ImageError) -> ImageChain {
+    private static func openPatiently(_ image: String, _ options: OpenOptions) throws(ImageError) -> ImageChain {
         var tries = 0
         while true {
             do throws(ImageError) { return try ImageChain.open(path: image, options: options) } catch {

@@ -86,6 +86,26 @@ final class Served {
         return socket
     }
 
+    /// Serves a file of the folder to a guest that may come and go; `isIncoming`: it is elsewhere now.
+    func addMovable(_ name: String, format: ImageFormat, isIncoming: Bool) throws -> String {
+        let path = path(name)
+        var open = OpenOptions()
+        open.format = format
+        open.writable = true
+        open.direct = false
+        var look = open
+        look.writable = false
+        look.lock = false
+        var options = ExportOptions(
+            chain: try ImageChain.open(path: path, options: isIncoming ? look : open), name: name)
+        options.isIncoming = isIncoming
+        options.reopen = { [open] () throws(ImageError) in try ImageChain.open(path: path, options: open) }
+        count += 1
+        let socket = self.path("\(count).sock")
+        try server.add(options, .listener(try LinuxIO.UnixSocket.listen(socket)))
+        return socket
+    }
+
     /// A raw file of `bytes`, in which every sector begins with its number; served.
     func disk(
         _ bytes: Int = 4 << 20, writable: Bool = true, queues: Int = 1,
