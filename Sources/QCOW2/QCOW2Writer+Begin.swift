@@ -11,8 +11,9 @@ import Synchronization
 #endif
 
 extension QCOW2Writer {
-    /// Leave to write up to `length` (> 0) bytes at `guest`, which must lie inside the disk.
-    public func begin(_ guest: GuestOffset, length: UInt64) -> WriteGrant {
+    /// Leave to write up to `length` (> 0) bytes at `guest`, which must lie inside the disk. `place`: the worker's, if it
+    /// has one (see `enter`).
+    public func begin(_ guest: GuestOffset, length: UInt64, at place: Int = 0) -> WriteGrant {
         state.withLock { state in
             guard !state.isClosed else { return .failed(EIO) }
             guard state.isPrepared else { return want(.preparation, &state) }
@@ -28,7 +29,7 @@ extension QCOW2Writer {
             case true?: break
             }
             let grant =
-                state.tickets.contains(cluster) ? .busy : grant(guest, length, slice: slice, &state)
+                state.tickets.contains(cluster) ? .busy : grant(guest, length, slice: slice, place, &state)
             guard case .ticket(let ticket) = grant else {
                 map.cache.unpin(slice)
                 return grant
@@ -60,7 +61,9 @@ extension QCOW2Writer {
         return .wants
     }
 
-    private func grant(_ guest: GuestOffset, _ length: UInt64, slice: Int, _ state: inout State) -> WriteGrant {
+    private func grant(
+        _ guest: GuestOffset, _ length: UInt64, slice: Int, _ place: Int, _ state: inout State
+    ) -> WriteGrant {
         let inCluster = guest.bytes & (map.clusterSize - 1)
         let word = MappingWord(map.cache.word(slice, map.entryIndex(guest)))
         if word.isDamaged { return .failed(EIO) }
@@ -68,12 +71,12 @@ extension QCOW2Writer {
         if map.rules.subclusters {
             let bits = map.cache.word(slice, map.entryIndex(guest) + 1)
             if isOwn(word) { return grantInside(guest, length, word, bits) }
-            if isAligned { return grantRun(guest, length, slice, &state) }
-            return grantSubclusters(guest, length, word, bits, &state)
+            if isAligned { return grantRun(guest, length, slice, place, &state) }
+            return grantSubclusters(guest, length, word, bits, place, &state)
         }
         if map.isInPlace(word) { return .inPlace }
-        if isAligned, !isOwn(word) { return grantRun(guest, length, slice, &state) }
-        return grantCluster(guest, length, word, &state)
+        if isAligned, !isOwn(word) { return grantRun(guest, length, slice, place, &state) }
+        return grantCluster(guest, length, word, place, &state)
     }
 
     /// The cluster is this image's alone, whether it is read or not.
@@ -84,7 +87,9 @@ extension QCOW2Writer {
     // MARK: kinds of tickets
 
     /// Whole clusters, as many in a row as are free in a row.
-    private func grantRun(_ guest: GuestOffset, _ length: UInt64, _ slice: Int, _ state: inout State) -> WriteGrant {
+    private func grantRun(
+        _ guest: GuestOffset, _ length: UInt64, _ slice: Int, _ place: Int, _ state: inout State
+    ) -> WriteGrant {
         let first = guest.bytes >> map.clusterBits
         let inSlice = UInt64(1) << (map.sliceCoverageBits - map.clusterBits)
         let free = state.tickets.next(from: first) - first
@@ -96,7 +101,7 @@ extension QCOW2Writer {
             guard !next.isDamaged, !isOwn(next) else { break }
             count += 1
         }
-        return allocate(Int(count), at: guest, &state) { host, count, _ in
+        return allocate(Int(count), at: guest, place, &state) { host, count, _ in
             WriteTicket(
                 guest: guest, length: UInt64(count) << self.map.clusterBits, host: host, rest: .nothing,
                 isNew: !self.map.rules.external, isWhole: true, clusters: UInt64(count))
@@ -105,7 +110,7 @@ extension QCOW2Writer {
 
     /// One cluster, written in part: all of it is valid afterwards.
     private func grantCluster(
-        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ state: inout State
+        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ place: Int, _ state: inout State
     ) -> WriteGrant {
         let start = GuestOffset(guest.bytes & ~(map.clusterSize - 1))
         let isAll = guest.bytes == start.bytes && length >= map.clusterSize
@@ -117,7 +122,7 @@ extension QCOW2Writer {
                     rest: isAll ? .nothing : .zeros, isNew: false, isWhole: true, clusters: 1))
         }
         let old: WriteTicket.Rest = isAll ? .nothing : readsAsZeros(word) ? .zeros : .old
-        return allocate(1, at: start, &state) { host, _, isUntouched in
+        return allocate(1, at: start, place, &state) { host, _, isUntouched in
             WriteTicket(
                 guest: start, length: self.map.clusterSize, host: host,
                 rest: old == .zeros && isUntouched ? .nothing : old, isNew: !self.map.rules.external, isWhole: true,
@@ -147,13 +152,14 @@ extension QCOW2Writer {
 
     /// Subclusters of a new cluster. What is compressed or shared comes along as a whole.
     private func grantSubclusters(
-        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ bits: UInt64, _ state: inout State
+        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ bits: UInt64, _ place: Int,
+        _ state: inout State
     ) -> WriteGrant {
         let start = GuestOffset(guest.bytes & ~(map.clusterSize - 1))
-        if word.isCompressed || bits & 0xffff_ffff != 0 { return grantCluster(guest, length, word, &state) }
+        if word.isCompressed || bits & 0xffff_ffff != 0 { return grantCluster(guest, length, word, place, &state) }
         let units = touched(guest, length)
         let old = rest(guest, length, units, bits)
-        return allocate(1, at: start, &state) { host, _, isUntouched in
+        return allocate(1, at: start, place, &state) { host, _, isUntouched in
             self.ticket(
                 guest, length, units, host: host.bytes, rest: old == .zeros && isUntouched ? .nothing : old,
                 isNew: !self.map.rules.external)
@@ -196,7 +202,7 @@ extension QCOW2Writer {
 
     /// Host clusters for up to `count` guest clusters at `guest`. In an external data file they have their place.
     private func allocate(
-        _ count: Int, at guest: GuestOffset, _ state: inout State,
+        _ count: Int, at guest: GuestOffset, _ place: Int, _ state: inout State,
         _ make: (HostOffset, _ count: Int, _ isUntouched: Bool) -> WriteTicket
     ) -> WriteGrant {
         if map.rules.external {
@@ -204,22 +210,35 @@ extension QCOW2Writer {
             map.ends.grow(data: end)
             return .ticket(make(HostOffset(guest.bytes), count, false))
         }
-        let clusters: Range<UInt64>
-        do throws(RefcountStore.Lack) { clusters = try allocateClusters(count, &state) } catch {
+        if let own = state.reservations.take(count, at: place) {
+            return .ticket(
+                make(HostOffset(own.clusters.lowerBound << map.clusterBits), own.clusters.count, own.isUntouched))
+        }
+        let run: Range<UInt64>
+        do throws(RefcountStore.Lack) {
+            run = try allocateClusters(state.reservations.wanted(count, at: place), &state)
+        } catch {
             return lacks(error, &state)
         }
-        if canGrow, clusters.upperBound << map.clusterBits > state.fileLength {
+        if canGrow, run.upperBound << map.clusterBits > state.fileLength {
             // Taken back: they are the first to be taken when the file is longer.
-            for cluster in clusters { _ = try? state.refcounts.release(cluster) }
+            for cluster in run { _ = try? state.refcounts.release(cluster) }
             return want(.room, &state)
         }
-        let isUntouched = clusters.lowerBound >= state.untouched
-        state.untouched = state.untouched == .max ? .max : max(state.untouched, clusters.upperBound)
+        let isUntouched = run.lowerBound >= state.untouched
+        state.untouched = state.untouched == .max ? .max : max(state.untouched, run.upperBound)
+        let clusters = state.reservations.keep(run, behind: count, at: place, isUntouched: isUntouched)
         return .ticket(make(HostOffset(clusters.lowerBound << map.clusterBits), clusters.count, isUntouched))
     }
 
     private func allocateClusters(_ count: Int, _ state: inout State) throws(RefcountStore.Lack) -> Range<UInt64> {
-        let clusters = try state.refcounts.allocate(count)
+        let clusters: Range<UInt64>
+        do throws(RefcountStore.Lack) { clusters = try state.refcounts.allocate(count) } catch {
+            guard error == .full else { throw error }
+            // What others only keep is room, too.
+            try state.giveBackReserved()
+            clusters = try state.refcounts.allocate(count)
+        }
         map.ends.grow(file: state.refcounts.end << map.clusterBits)
         map.ends.grow(data: state.refcounts.end << map.clusterBits)
         return clusters

@@ -30,6 +30,7 @@ public final class QCOW2Writer: Sendable {
         var unlinked: [GivenUp] = []
         /// Clusters from here on were never written: they read as zeros.
         var untouched: UInt64
+        var reservations: Reservations
         /// The file is this long.
         var fileLength: UInt64
         /// The header says that somebody writes, as far as it must.
@@ -94,7 +95,7 @@ public final class QCOW2Writer: Sendable {
         state = Mutex(
             State(
                 refcounts: refcounts, dirtySlices: dirtySlices, untouched: canGrow ? refcounts.end : .max,
-                fileLength: fileLength,
+                reservations: Reservations(clusterSize: image.header.clusterSize), fileLength: fileLength,
                 isPrepared: !mustPrepare))
     }
 

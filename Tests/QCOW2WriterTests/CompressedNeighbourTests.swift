@@ -52,7 +52,7 @@ struct CompressedNeighbourTests {
             var dice = Noise(seed: seed)
             let start = try make(shape, in: folder, &dice)
             let storage = MemoryStorage(start)
-            let disk = try OfflineDisk(storage)
+            let disk = try OfflineDisk(storage, places: 1)
             let cluster = Int(disk.image.header.clusterSize)
             var model = try WriterShape.guestBytes("\(folder)/image.qcow2", folder)
             var left = try streams(disk)
@@ -113,7 +113,7 @@ struct CompressedNeighbourTests {
             let shape = WriterShape(
                 name: "four", options: ["compat=\(version)"], size: 16 << 20, before: ["write -c -P 1 0 64k"])
             let storage = MemoryStorage(try shape.make(in: folder).image)
-            let disk = try OfflineDisk(storage)
+            let disk = try OfflineDisk(storage, places: 1)
             try disk.zero(0, 64 << 10, .discard)
             try disk.flush()
             try disk.write(64 << 10, [UInt8](repeating: 2, count: 64 << 10))

@@ -17,17 +17,23 @@ final class OfflineDisk<Storage: ResizableStorage> {
     let backing: [UInt8]
     let startLength: UInt64
     private(set) var adoption = Adoption.fresh
+    /// Workers that it pretends to be, in turns.
+    private let places: Int
+    private var turn = 0
     var size: Int { Int(map.size) }
 
     init(
-        _ storage: Storage, backing: [UInt8] = [], cacheLimit: UInt64 = 1 << 20, journal: MappingJournal? = nil
+        _ storage: Storage, backing: [UInt8] = [], cacheLimit: UInt64 = 1 << 20, places: Int = 3,
+        journal: MappingJournal? = nil
     ) throws {
         self.storage = storage
         self.backing = backing
+        self.places = places
         startLength = storage.length
         image = try QCOW2Image(reading: storage)
         map = try QCOW2Map(image, source: storage, cacheLimit: cacheLimit, forWriting: true)
         writer = try QCOW2Writer(image, map: map, storage: storage, hasBacking: !backing.isEmpty)
+        for place in 0..<places { writer.enter(place) }
         if let journal {
             adoption = try writer.use(journal, identity: 7, storage: storage, data: nil as Storage?)
             if case .refused(let why) = adoption { throw DiskError("refused: \(why)") }
@@ -97,7 +103,8 @@ final class OfflineDisk<Storage: ResizableStorage> {
 
     /// How many bytes were written.
     private func allocate(_ guest: GuestOffset, _ bytes: [UInt8]) throws -> Int {
-        switch writer.begin(guest, length: UInt64(bytes.count)) {
+        turn = (turn + 1) % places
+        switch writer.begin(guest, length: UInt64(bytes.count), at: turn) {
         case .inPlace: return 0
         case .busy: throw DiskError("busy, and nobody else is here")
         case .wants: try help()
@@ -154,6 +161,7 @@ final class OfflineDisk<Storage: ResizableStorage> {
     }
 
     func close() throws {
+        try writer.giveBackReserved(storage)
         try flush()
         // Freeing changes refcounts once more.
         try flush()

@@ -28,7 +28,8 @@ struct WriterModelTests {
                 if ProcessInfo.processInfo.environment["QBLK_TRACE"] != nil {
                     FileHandle.standardError.write(Data("\(shape.name) \(burst)\n".utf8))
                 }
-                let disk = try OfflineDisk(storage, backing: made.backing, cacheLimit: burst % 3 == 1 ? 1 : 1 << 20)
+                let disk = try OfflineDisk(
+                    storage, backing: made.backing, cacheLimit: burst % 3 == 1 ? 1 : 1 << 20, places: 1 + burst % 3)
                 for step in 0..<steps {
                     try Self.act(disk, &model, &dice, "seed \(Self.seed), burst \(burst), step \(step)")
                 }

@@ -1,0 +1,103 @@
+// Why this file exists: workers that write one image at a time, each in a row, would leave their clusters mixed in the file,
+// and every read of a row would be many. Each worker takes free clusters in batches, and its next ones from its own.
+
+public import DiskTypes
+import Synchronization
+
+/// Free clusters that count as used already, a run for each worker. What is left of them becomes free again; what a killed
+/// process had left is a leak.
+struct Reservations {
+    private struct Run {
+        var clusters: Range<UInt64> = 0..<0
+        /// Never written: they read as zeros.
+        var isUntouched = false
+    }
+
+    /// By the worker's place; who is alone needs none.
+    private var runs: [Int: Run] = [:]
+    /// What workers left behind.
+    private var loose: [Range<UInt64>] = []
+    private let batch: UInt64
+
+    private static let batchBytes: UInt64 = 1 << 20
+    private static let mostClusters: UInt64 = 64
+
+    init(clusterSize: UInt64) { batch = min(Self.batchBytes / clusterSize, Self.mostClusters) }
+
+    mutating func enter(_ place: Int) { runs[place] = Run() }
+
+    mutating func leave(_ place: Int) {
+        if let left = runs.removeValue(forKey: place)?.clusters, !left.isEmpty { loose.append(left) }
+    }
+
+    private func isBatched(_ count: Int, _ place: Int) -> Bool {
+        runs.count > 1 && UInt64(count) < batch && runs[place] != nil
+    }
+
+    /// Clusters for a write of up to `count` of them, from the worker's own run.
+    mutating func take(_ count: Int, at place: Int) -> (clusters: Range<UInt64>, isUntouched: Bool)? {
+        guard isBatched(count, place), let run = runs[place], !run.clusters.isEmpty else { return nil }
+        let end = min(run.clusters.lowerBound + UInt64(count), run.clusters.upperBound)
+        runs[place]?.clusters = end..<run.clusters.upperBound
+        return (run.clusters.lowerBound..<end, run.isUntouched)
+    }
+
+    /// How many to allocate for a write of `count`; `keep` is then told what came of it.
+    func wanted(_ count: Int, at place: Int) -> Int { isBatched(count, place) ? Int(batch) : count }
+
+    /// Keeps what is behind the first `count` of `clusters`. Gives what the write gets.
+    mutating func keep(
+        _ clusters: Range<UInt64>, behind count: Int, at place: Int, isUntouched: Bool
+    ) -> Range<UInt64> {
+        let end = clusters.lowerBound + UInt64(count)
+        guard end < clusters.upperBound else { return clusters }
+        runs[place] = Run(clusters: end..<clusters.upperBound, isUntouched: isUntouched)
+        return clusters.lowerBound..<end
+    }
+
+    /// A cluster that somebody keeps; `dropLast` takes it from them.
+    var last: UInt64? {
+        if let run = loose.last { return run.upperBound - 1 }
+        return keeper.map { $0.value.clusters.upperBound - 1 }
+    }
+
+    mutating func dropLast() {
+        if let run = loose.popLast() {
+            if run.count > 1 { loose.append(run.dropLast()) }
+        } else if let (place, run) = keeper {
+            runs[place]?.clusters = run.clusters.dropLast()
+        }
+    }
+
+    private var keeper: (key: Int, value: Run)? { runs.first { !$0.value.clusters.isEmpty } }
+}
+
+extension QCOW2Writer.State {
+    /// Makes everything that is only kept free again. What throws is to be done first; then it goes on from there.
+    mutating func giveBackReserved() throws(RefcountStore.Lack) {
+        while let cluster = reservations.last {
+            _ = try refcounts.release(cluster)
+            reservations.dropLast()
+        }
+    }
+}
+
+extension QCOW2Writer {
+    /// A worker is going to write, with a number of its own: `begin(at:)` finds it clusters that lie together.
+    public func enter(_ place: Int) { state.withLock { $0.reservations.enter(place) } }
+    public func leave(_ place: Int) { state.withLock { $0.reservations.leave(place) } }
+
+    /// Makes clusters free again that workers only keep. By the thread that calls `writeBack`.
+    public func giveBackReserved(_ storage: some ResizableStorage) throws(ImageError) {
+        while true {
+            let result: Result<Void, RefcountStore.Lack> = state.withLock { state in
+                Result { () throws(RefcountStore.Lack) in try state.giveBackReserved() }
+            }
+            switch result {
+            case .success: return
+            case .failure(.block(let block)): try fulfil(.block(block), storage)
+            case .failure: return
+            }
+        }
+    }
+}
