@@ -17,7 +17,7 @@ extension RequestEngine {
             return true
         }
         let cursor = GuestOffset(slots[Int(slot)].cursor)
-        switch allocations.writer.begin(cursor, length: 1) {
+        switch allocations.writer.begin(cursor, length: 1, by: allocations.seat) {
         case .wants, .busy: return waitForBell(slot, allocations)
         case .failed(let error):
             fail(slot, error)
@@ -44,12 +44,12 @@ extension RequestEngine {
         let isStraight = !zeros && goesStraight(slot, at: record.pointee.cursor, length)
         let wanted = isStraight ? length : min(length, UInt64(allocations.clusterSize) - inCluster)
         let guest = GuestOffset(record.pointee.cursor)
-        var grant = allocations.writer.begin(guest, length: wanted)
+        var grant = allocations.writer.begin(guest, length: wanted, by: allocations.seat)
         switch grant {
         case .busy, .wants:
             // Whoever changes something from here on rings; what changed before is seen now.
             allocations.writer.startWaiting(allocations.seat)
-            grant = allocations.writer.begin(guest, length: wanted)
+            grant = allocations.writer.begin(guest, length: wanted, by: allocations.seat)
         default: break
         }
         switch grant {
@@ -124,23 +124,30 @@ extension RequestEngine {
     private func sendStraight(_ index: Int32, _ op: UnsafeMutablePointer<Allocation>) {
         guard let ticket = op.pointee.ticket else { return }
         let slot = op.pointee.slot
+        let host = ticket.host.bytes &+ UInt64(op.pointee.inside)
+        if writeNow(slot, at: op.pointee.at, op.pointee.length, host) { return endAllocation(index, 0, .atOnce) }
         let piece = takePiece(for: slot, keeping: 0)
         let hasOneRange = slots[Int(slot)].base != nil
         fill(
             piece, hasOneRange ? .plain : .vector, plainFile, at: op.pointee.at, length: op.pointee.length,
-            host: ticket.host.bytes &+ UInt64(op.pointee.inside))
+            host: host)
         pieces[Int(piece)].op = index
         if !hasOneRange { pieces[Int(piece)].list = lists.take() }
         send(piece)
     }
 
-    private func sendBuffer(_ index: Int32, _ op: UnsafeMutablePointer<Allocation>, from: Int, _ length: Int) {
+    private func sendBuffer(
+        _ index: Int32, _ op: UnsafeMutablePointer<Allocation>, from: Int, _ length: Int, _ way: AllocationEnd = .atOnce
+    ) {
         guard let ticket = op.pointee.ticket else { return }
-        // There is one for each allocating write that no other may take.
-        let piece = takePiece(for: op.pointee.slot, keeping: 0)
         // A data file of its own is not made longer than the disk.
         let end = Int(clamping: chain.size &- ticket.guest.bytes)
         let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
+        if writeNow(ticket.host.bytes &+ UInt64(from), allocationBuffer(index) + from, count) {
+            return endAllocation(index, 0, way)
+        }
+        // There is one for each allocating write that no other may take.
+        let piece = takePiece(for: op.pointee.slot, keeping: 0)
         fill(piece, .buffered, plainFile, at: from, length: count, host: ticket.host.bytes &+ UInt64(from))
         pieces[Int(piece)].op = index
         send(piece)
@@ -178,13 +185,13 @@ extension RequestEngine {
             return endAllocation(index, slots[Int(slot)].error)
         }
         bringBytes(op, allocations.buffer(index))
-        sendBuffer(index, op, from: 0, Int(ticket.length))
+        sendBuffer(index, op, from: 0, Int(ticket.length), .withinWalk)
     }
 
     // MARK: end
 
     /// The bytes are in the file, or an errno says why not.
-    func endAllocation(_ index: Int32, _ error: Int32) {
+    func endAllocation(_ index: Int32, _ error: Int32, _ way: AllocationEnd = .later) {
         guard let allocations else { return }
         let op = allocations.records + Int(index)
         guard let ticket = op.pointee.ticket else { return }
@@ -196,157 +203,21 @@ extension RequestEngine {
         let record = slots + Int(slot)
         record.pointee.pieces &-= 1
         if record.pointee.pieces == 0, record.pointee.state == .draining { finish(slot) }
-        if !allocations.waiting.isEmpty { goOnWaiting(allocations) }
-    }
-
-    // MARK: waiting for others
-
-    /// Always false, for `return waitForBell(slot)`.
-    func waitForBell(_ slot: Int32, _ allocations: Allocations) -> Bool {
-        slots[Int(slot)].state = .parked
-        allocations.waiting.push(slot, in: slots)
-        armBell(allocations)
-        return false
-    }
-
-    private func armBell(_ allocations: Allocations) {
-        guard !allocations.isBellArmed else { return }
-        allocations.isBellArmed = true
-        if !prepareBell() { deferred.push(tag(Tag.bell, 0)) }
-    }
-
-    func prepareBell() -> Bool {
-        guard let allocations else { return true }
-        return ring.preparePollAdd(fd: allocations.seat.bell.raw, events: 1, userData: tag(Tag.bell, 0))
-    }
-
-    func bellRang() {
-        guard let allocations else { return }
-        allocations.isBellArmed = false
-        allocations.seat.bell.take()
-        allocations.writer.stopWaiting(allocations.seat)
-        goOnFlushing(allocations)
-        goOnWaiting(allocations)
-        if allocations.hasWaiters {
-            allocations.writer.startWaiting(allocations.seat)
-            armBell(allocations)
-            // A flush that ended in between has not rung.
-            goOnFlushing(allocations)
-        }
-        quiet(allocations)
-    }
-
-    /// Everybody in line has another look; who must wait on goes to its end.
-    private func goOnWaiting(_ allocations: Allocations) {
-        var line = allocations.waiting.takeAll()
-        while !line.isEmpty { walk(line.pop(from: slots)) }
-        quiet(allocations)
-    }
-
-    /// With nobody in line the bell's poll must end: the engine may be dropped.
-    private func quiet(_ allocations: Allocations) {
-        if allocations.isBellArmed, !allocations.hasWaiters { allocations.seat.bell.signal() }
-    }
-
-    // MARK: flushing the mapping
-
-    /// The helper thread brings data and mapping to the disk.
-    func flushMapping(_ slot: Int32, _ allocations: Allocations) {
-        allocations.writer.startWaiting(allocations.seat)
-        slots[Int(slot)].flushTicket = allocations.writer.requestFlush()
-        allocations.flushing.push(slot, in: slots)
-        armBell(allocations)
-    }
-
-    private func goOnFlushing(_ allocations: Allocations) {
-        var line = allocations.flushing.takeAll()
-        while !line.isEmpty {
-            let slot = line.pop(from: slots)
-            guard let error = allocations.writer.result(of: slots[Int(slot)].flushTicket) else {
-                allocations.flushing.push(slot, in: slots)
-                continue
-            }
-            statistics.syncs &+= 1
-            if error != 0 { fail(slot, error) }
-            slots[Int(slot)].state = .finished
-            finished.push(slot, in: slots)
+        guard !allocations.waiting.isEmpty else { return }
+        switch way {
+        case .atOnce: break
+        case .withinWalk: allocations.seat.bell.signal()
+        case .later: goOnWaiting(allocations)
         }
     }
+}
 
-    // MARK: zeros
-
-    /// Goes on with writeZeroes or discard of a mapped image from the slot's cursor.
-    func walkMappedZeroes(_ slot: Int32) {
-        guard let allocations else { return }
-        let record = slots + Int(slot)
-        record.pointee.state = .walking
-        guard isPrepared || prepareToWrite(slot) else { return }
-        let isDiscard = record.pointee.operation == .discard
-        if isDiscard, !discards { record.pointee.cursor = record.pointee.end }
-        while record.pointee.error == 0, record.pointee.cursor < record.pointee.end {
-            let left = record.pointee.end &- record.pointee.cursor
-            switch chain.lookup(GuestOffset(record.pointee.cursor), length: left) {
-            case .extent(let extent) where extent.kind.isZero || extent.kind.isUnallocated:
-                let length = min(max(extent.length, 1), left)
-                let next = record.pointee.cursor &+ length
-                // A discard gives up whole clusters, of which some subclusters may be zeros already.
-                let whole = next & ~UInt64(allocations.clusterSize &- 1)
-                if !isDiscard || length == left || whole > record.pointee.cursor {
-                    record.pointee.cursor = isDiscard && length < left ? whole : next
-                    continue
-                }
-            case .extent: break
-            case .needs(let table):
-                if awaitTable(table, slot) { return }
-                continue
-            case .damaged(let damage):
-                failDamaged(slot, damage)
-                continue
-            }
-            let mode: ZeroMode = isDiscard ? .discard : record.pointee.mayUnmap ? .unmap : .keep
-            guard zeroStep(slot, left, mode, allocations) else { return }
-        }
-        drainOrFinish(slot)
-    }
-
-    /// One step of it. False: the slot waits.
-    private func zeroStep(_ slot: Int32, _ left: UInt64, _ mode: ZeroMode, _ allocations: Allocations) -> Bool {
-        let record = slots + Int(slot)
-        let guest = GuestOffset(record.pointee.cursor)
-        var grant = allocations.writer.zero(guest, length: left, mode)
-        if grant == .busy || grant == .wants {
-            allocations.writer.startWaiting(allocations.seat)
-            grant = allocations.writer.zero(guest, length: left, mode)
-        }
-        switch grant {
-        case .done(let count):
-            record.pointee.cursor &+= min(max(count, 1), left)
-            record.pointee.needsSync = true
-            return true
-        case .write(let count): return writeZeros(slot, count)
-        case .busy, .wants: return waitForBell(slot, allocations)
-        case .needs(var table):
-            table.file = chain.layers[0].metadataFile
-            return !awaitTable(table, slot)
-        case .failed(let error):
-            fail(slot, error)
-            return true
-        }
-    }
-
-    private func writeZeros(_ slot: Int32, _ count: UInt64) -> Bool {
-        switch chain.lookupForWrite(GuestOffset(slots[Int(slot)].cursor), length: count) {
-        case .inPlace(let extent):
-            guard isSound(extent, slots + Int(slot)) else {
-                fail(slot, EIO)
-                return true
-            }
-            return issueZeroes(extent, slot)
-        case .allocate(let length): return allocate(slot, length, zeros: true)
-        case .needs(let table): return !awaitTable(table, slot)
-        case .damaged(let damage):
-            failDamaged(slot, damage)
-            return true
-        }
-    }
+/// When an allocating write ends, and so who may wait for its clusters.
+enum AllocationEnd {
+    /// In the call in which it began: nobody of this worker has seen that they were taken.
+    case atOnce
+    /// Later, but perhaps within the walk of another request: whoever waits must come after that.
+    case withinWalk
+    /// As a completion of its own.
+    case later
 }

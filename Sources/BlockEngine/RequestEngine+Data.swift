@@ -42,6 +42,12 @@ extension RequestEngine {
         let record = slots + Int(slot)
         let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
         let length = Int(truncatingIfNeeded: extent.length)
+        if record.pointee.operation == .write, extent.file == plainFile,
+            writeNow(slot, at: at, length, extent.host.bytes)
+        {
+            record.pointee.cursor &+= extent.length
+            return true
+        }
         if let base = record.pointee.base,
             sendStraight(extent.file, extent.host.bytes, into: base, at: at, length, slot)
         {

@@ -5,9 +5,6 @@ import Glibc
 import LinuxIO
 
 extension RequestEngine {
-    /// A write through the page cache this long may be a plain call.
-    static var inlineLimit: Int { 128 << 10 }
-
     /// Goes on with a write from its cursor.
     func walkWrite(_ slot: Int32) {
         let record = slots + Int(slot)
@@ -131,23 +128,6 @@ extension RequestEngine {
         send(piece)
     }
 
-    // MARK: the page cache
-
-    /// Writes at once through the page cache. False: better by the ring.
-    @inline(__always) func writeInline(
-        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ slot: Int32
-    ) -> Bool {
-        guard files[Int(plainFile)].writesInline, length <= RequestEngine.inlineLimit, !writeThrough,
-            throttle.mayCall
-        else { return false }
-        let before = Throttle.now()
-        let written = pwrite(files[Int(plainFile)].data, base, length, off_t(truncatingIfNeeded: host))
-        throttle.took(since: before)
-        guard written == length else { return false }
-        finish(slot)
-        return true
-    }
-
     // MARK: failures
 
     func isSound(_ extent: Extent, _ record: UnsafeMutablePointer<Slot>) -> Bool {
@@ -162,27 +142,5 @@ extension RequestEngine {
         slots[Int(slot)].damage = damage
         slots[Int(slot)].hasDamage = true
         fail(slot, EIO)
-    }
-}
-
-/// The page cache takes a write in a microsecond, until it is full and makes the writer wait for the disk. Then the
-/// worker must not be who waits: for a while its writes go by the ring.
-struct Throttle: BitwiseCopyable {
-    private var until: Int = 0
-    private static let slow = 8_000_000
-    private static let pause = 200_000_000
-
-    /// Nanoseconds, to the tick of a few milliseconds: cheap, and all that is needed.
-    @inline(__always) static func now() -> Int {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
-        return time.tv_sec &* 1_000_000_000 &+ time.tv_nsec
-    }
-
-    var mayCall: Bool { until == 0 || Throttle.now() > until }
-
-    @inline(__always) mutating func took(since before: Int) {
-        let now = Throttle.now()
-        until = now &- before >= Throttle.slow ? now &+ Throttle.pause : 0
     }
 }

@@ -65,6 +65,8 @@ public final class RequestEngine {
 
     /// Writes are on the medium before they are answered.
     public var writeThrough = false
+    /// Writes through the page cache may be plain calls of this thread. Off: all go by the ring.
+    public var writesInline = true
     /// Flushes are answered without doing anything: a crash of the host may lose everything. For scratch disks.
     public var ignoresFlushes = false
     /// Discards of a raw image give its storage back.

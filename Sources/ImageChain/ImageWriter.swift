@@ -18,6 +18,7 @@ public final class ImageWriter: Sendable {
     private let startLength: UInt64
     private let event: EventFD
     private let seats = Mutex<[WriterSeat]>([])
+    private let seatNumber = Atomic<Int>(0)
     private let flushes = Mutex<Flushes>(Flushes())
     private let thread = Mutex<HelperThread>(HelperThread())
     private let quits = Atomic<Bool>(false)
@@ -65,14 +66,16 @@ public final class ImageWriter: Sendable {
 
     /// A worker's place: made before its first request, given back after its last.
     public func takeSeat() throws(Errno) -> WriterSeat {
-        let seat = WriterSeat(try EventFD())
+        let seat = WriterSeat(seatNumber.add(1, ordering: .relaxed).newValue, try EventFD())
         try startHelper()
         seats.withLock { $0.append(seat) }
+        plan.enter(seat.number)
         return seat
     }
 
     public func leave(_ seat: WriterSeat) {
         stopWaiting(seat)
+        plan.leave(seat.number)
         seats.withLock { $0.removeAll { $0 === seat } }
     }
 
@@ -80,8 +83,8 @@ public final class ImageWriter: Sendable {
     public func returnsSpace(_ does: Bool) { discards.store(does, ordering: .relaxed) }
 
     /// Begins a write that allocates. `.busy` and `.wants`: the seat is rung when to ask again, if it `waits`.
-    public func begin(_ guest: GuestOffset, length: UInt64) -> WriteGrant {
-        let grant = plan.begin(guest, length: length)
+    public func begin(_ guest: GuestOffset, length: UInt64, by seat: WriterSeat) -> WriteGrant {
+        let grant = plan.begin(guest, length: length, at: seat.number)
         if case .wants = grant { event.signal() }
         return grant
     }
@@ -165,6 +168,7 @@ public final class ImageWriter: Sendable {
         if hasLost {
             throw ImageError(.system, "a flush has failed: what came after the last good one is not in the image")
         }
+        try plan.giveBackReserved(storage)
         // Freeing was the last change.
         _ = try plan.writeBack(to: storage, data: data)
         try plan.trim(storage, startLength: startLength)
@@ -252,6 +256,7 @@ public final class ImageWriter: Sendable {
 
     private func bringAll() throws(ImageError) -> FreedClusters {
         guard !hasLost else { throw ImageError(.system, "a flush has failed before") }
+        try plan.giveBackReserved(storage)
         return try plan.writeBack(to: storage, data: data)
     }
 

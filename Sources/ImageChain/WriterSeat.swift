@@ -6,12 +6,15 @@ public import Synchronization
 
 /// One worker's place at an `ImageWriter`.
 public final class WriterSeat: Sendable {
+    /// Its own among those of the image at the same time.
+    public let number: Int
     /// Rung when something has changed, while the worker `waits`.
     public let bell: EventFD
     public let waits = Atomic<Bool>(false)
     private nonisolated(unsafe) let counts: UnsafeMutablePointer<Atomic<Int>>
 
-    init(_ bell: consuming EventFD) {
+    init(_ number: Int, _ bell: consuming EventFD) {
+        self.number = number
         self.bell = bell
         counts = .allocate(capacity: 2)
         for i in 0..<2 { (counts + i).initialize(to: Atomic(0)) }

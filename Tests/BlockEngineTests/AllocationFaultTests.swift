@@ -54,6 +54,7 @@ private final class FaultRun {
         let chain = try images.open("a.img", direct: direct, l2CacheLimit: 1, writable: true, format: .qcow2)
         do {
             let rig = try Rig(chain, slots: Self.slots, maxIovecs: 2)
+            rig.engine.writesInline = false
             rig.meddle = { [unowned self] userData, result in meddle(userData, result, failing, fault) }
             if let trouble = work(rig) { return trouble }
             if let trouble = blame(fault) { return trouble }

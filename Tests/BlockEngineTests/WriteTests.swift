@@ -184,6 +184,7 @@ private final class WriteModel {
     func shortAnswers(item: Case) throws {
         let images = try Images()
         let model = try model(images, item, seed: 4)
+        model.rig.engine.writesInline = false
         var random = Random(9)
         model.rig.meddle = { _, result in
             switch random.below(6) {

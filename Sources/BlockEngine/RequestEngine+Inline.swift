@@ -1,0 +1,69 @@
+// Why this file exists: the ring hands every buffered write of a file to a thread of the kernel, which costs more than the
+// write: the page cache takes one in a microsecond. So the worker writes itself, as long as that is all it takes.
+import Glibc
+import LinuxIO
+
+extension RequestEngine {
+    /// A write this long may be a plain call; longer ones keep others waiting.
+    static var inlineLimit: Int { 128 << 10 }
+
+    @inline(__always) private func mayWriteNow(_ file: UInt16, _ length: Int) -> Bool {
+        files[Int(file)].writesInline && length <= RequestEngine.inlineLimit && !writeThrough && writesInline
+            && throttle.mayCall
+    }
+
+    /// Does a whole request at once. False: better by the ring.
+    @inline(__always) func writeInline(
+        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ slot: Int32
+    ) -> Bool {
+        guard writeNow(host, base, length) else { return false }
+        finish(slot)
+        return true
+    }
+
+    /// Writes `length` bytes into the file of the data. False: not all of them are there; the ring does it (again).
+    @inline(__always) func writeNow(_ host: UInt64, _ base: UnsafeRawPointer, _ length: Int) -> Bool {
+        guard mayWriteNow(plainFile, length) else { return false }
+        let before = Throttle.now()
+        let written = pwrite(files[Int(plainFile)].data, base, length, off_t(truncatingIfNeeded: host))
+        throttle.took(since: before)
+        return written == length
+    }
+
+    /// The same from a request's own memory, from its byte `at` on, in one piece or many.
+    func writeNow(_ slot: Int32, at: Int, _ length: Int, _ host: UInt64) -> Bool {
+        if let base = slots[Int(slot)].base { return writeNow(host, base + at, length) }
+        guard mayWriteNow(plainFile, length), lists.available > 0 else { return false }
+        let list = lists.take()
+        let count = memory(of: slot).slice(at: at, length: length, into: lists[list])
+        let before = Throttle.now()
+        let written = pwritev(
+            files[Int(plainFile)].data, lists[list], Int32(truncatingIfNeeded: count),
+            off_t(truncatingIfNeeded: host))
+        throttle.took(since: before)
+        lists.give(list)
+        return written == length
+    }
+}
+
+/// The page cache takes a write in a microsecond, until it is full and makes the writer wait for the disk. Then the
+/// worker must not be who waits: for a while its writes go by the ring.
+struct Throttle: BitwiseCopyable {
+    private var until: Int = 0
+    private static let slow = 8_000_000
+    private static let pause = 200_000_000
+
+    /// Nanoseconds, to the tick of a few milliseconds: cheap, and all that is needed.
+    @inline(__always) static func now() -> Int {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
+        return time.tv_sec &* 1_000_000_000 &+ time.tv_nsec
+    }
+
+    var mayCall: Bool { until == 0 || Throttle.now() > until }
+
+    @inline(__always) mutating func took(since before: Int) {
+        let now = Throttle.now()
+        until = now &- before >= Throttle.slow ? now &+ Throttle.pause : 0
+    }
+}
