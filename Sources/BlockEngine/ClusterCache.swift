@@ -39,10 +39,12 @@ struct CachedCluster: BitwiseCopyable {
 
 /// Decoded clusters up to a number of bytes; the one unused for longest goes first.
 struct ClusterCache {
-    let records: UnsafeMutablePointer<CachedCluster>
-    private let buckets: UnsafeMutablePointer<Int32>
-    private let bucketMask: UInt64
+    /// One record and one bucket, empty, before there is a first cluster: most images have none.
+    private(set) var records: UnsafeMutablePointer<CachedCluster>
+    private var buckets: UnsafeMutablePointer<Int32>
+    private var bucketMask: UInt64 = 0
     private var list: FreeList
+    private var isMade = false
     private let limit: Int
     private(set) var used = 0
     private var newest: Int32 = none
@@ -50,12 +52,25 @@ struct ClusterCache {
 
     init(bytes: Int) {
         limit = bytes
+        records = slab(1, of: Self.empty)
+        buckets = slab(1, of: none)
+        list = FreeList(count: 0)
+    }
+
+    private static var empty: CachedCluster {
+        CachedCluster(key: ClusterKey(Extent(guest: GuestOffset(0), length: 0, kind: .zero)))
+    }
+
+    private mutating func grow() {
+        isMade = true
         // Images with tiny clusters are rare; they get as many entries as 4 KiB clusters would.
-        let count = min(max(bytes / 4096, 8), 65536)
+        let count = min(max(limit / 4096, 8), 65536)
         var bucketCount = 16
         while bucketCount < count { bucketCount *= 2 }
-        let empty = ClusterKey(Extent(guest: GuestOffset(0), length: 0, kind: .zero))
-        records = slab(count, of: CachedCluster(key: empty))
+        records.deallocate()
+        buckets.deallocate()
+        list.free()
+        records = slab(count, of: Self.empty)
         buckets = slab(bucketCount, of: none)
         bucketMask = UInt64(bucketCount - 1)
         list = FreeList(count: count)
@@ -88,6 +103,7 @@ struct ClusterCache {
 
     /// A new entry of `size` bytes, loading, for a key that has none; `none` while everything is on its way.
     mutating func make(_ key: ClusterKey, size: Int) -> Int32 {
+        if !isMade { grow() }
         var bytes: UnsafeMutableRawPointer?
         while list.available == 0 || (used &+ size > limit && used > 0) {
             guard oldest >= 0 else {

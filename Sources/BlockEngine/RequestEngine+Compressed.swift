@@ -149,6 +149,8 @@ extension RequestEngine {
         let record = loads.records[Int(load)]
         let cluster = clusters.records[Int(entry)]
         statistics.clustersDecoded &+= 1
+        if decoder == nil { decoder = ClusterDecoder() }
+        guard let decoder else { return ENOMEM }
         let decoded = decoder.decode(
             chain.compression(ofLayer: cluster.key.layer),
             from: UnsafeRawBufferPointer(start: record.buffer, count: Int(record.got)),

@@ -36,9 +36,8 @@ public final class RequestEngine {
     let maxIovecs: Int
     /// What completions of this engine carry, besides kind and index.
     let number: UInt64
-    /// Zeros to write where the file system cannot make them; as much as `zeroBytes`, or nothing in a read-only chain.
+    /// Zeros to write where the file system cannot make them, as much as `zeroBytes`.
     let zeros: UnsafeMutableRawPointer
-    static var zeroBytes: Int { 256 << 10 }
 
     var freePieces: FreeList
     /// How many of them are for allocating writes alone: who holds clusters must never wait for a piece.
@@ -55,7 +54,8 @@ public final class RequestEngine {
     var tables: TableLoads
     var clusters: ClusterCache
     var loads: ClusterLoads
-    let decoder: ClusterDecoder
+    /// Made for the first compressed cluster: most images have none, and each start of a guest's queue makes an engine.
+    var decoder: ClusterDecoder?
 
     var finished = Queue()
     /// Slots that wait for a piece or a buffer, first come first served.
@@ -101,12 +101,10 @@ public final class RequestEngine {
         guard count > 0, count <= 65536, maxIovecs > 0, maxIovecs <= 1024 else {
             throw ImageError(.unsupported, "an engine for \(count) requests of \(maxIovecs) memory ranges")
         }
-        guard let decoder = ClusterDecoder() else {
-            throw ImageError(.system, "no memory for the decompressors")
-        }
+        guard let zeros = Self.sharedZeros else { throw ImageError(.system, "no memory for zeros") }
         self.chain = chain
         self.ring = ring
-        self.decoder = decoder
+        self.zeros = zeros
         plainFile = chain.activeDataFile
         slotCount = count
         allocations = try Allocations(chain, slots: count)
@@ -124,8 +122,6 @@ public final class RequestEngine {
         self.number = UInt64(number) << Tag.numberShift
         lists = IovecLists(count: 64, length: max(maxIovecs, Run.requestLimit))
         runLimit = Run.requestLimit
-        zeros = .allocate(byteCount: chain.isWritable ? RequestEngine.zeroBytes : 1, alignment: 4096)
-        if chain.isWritable { memset(zeros, 0, RequestEngine.zeroBytes) }
         files = slab(chain.files.count, of: FileSide(buffered: -1, data: -1, memoryMask: 0, offsetMask: 0))
         fileCount = chain.files.count
         var direct = false
@@ -150,7 +146,6 @@ public final class RequestEngine {
         slots.deallocate()
         pieces.deallocate()
         files.deallocate()
-        zeros.deallocate()
         allocations?.end()
         run.members.deallocate()
         lists.free()

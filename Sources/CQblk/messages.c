@@ -35,7 +35,7 @@ ssize_t qb_send_fds(int socket, const void *bytes, size_t count, const int *fds,
     return sendmsg(socket, &message, MSG_NOSIGNAL);
 }
 
-ssize_t qb_recv_fds(int socket, void *bytes, size_t count, int *fds, int *fd_count) {
+ssize_t qb_recv_fds(int socket, void *bytes, size_t count, int *fds, int *fd_count, int flags) {
     union {
         char space[CMSG_SPACE(sizeof(int) * MOST_FDS)];
         struct cmsghdr align;
@@ -45,7 +45,7 @@ ssize_t qb_recv_fds(int socket, void *bytes, size_t count, int *fds, int *fd_cou
                              .msg_controllen = sizeof control.space};
     int room = *fd_count, came = 0, lost = 0;
     *fd_count = 0;
-    ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | flags);
     if (got < 0) return got;
     for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
         if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;

@@ -16,18 +16,28 @@ public enum DescriptorMessage {
     }
 
     /// One message of at most `limit` bytes; no bytes when the other side has gone. Whoever gets the descriptors closes
-    /// them (`OwnedFD(taking:)`). More than `descriptors` of them is an error, and all are closed.
+    /// them (`OwnedFD(taking:)`). More than `descriptors` of them is an error, and all are closed. `waits`: for the first
+    /// byte; else there is EAGAIN when nothing is there.
     public static func receive(
-        limit: Int, descriptors: Int, over socket: Int32
+        limit: Int, descriptors: Int, over socket: Int32, waits: Bool = true
     ) throws(Errno) -> (bytes: [UInt8], descriptors: [Int32]) {
-        var bytes = [UInt8](repeating: 0, count: limit)
+        let flags = waits ? 0 : Int32(MSG_DONTWAIT)
         let room = min(descriptors, mostDescriptors)
-        var fds = [Int32](repeating: -1, count: max(room, 1))
-        var count = Int32(room)
-        let got = try retrying {
-            count = Int32(room)
-            return qb_recv_fds(socket, &bytes, limit, &fds, &count)
+        var failure: Errno?
+        var fds: [Int32] = []
+        let bytes = [UInt8](unsafeUninitializedCapacity: limit) { memory, used in
+            fds = [Int32](unsafeUninitializedCapacity: max(room, 1)) { places, came in
+                var count = Int32(room)
+                do throws(Errno) {
+                    used = try retrying {
+                        count = Int32(room)
+                        return qb_recv_fds(socket, memory.baseAddress, limit, places.baseAddress, &count, flags)
+                    }
+                    came = Int(count)
+                } catch { failure = error }
+            }
         }
-        return (Array(bytes[..<got]), Array(fds[..<Int(count)]))
+        if let failure { throw failure }
+        return (bytes, fds)
     }
 }

@@ -31,9 +31,18 @@ struct MessageReader {
     let stop: Int32
     /// Readable when the session is wanted for something else.
     let notice: Int32
+    /// Reads since the last look at the other two.
+    private var unwatched = 0
+    private static let mostUnwatched = 16
+
+    init(socket: Int32, stop: Int32, notice: Int32) {
+        self.socket = socket
+        self.stop = stop
+        self.notice = notice
+    }
 
     /// Waits for the next message.
-    func next() throws(NoMessage) -> FrontendMessage {
+    mutating func next() throws(NoMessage) -> FrontendMessage {
         var descriptors: [SharedFD] = []
         let head = try read(VhostUserLimits.headerBytes, &descriptors, isStart: true)
         let header: MessageHeader
@@ -48,28 +57,40 @@ struct MessageReader {
     }
 
     /// Exactly `count` bytes. The end is only an end between two messages.
-    private func read(
+    private mutating func read(
         _ count: Int, _ descriptors: inout [SharedFD], isStart: Bool
     ) throws(NoMessage) -> [UInt8] {
         var bytes: [UInt8] = []
+        // Whoever sent a header has sent the rest, and often the next message, too: that is looked for before it is waited
+        // for. Who never stops talking must not keep the server from its end.
+        unwatched += 1
+        var mustWait = isStart && unwatched > Self.mostUnwatched
         while bytes.count < count {
-            try wait(isStart: isStart && bytes.isEmpty)
+            if mustWait {
+                let isBetween = isStart && bytes.isEmpty
+                try wait(isStart: isBetween)
+                if isBetween { unwatched = 0 }
+            }
             let part: (bytes: [UInt8], descriptors: [Int32])
             do throws(Errno) {
                 part = try DescriptorMessage.receive(
-                    limit: count - bytes.count, descriptors: VhostUserLimits.maxDescriptors, over: socket)
+                    limit: count - bytes.count, descriptors: VhostUserLimits.maxDescriptors, over: socket, waits: false)
             } catch {
+                if error == .wouldBlock {
+                    mustWait = true
+                    continue
+                }
                 if error == .connectionReset { throw .closed }
                 throw .broken("the socket fails: \(error)")
             }
-            descriptors += part.descriptors.map { SharedFD(taking: $0) }
+            for fd in part.descriptors { descriptors.append(SharedFD(taking: fd)) }
             if part.bytes.isEmpty {
                 throw isStart && bytes.isEmpty ? .closed : .broken("the connection ends inside a message")
             }
             guard descriptors.count <= VhostUserLimits.maxDescriptors else {
                 throw .broken("more than \(VhostUserLimits.maxDescriptors) descriptors came with one message")
             }
-            bytes += part.bytes
+            if bytes.isEmpty { bytes = part.bytes } else { bytes += part.bytes }
         }
         return bytes
     }
@@ -86,7 +107,11 @@ struct MessageReader {
     }
 
     private func wait(isStart: Bool) throws(NoMessage) {
-        var entries = [socket, stop, notice].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+        let listen = Int16(POLLIN)
+        var entries = [
+            pollfd(fd: socket, events: listen, revents: 0), pollfd(fd: stop, events: listen, revents: 0),
+            pollfd(fd: notice, events: listen, revents: 0),
+        ]
         while poll(&entries, isStart ? 3 : 2, -1) < 0 {
             if errno != EINTR { throw .broken("poll fails: \(errorText(errno))") }
         }

@@ -122,11 +122,15 @@ extension Session {
 
     /// A worker writes to these and polls them: with anything but an eventfd it could be made to wait, or to spin.
     private static func requireEventFD(_ fd: Int32) throws(Refusal) {
-        var name = [CChar](repeating: 0, count: 64)
-        let count = readlink("/proc/self/fd/\(fd)", &name, name.count)
-        let text = String(decoding: name.prefix(max(count, 0)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        guard text == "anon_inode:[eventfd]" else { throw Refusal("a ring's descriptor is no eventfd") }
-        _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)
+        let wanted: StaticString = "anon_inode:[eventfd]"
+        let isEventFD = withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { name in
+            guard let text = name.baseAddress else { return false }
+            let count = readlink("/proc/self/fd/\(fd)", text, name.count)
+            return count == wanted.utf8CodeUnitCount && memcmp(text, wanted.utf8Start, count) == 0
+        }
+        guard isEventFD else { throw Refusal("a ring's descriptor is no eventfd") }
+        let flags = fcntl(fd, F_GETFL)
+        if flags & O_NONBLOCK == 0 { _ = fcntl(fd, F_SETFL, flags | O_NONBLOCK) }
     }
 
     // MARK: beginning

@@ -22,7 +22,7 @@ struct Reply {
 final class Session {
     let export: Export
     let socket: Int32
-    let reader: MessageReader
+    var reader: MessageReader
     var log: Logger { export.log }
 
     var features: UInt64 = 0

@@ -70,24 +70,28 @@ final class Images {
         var random = Random(seed)
         var noise = [UInt8]()
         for _ in 0..<1024 { withUnsafeBytes(of: random.next()) { noise.append(contentsOf: $0) } }
-        var bytes = [UInt8]()
-        bytes.reserveCapacity(size + 400_000)
-        while bytes.count < size {
-            let run = 512 * (1 + random.below(1 << random.below(9)))
-            switch random.below(4) {
-            case 0: bytes.append(contentsOf: repeatElement(0, count: run))
-            case 1: bytes.append(contentsOf: repeatElement(UInt8(random.below(255) + 1), count: run))
-            default:
-                var left = run
-                while left > 0 {
-                    let from = random.below(4096)
-                    let part = min(left, 4096 - random.below(64))
-                    bytes.append(contentsOf: noise[from..<(from + part)])
-                    left -= part
+        var bytes = [UInt8](repeating: 0, count: size)
+        // Not element by element: a debug build takes a second a megabyte for that.
+        bytes.withUnsafeMutableBytes { all in
+            guard let base = all.baseAddress else { return }
+            var at = 0
+            while at < size {
+                let end = min(at + 512 * (1 + random.below(1 << random.below(9))), size)
+                switch random.below(4) {
+                case 0: break
+                case 1: memset(base + at, Int32(random.below(255) + 1), end - at)
+                default:
+                    var place = at
+                    while place < end {
+                        let from = random.below(4096)
+                        let part = min(end - place, 4096 - random.below(64))
+                        _ = noise.withUnsafeBytes { $0.baseAddress.map { memcpy(base + place, $0 + from, part) } }
+                        place += part
+                    }
                 }
+                at = end
             }
         }
-        bytes.removeLast(bytes.count - size)
         try write(name, bytes)
         return bytes
     }

@@ -27,7 +27,7 @@ int qb_mknod_block(const char *path, unsigned int mode, unsigned int major, unsi
 ssize_t qb_send_fds(int socket, const void *bytes, size_t count, const int *fds, int fd_count);
 /// Receives up to `count` bytes; descriptors (close-on-exec) go to `fds`, `*fd_count` says how many fit and is set to
 /// how many came. More than fit: all are closed and the call fails with EMSGSIZE.
-ssize_t qb_recv_fds(int socket, void *bytes, size_t count, int *fds, int *fd_count);
+ssize_t qb_recv_fds(int socket, void *bytes, size_t count, int *fds, int *fd_count, int flags);
 void qb_openlog(const char *name, int facility); // `name` is copied
 void qb_syslog(int priority, const char *text);
 /// Sends what libdevmapper would print to `sink` instead (NULL: nowhere). Levels are syslog's, 7 being debug.

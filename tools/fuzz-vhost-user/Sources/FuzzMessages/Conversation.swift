@@ -2,6 +2,7 @@
 // whole handshakes that end in a running ring; what comes back must be answers that the protocol has.
 import Glibc
 import LinuxIO
+import SystemPackage
 import VhostUserWire
 
 struct Conversation {
@@ -10,12 +11,22 @@ struct Conversation {
     var isPacked = false
     var rings = Array(repeating: RingBelief(), count: 4)
     private var came: [UInt8] = []
+    /// What is said and not sent yet, and the descriptors that go with its first byte: what needs no answer in between goes
+    /// out at once, or most of the time would go to two threads waking each other.
+    private var pending: [UInt8] = []
+    private var pendingFDs: [Int32] = []
+    /// Every message so far was as long as it said: the next one will be read as one.
+    private var isAligned = true
+    /// Questions for the number of queues, each of which has one answer; and the answers that came.
+    private var asked = 0
+    private var answered = 0
 
     init(_ socket: UnixSocketBox) { self.socket = socket }
 
     /// Does the next thing.
     mutating func step(_ choices: inout Choices) {
         let what = choices.byte()
+        if (90..<200).contains(what) || (205..<210).contains(what) { flush() }
         switch what {
         case 0..<46: message(UInt32(what), &choices)
         case 46..<60: handshake(&choices)
@@ -23,9 +34,11 @@ struct Conversation {
         case 90..<130: publish(&choices, sound: true)
         case 130..<170: publish(&choices, sound: false)
         case 170..<180: kick(choices.byte())
-        case 180..<190: ftruncate(guest.loose, off_t(choices.byte() << 10))
+        case 180..<190: cut(choices.byte() << 10)
         case 190..<200: sync()
-        case 200..<205: send((0..<choices.byte() & 31).map { _ in UInt8(choices.byte()) }, [])
+        case 200..<205:
+            isAligned = false
+            send((0..<choices.byte() & 31).map { _ in UInt8(choices.byte()) }, [])
         case 205..<210: scribble(&choices)
         default: message(UInt32(what % 46), &choices)
         }
@@ -140,9 +153,11 @@ struct Conversation {
         let odd = choices.byte()
         if odd > 230 { payload = Array(payload.dropLast(odd & 7)) }
         if odd == 229 { payload += Array(repeating: 0xa5, count: choices.byte()) }
+        if odd >= 228 { isAligned = false }
         let size = odd == 228 ? UInt32(truncatingIfNeeded: choices.number()) : UInt32(payload.count)
         let flags: UInt32 = odd == 227 ? UInt32(choices.byte()) : odd & 1 == 0 ? 9 : 1
         let head = [code, flags, size].flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } }
+        if request == .getQueueNum { asked += 1 }
         send(head + payload, guest.descriptors(&choices, fitting: fds))
     }
 
@@ -158,8 +173,15 @@ struct Conversation {
             for _ in 0..<choices.byte() & 15 { guest.store(UInt16(choices.byte()), at: choices.byte() << 6 & 0xffff) }
         } else {
             var byte = UInt8(choices.byte())
+            guest.use([guest.inflight])
             pwrite(guest.inflight, &byte, 1, off_t(choices.byte()))
         }
+    }
+
+    /// Memory becomes shorter, or longer.
+    private func cut(_ bytes: Int) {
+        guest.use([guest.loose])
+        ftruncate(guest.loose, off_t(bytes))
     }
 
     // MARK: transport
@@ -175,21 +197,37 @@ struct Conversation {
     }
 
     private mutating func send(_ bytes: [UInt8], _ fds: [Int32]) {
-        guard isOpen, !bytes.isEmpty else { return }
-        // The server stops listening while its answers are not taken; who only talked would wait for ever.
-        while true {
-            let events = wait(POLLIN | POLLOUT, milliseconds: 20_000)
-            guard events != 0 else { stop("the server neither talks nor listens") }
-            if events & POLLOUT != 0 { break }
-            guard receive() else { return isOpen = false }
-        }
-        do { try DescriptorMessage.send(bytes, descriptors: fds, over: socket.raw) } catch { isOpen = false }
+        if !fds.isEmpty { guest.use(fds) }
+        if !fds.isEmpty || pending.count + bytes.count > 4096 { flush() }
+        if pending.isEmpty { pendingFDs = fds }
+        pending += bytes
     }
 
-    /// Waits until everything before is done. What was cut off may swallow the question: then there is no answer.
+    /// Sends what is said.
+    private mutating func flush() {
+        while isOpen, !pending.isEmpty {
+            do throws(Errno) {
+                try DescriptorMessage.send(pending, descriptors: pendingFDs, over: socket.raw)
+                pending = []
+            } catch {
+                guard error == .wouldBlock else { return isOpen = false }
+                // The server stops listening while its answers are not taken; who only talked would wait for ever.
+                let events = wait(POLLIN | POLLOUT, milliseconds: 20_000)
+                guard events != 0 else { stop("the server neither talks nor listens") }
+                if events & POLLIN != 0 { isOpen = receive() }
+            }
+        }
+    }
+
+    /// Waits until everything before is done. What was cut off may swallow the question: then nobody waits.
     private mutating func sync() {
+        asked += 1
         send(MessageHeader.bare(FrontendRequest.getQueueNum), [])
-        if wait(POLLIN, milliseconds: 5) != 0 { _ = receive() }
+        flush()
+        while isOpen, isAligned, answered < asked {
+            guard wait(POLLIN, milliseconds: 20_000) != 0 else { stop("the server does not answer") }
+            isOpen = receive()
+        }
     }
 
     /// What is there; false at the end.
@@ -200,33 +238,35 @@ struct Conversation {
         }
         for fd in part.descriptors { close(fd) }
         came += part.bytes
+        judge()
         return !part.bytes.isEmpty
     }
 
     /// Says that this is all, and reads to the end.
     mutating func finish() {
+        flush()
         shutdown(socket.raw, Int32(SHUT_WR))
         while true {
             guard wait(POLLIN, milliseconds: 20_000) != 0 else { stop("the server hangs") }
             if !receive() { break }
         }
-        judge()
     }
 
     /// Everything that came is a row of answers.
-    private func judge() {
-        var rest = came[...]
-        while rest.count >= VhostUserLimits.headerBytes {
-            guard let header = try? MessageHeader(decoding: Array(rest.prefix(VhostUserLimits.headerBytes))),
-                header.isReply
+    private mutating func judge() {
+        while came.count >= VhostUserLimits.headerBytes {
+            guard let header = try? MessageHeader(decoding: came), header.isReply
             else { stop("what came is no answer") }
-            let payload = Array(rest.dropFirst(VhostUserLimits.headerBytes).prefix(header.payloadBytes))
+            let end = VhostUserLimits.headerBytes + header.payloadBytes
+            guard came.count >= end else { return }
+            let payload = Array(came[VhostUserLimits.headerBytes..<end])
+            came.removeFirst(end)
+            if header.frontendRequest == .getQueueNum { answered += 1 }
             if header.frontendRequest == .getVringBase, let canary, let state = try? VringState(decoding: payload),
                 state.index == 1, state.num & 0x7fff != 0, isPacked == (state.num >> 31 != 0)
             {
                 plant(canary)
             }
-            rest = rest.dropFirst(VhostUserLimits.headerBytes + header.payloadBytes)
         }
     }
 }

@@ -15,9 +15,10 @@ final class Guest {
     /// Memory that is cut short now and then.
     let loose: Int32
     let log: Int32
-    var inflight: Int32
+    let inflight: Int32
     let events: [Int32]
     let others: [Int32]
+    private var files: [(fd: Int32, bytes: Int, isUsed: Bool)] = []
 
     init() {
         guard let place = mmap(nil, Self.bytes + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
@@ -30,6 +31,7 @@ final class Guest {
         loose = Self.file(Self.bytes)
         log = Self.file(4096)
         inflight = Self.file(64 << 10)
+        files = [(loose, Self.bytes, false), (log, 4096, false), (inflight, 64 << 10, false)]
         events = (0..<6).map { _ in
             guard let event = try? EventFD() else { stop("no eventfd") }
             let fd = dup(event.raw)
@@ -55,8 +57,16 @@ final class Guest {
     /// As new.
     func renew() {
         memset(host, 0, 0x20000)
-        ftruncate(loose, 0)
-        ftruncate(loose, off_t(Self.bytes))
+        for i in files.indices where files[i].isUsed {
+            files[i].isUsed = false
+            ftruncate(files[i].fd, 0)
+            ftruncate(files[i].fd, off_t(files[i].bytes))
+        }
+    }
+
+    /// Descriptors go to the server, or something happens to them: what they name is made anew for the next input.
+    func use(_ fds: [Int32]) {
+        for i in files.indices where fds.contains(files[i].fd) { files[i].isUsed = true }
     }
 
     /// Descriptors to go with a message.

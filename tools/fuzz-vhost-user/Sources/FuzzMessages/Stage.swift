@@ -47,7 +47,11 @@ final class Stage {
     }
 
     func connect() -> UnixSocketBox {
-        do { return UnixSocketBox(try UnixSocket.connect(socket)) } catch { stop("nobody listens: \(error)") }
+        do {
+            let box = UnixSocketBox(try UnixSocket.connect(socket))
+            _ = fcntl(box.raw, F_SETFL, O_NONBLOCK)
+            return box
+        } catch { stop("nobody listens: \(error)") }
     }
 
     /// An ordinary front-end is served, on split and packed rings.
@@ -76,13 +80,20 @@ final class Stage {
         // The last session ends by itself; the next one is only served after that.
         let probe = connect()
         _ = shutdown(probe.raw, Int32(SHUT_WR))
-        var byte: UInt8 = 0
-        _ = read(probe.raw, &byte, 1)
-        guard let folder = opendir("/proc/self/fd") else { return }
+        var end = pollfd(fd: probe.raw, events: Int16(POLLIN), revents: 0)
+        while poll(&end, 1, -1) < 0, errno == EINTR {}
+        if descriptors == 0 { descriptors = openDescriptors() }
+        // A worker may still be about to drop what it was told last.
+        for _ in 0..<500 where openDescriptors() > descriptors + 2 { usleep(20_000) }
+        let left = openDescriptors() - descriptors
+        if left > 2 { stop("\(left) descriptors were left open") }
+    }
+
+    private func openDescriptors() -> Int {
+        guard let folder = opendir("/proc/self/fd") else { stop("/proc is not there") }
         defer { closedir(folder) }
         var count = 0
         while readdir(folder) != nil { count += 1 }
-        if descriptors == 0 { descriptors = count }
-        if count > descriptors + 2 { stop("\(count - descriptors) descriptors were left open") }
+        return count
     }
 }
