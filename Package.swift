@@ -51,7 +51,7 @@ let package = Package(
             name: "CQblk",
             linkerSettings: [
                 .linkedLibrary("uring"), .linkedLibrary("devmapper"), .linkedLibrary("deflate"),
-                .linkedLibrary("zstd"), .linkedLibrary("z"),
+                .linkedLibrary("isal"), .linkedLibrary("zstd"), .linkedLibrary("z"),
             ]),
         // 0 words
         .target(name: "DiskTypes", swiftSettings: strict),

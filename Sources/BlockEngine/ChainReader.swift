@@ -89,6 +89,14 @@ public final class ChainReader {
         return stash.isEmpty ? next() : stash.removeFirst()
     }
 
+    /// One of the reads in flight that is over already; nil when all of them are still to be waited for.
+    public func takeFinished() -> RequestEngine.Finished? {
+        guard pipelined > 0 else { return nil }
+        guard let finished = stash.isEmpty ? engine.nextFinished() : stash.removeFirst() else { return nil }
+        pipelined -= 1
+        return finished
+    }
+
     /// What a failed read means, in words.
     public static func error(_ finished: RequestEngine.Finished, at guest: GuestOffset) -> ImageError {
         if let damage = finished.damage { return .malformed(damage.description) }

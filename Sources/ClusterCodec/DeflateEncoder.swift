@@ -1,42 +1,63 @@
 // Why this file exists: raw deflate with a window of 4 KiB, which is what QEMU's inflate is told to expect. libdeflate
-// is faster but always matches over 32 KiB, so zlib writes.
+// always matches over 32 KiB; ISA-L can be told, and is ten times as fast as zlib for streams 3 to 8 % longer.
 import CQblk
+import Glibc
 
 /// Encodes raw deflate streams (no zlib header).
 final class DeflateEncoder {
-    private let stream: UnsafeMutablePointer<z_stream>
-    private var noise = NoiseScan()
+    private let fast: OpaquePointer
+    private let judge: OpaquePointer
+    /// What a stream is decoded to before it is trusted.
+    private var proof = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    private var careful: ZlibEncoder?
 
     init?() {
-        stream = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
-        stream.initialize(to: z_stream())
-        // QEMU's own choice: the default level, 4 KiB, most memory for the hashes.
-        let size = Int32(MemoryLayout<z_stream>.size)
-        let result = deflateInit2_(
-            stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY, ZLIB_VERSION, size)
-        guard result == Z_OK else {
-            stream.deallocate()
+        guard let fast = qb_deflate_new() else { return nil }
+        guard let judge = libdeflate_alloc_decompressor() else {
+            qb_deflate_free(fast)
             return nil
         }
+        self.fast = fast
+        self.judge = judge
     }
 
     deinit {
-        deflateEnd(stream)
-        stream.deallocate()
+        qb_deflate_free(fast)
+        libdeflate_free_decompressor(judge)
+        proof.deallocate()
     }
 
     func encode(
         _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
     ) -> Int? {
-        if noise.isNoise(source, sourceCount) { return nil }
-        guard let sourceSize = UInt32(exactly: sourceCount), let targetSize = UInt32(exactly: targetCount),
-            deflateReset(stream) == Z_OK
+        let count = qb_deflate_encode(fast, source, sourceCount, target, targetCount)
+        if count == 0 { return nil }
+        if isGood(target, count, source, sourceCount) { return count }
+        return encodeCarefully(source, sourceCount, target, targetCount)
+    }
+
+    /// Whether the stream decodes to what it was made of. A compressor chosen for speed is believed nothing: the source
+    /// is gone when somebody reads the cluster. Costs a quarter of the encoding.
+    private func isGood(
+        _ stream: UnsafeRawPointer, _ count: Int, _ source: UnsafeRawPointer, _ sourceCount: Int
+    ) -> Bool {
+        if proof.count < sourceCount {
+            proof.deallocate()
+            proof = .allocate(byteCount: sourceCount, alignment: 64)
+        }
+        guard let back = proof.baseAddress else { return false }
+        // Without a place for the count, only exactly `sourceCount` bytes are a success.
+        return libdeflate_deflate_decompress(judge, stream, count, back, sourceCount, nil) == LIBDEFLATE_SUCCESS
+            && memcmp(back, source, sourceCount) == 0
+    }
+
+    private func encodeCarefully(
+        _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
+    ) -> Int? {
+        if careful == nil { careful = ZlibEncoder() }
+        guard let count = careful?.encode(source, sourceCount, target, targetCount),
+            isGood(target, count, source, sourceCount)
         else { return nil }
-        stream.pointee.next_in = UnsafeMutablePointer(mutating: source.assumingMemoryBound(to: UInt8.self))
-        stream.pointee.avail_in = sourceSize
-        stream.pointee.next_out = target.assumingMemoryBound(to: UInt8.self)
-        stream.pointee.avail_out = targetSize
-        guard deflate(stream, Z_FINISH) == Z_STREAM_END else { return nil }
-        return targetCount - Int(stream.pointee.avail_out)
+        return count
     }
 }

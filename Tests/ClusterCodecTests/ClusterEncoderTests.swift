@@ -50,4 +50,37 @@ struct ClusterEncoderTests {
         let bytes = Array(Self.noise[..<61440]) + [UInt8](repeating: 7, count: 4096)
         #expect(try encoded(.deflate, bytes) != nil)
     }
+
+    @Test("no match of deflate reaches back further than 4 KiB", arguments: [4096, 65536, 1 << 20])
+    func window(size: Int) throws {
+        for seed in 1...8 as ClosedRange<UInt64> {
+            let bytes = ClusterCodecTests.text(size, seed: seed)
+            guard let stream = try encoded(.deflate, bytes) else { continue }
+            #expect(inflatedByBytes(stream, windowBits: -12, count: size) == bytes, "seed \(seed)")
+        }
+    }
+
+    @Test("the judge of the window refuses a stream with a longer one")
+    func judge() {
+        let far = (0..<65536).map { Self.noise[$0 % 8000] }
+        #expect(inflatedByBytes(deflated(far, windowBits: -15), windowBits: -12, count: far.count) != far)
+        #expect(inflatedByBytes(deflated(far, windowBits: -15), windowBits: -15, count: far.count) == far)
+    }
+
+    @Test("a compressor of QEMU's kind stands by for streams that do not come back")
+    func careful() throws {
+        let encoder = try #require(ZlibEncoder())
+        var target = [UInt8](repeating: 0, count: 65536)
+        for _ in 0..<2 {
+            let count = Self.text.withUnsafeBytes { from in
+                target.withUnsafeMutableBytes { into in
+                    from.baseAddress.flatMap { from in
+                        into.baseAddress.flatMap { encoder.encode(from, 65536, $0, 65535) }
+                    }
+                }
+            }
+            #expect(
+                inflatedByBytes(Array(target[..<(try #require(count))]), windowBits: -12, count: 65536) == Self.text)
+        }
+    }
 }

@@ -24,6 +24,34 @@ func deflated(_ bytes: [UInt8], windowBits: Int32 = -12, level: Int32 = 6) -> [U
     return Array(out[..<Int(stream.total_out)])
 }
 
+/// Inflates with a window of exactly so many bits: given room for one byte at a time, zlib has nothing else to look back
+/// into. What came until the stream ended or was refused.
+func inflatedByBytes(_ bytes: [UInt8], windowBits: Int32, count: Int) -> [UInt8] {
+    var stream = z_stream()
+    guard inflateInit2_(&stream, windowBits, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
+        return []
+    }
+    defer { inflateEnd(&stream) }
+    var source = bytes
+    var out = [UInt8](repeating: 0, count: count)
+    let made = source.withUnsafeMutableBufferPointer { from in
+        out.withUnsafeMutableBufferPointer { into -> Int in
+            stream.next_in = from.baseAddress
+            stream.avail_in = UInt32(from.count)
+            var made = 0
+            while made < count {
+                stream.next_out = into.baseAddress.map { $0 + made }
+                stream.avail_out = 1
+                let result = inflate(&stream, Z_NO_FLUSH)
+                guard result == Z_OK || result == Z_STREAM_END, stream.avail_out == 0 else { break }
+                made += 1
+            }
+            return made
+        }
+    }
+    return Array(out[..<made])
+}
+
 /// One zstd frame.
 func zstandard(_ bytes: [UInt8], windowLog: Int32 = 0, sizeKnown: Bool = true) -> [UInt8] {
     let context = ZSTD_createCCtx()

@@ -17,6 +17,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include "qb_deflate.h"
 #include "qb_kernel.h"
 #include "qb_fuse.h"
 #include "qb_ring.h"

@@ -8,7 +8,11 @@ import QCOW2
 
 /// A conversion into a new qcow2 image whose clusters are placed as they come.
 final class ImageWriteJob: Sendable {
-    static let depth = 4
+    /// Pieces that one worker has in its hands. A read out of memory is over when it is asked for; to read ahead of it
+    /// only pushes out of the processor's cache what is about to be written.
+    let depth: Int
+    /// Small enough that a worker's pieces stay in its processor's cache.
+    private static let pieceSize: UInt64 = 512 << 10
 
     let chain: ImageChain
     let image: NewImage
@@ -39,8 +43,9 @@ final class ImageWriteJob: Sendable {
         let readsZeros = options.sparse == 0 || backing != nil && image.options.version == 2
         let source = CopySource(
             chain, tellsZeros: backing != nil, readsZeros: readsZeros, salvages: options.salvage,
-            pieceSize: ConvertJob.pieceSize, unit: image.clusterSize)
+            pieceSize: Self.pieceSize, unit: image.clusterSize)
         pieceSize = Int(source.pieceSize)
+        depth = !options.compress && chain.files.allSatisfy(\.isTmpfs) ? 2 : 4
         queue = PieceQueue(source, options.cancel)
         places = PlacementQueue(image)
     }

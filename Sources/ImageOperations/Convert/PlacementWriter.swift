@@ -22,18 +22,20 @@ final class PlacementWriter {
     private let encoder: PieceEncoder
     private let memory: AlignedBuffer
     private let mailbox: Mailbox<PlacementQueue.Placed>
-    private var slots = [Slot](repeating: Slot(), count: ImageWriteJob.depth)
-    private var free = Array(0..<ImageWriteJob.depth)
+    private var slots: [Slot]
+    private var free: [Int]
     /// Pieces whose place is not known yet.
     private var unplaced = 0
 
     init(_ job: ImageWriteJob) throws(ImageError) {
         self.job = job
-        reader = try ChainReader(job.chain, depth: ImageWriteJob.depth)
+        slots = [Slot](repeating: Slot(), count: job.depth)
+        free = Array(0..<job.depth)
+        reader = try ChainReader(job.chain, depth: job.depth)
         encoder = try PieceEncoder(job)
         do {
             // For each slot a piece, and behind it what its clusters are compressed to.
-            memory = try AlignedBuffer(count: ImageWriteJob.depth * job.pieceSize * (job.options.compress ? 2 : 1))
+            memory = try AlignedBuffer(count: job.depth * job.pieceSize * (job.options.compress ? 2 : 1))
             mailbox = try Mailbox()
         } catch {
             throw ImageError(.system, "no memory for the buffers: \(error)")
@@ -51,16 +53,24 @@ final class PlacementWriter {
                 }
                 begin(taken, slot)
             }
-            if unplaced > 0 { for placed in mailbox.take() { write(placed, report) } }
+            // All that came is placed before anything is written: other workers' places depend on it.
+            while let finished = reader.takeFinished() { finish(finished) }
+            let placed = unplaced > 0 ? mailbox.take() : []
+            for placed in placed { write(placed, report) }
+            if !placed.isEmpty { continue }
             if let finished = reader.waitFinished() {
-                let slot = Int(finished.slot)
-                attempt(slots[slot].start) { () throws(ImageError) in try finish(slot, finished) }
+                finish(finished)
             } else if job.queue.hasFailed || (unplaced == 0 && isExhausted) {
                 return
             } else if unplaced > 0 {
                 waitForPlace()
             }
         }
+    }
+
+    private func finish(_ finished: RequestEngine.Finished) {
+        let slot = Int(finished.slot)
+        attempt(slots[slot].start) { () throws(ImageError) in try finish(slot, finished) }
     }
 
     private func begin(_ taken: PieceQueue.Taken, _ slot: Int) {
@@ -81,7 +91,7 @@ final class PlacementWriter {
     private func piece(_ slot: Int) -> UnsafeMutableRawPointer { memory.pointer + slot * job.pieceSize }
     private func streams(_ slot: Int) -> UnsafeMutableRawBufferPointer {
         guard job.options.compress else { return UnsafeMutableRawBufferPointer(start: nil, count: 0) }
-        let start = memory.pointer + (ImageWriteJob.depth + slot) * job.pieceSize
+        let start = memory.pointer + (job.depth + slot) * job.pieceSize
         return UnsafeMutableRawBufferPointer(start: start, count: job.pieceSize)
     }
 
