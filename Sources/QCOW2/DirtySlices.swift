@@ -45,20 +45,38 @@
     }
 
     /// All dirty words; everything is clean afterwards.
-    func takeAll() -> [(slice: Int, slot: Int, words: [Int])] {
+    func takeAll() -> [DirtyWords] {
         defer { list = [] }
         return list.map { slice, slot in
             unsafe isListed[slot] = false
-            var words: [Int] = []
-            for i in 0..<wordsPerSlice {
-                var mask = unsafe bits[slot * wordsPerSlice + i]
-                unsafe bits[slot * wordsPerSlice + i] = 0
-                while mask != 0 {
-                    words.append(i * 64 + mask.trailingZeroBitCount)
-                    mask &= mask &- 1
-                }
+            let first = unsafe bits + slot * wordsPerSlice
+            let mask = unsafe Array(UnsafeBufferPointer(start: first, count: wordsPerSlice))
+            unsafe first.update(repeating: 0, count: wordsPerSlice)
+            return DirtyWords(slice: slice, slot: slot, mask: mask)
+        }
+    }
+
+    /// What was taken is dirty again. True: the slice was clean until now.
+    func mark(_ words: DirtyWords) -> Bool {
+        var isNew = false
+        words.forEach { if mark(words.slice, slot: words.slot, $0) { isNew = true } }
+        return isNew
+    }
+}
+
+/// Words of one slice, a bit for each.
+struct DirtyWords {
+    let slice: Int
+    let slot: Int
+    let mask: [UInt64]
+
+    @inline(__always) func forEach(_ body: (Int) -> Void) {
+        for (i, bits) in mask.enumerated() {
+            var left = bits
+            while left != 0 {
+                body(i * 64 + left.trailingZeroBitCount)
+                left &= left &- 1
             }
-            return (slice, slot, words)
         }
     }
 }

@@ -19,7 +19,8 @@ extension QCOW2Writer {
                 for i in 0..<ticket.clusters { _ = try? state.refcounts.release(host + i) }
             }
             map.cache.unpin(slice)
-            return isFull(state)
+            // Once it is being written out, nobody need be asked again.
+            return isFull(state) && !state.isWritingBack
         }
     }
 

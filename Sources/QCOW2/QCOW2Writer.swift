@@ -140,7 +140,8 @@ public final class QCOW2Writer: Sendable {
     /// There is so much of it that it should go out now.
     public var isFull: Bool { state.withLock { isFull($0) } }
     func isFull(_ state: borrowing State) -> Bool {
-        map.cache.pinLimit <= 2 * state.dirtySlices.count || state.journal?.isHalfFull ?? false
+        !map.cache.holdsAll && map.cache.pinLimit <= 2 * state.dirtySlices.count
+            || state.journal?.isHalfFull ?? false
     }
 }
 

@@ -151,8 +151,10 @@ import Synchronization
 // MARK: changes. All by one thread at a time: whoever holds the writer's lock.
 
 extension TableCache {
+    /// There is room for every slice of the image: none is ever thrown out.
+    var holdsAll: Bool { slots >= tables }
     /// How many slices may be kept from being thrown out: readers need the others.
-    var pinLimit: Int { slots / 2 }
+    var pinLimit: Int { holdsAll ? slots : slots / 2 }
 
     func slot(_ table: Int) -> Int? {
         let slot = Int(unsafe directory[table].load(ordering: .relaxed) & Self.slotBits) - 1

@@ -24,7 +24,7 @@ struct GivenUp: Sendable {
 /// All changes of one write-back.
 private struct Changes {
     var refcounts = RefcountChanges()
-    var slices: [(slice: Int, slot: Int, words: [(index: Int, word: UInt64)])] = []
+    var slices: [(dirty: DirtyWords, runs: [SliceRun])] = []
     var l1: [(index: Int, word: UInt64)] = []
     var unlinked: [GivenUp] = []
     /// Data is written up to here.
@@ -50,7 +50,7 @@ extension QCOW2Writer {
             throw error
         }
         state.withLock { state in
-            for slice in changes.slices { map.cache.unpin(slice.slice) }
+            for slice in changes.slices { map.cache.unpin(slice.dirty.slice) }
             // While records are still being taken over, the disk lacks some of them.
             if !state.isAdopting { state.journal?.dropTaken() }
             state.isWritingBack = false
@@ -80,17 +80,9 @@ extension QCOW2Writer {
     private func writeMapping(_ changes: Changes, _ storage: some ResizableStorage) throws(ImageError) {
         guard !changes.slices.isEmpty || !changes.l1.isEmpty else { return }
         for slice in changes.slices {
-            let place = map.tableRead(slice.slice, l2Table: MappingWord(map.l1[l1Index(slice.slice)]).offset).host
-            var run: [UInt8] = []
-            var start = 0
-            for (index, word) in slice.words {
-                if index != start + run.count / 8 {
-                    if !run.isEmpty { try storage.write(at: place + UInt64(start * 8), run) }
-                    (run, start) = ([], index)
-                }
-                run += bigEndian(word)
-            }
-            if !run.isEmpty { try storage.write(at: place + UInt64(start * 8), run) }
+            let number = slice.dirty.slice
+            let place = map.tableRead(number, l2Table: MappingWord(map.l1[l1Index(number)]).offset).host
+            for run in slice.runs { try storage.write(at: place + UInt64(run.first * 8), run.bytes) }
         }
         for (index, word) in changes.l1 {
             try storage.write(at: header.l1Offset + UInt64(index * 8), bigEndian(word))
@@ -117,9 +109,7 @@ extension QCOW2Writer {
         state.withLock { state in
             var changes = Changes()
             changes.refcounts = state.refcounts.takeDirty()
-            for (slice, slot, words) in state.dirtySlices.takeAll() {
-                changes.slices.append((slice, slot, words.map { ($0, map.cache.word(slice, $0)) }))
-            }
+            changes.slices = state.dirtySlices.takeAll().map { ($0, SliceRun.runs(of: $0, in: map)) }
             changes.l1 = state.dirtyL1.map { ($0, map.l1[$0]) }
             changes.unlinked = state.unlinked
             (state.dirtyL1, state.unlinked) = ([], [])
@@ -133,12 +123,8 @@ extension QCOW2Writer {
         state.withLock { state in
             state.refcounts.putBack(changes.refcounts)
             for slice in changes.slices {
-                var isNew = false
-                for (index, _) in slice.words where state.dirtySlices.mark(slice.slice, slot: slice.slot, index) {
-                    isNew = true
-                }
                 // The pin that it had goes on; one that was changed meanwhile has its own.
-                if !isNew { map.cache.unpin(slice.slice) }
+                if !state.dirtySlices.mark(slice.dirty) { map.cache.unpin(slice.dirty.slice) }
             }
             state.dirtyL1.formUnion(changes.l1.map(\.index))
             state.unlinked = changes.unlinked + state.unlinked
