@@ -4,8 +4,9 @@ import Glibc
 import LinuxIO
 
 extension RequestEngine {
-    /// A write this long may be a plain call; longer ones keep others waiting.
-    static var inlineLimit: Int { 128 << 10 }
+    /// A write this long may be a plain call; longer ones keep others waiting. (Writes of one file exclude each other in
+    /// the kernel, whoever makes them.)
+    static var inlineLimit: Int { 1 << 20 }
 
     @inline(__always) private func mayWriteNow(_ file: UInt16, _ length: Int) -> Bool {
         files[Int(file)].writesInline && length <= RequestEngine.inlineLimit && !writeThrough && writesInline
