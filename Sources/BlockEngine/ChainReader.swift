@@ -12,10 +12,10 @@ public final class ChainReader {
     /// How many pipelined reads can be in flight.
     public let depth: Int
     private let ring: Ring
-    private let engine: RequestEngine
+    let engine: RequestEngine
     /// Finished pipelined reads that came up while a blocking one waited.
-    private var stash: [RequestEngine.Finished] = []
-    private var pipelined = 0
+    var stash: [RequestEngine.Finished] = []
+    var pipelined = 0
 
     public init(_ chain: ImageChain, depth: Int = 16, decodedCacheBytes: Int = 8 << 20) throws(ImageError) {
         do {
@@ -103,7 +103,7 @@ public final class ChainReader {
         return ImageError(.system, "reading at \(guest) failed: \(errorText(finished.error))", number: finished.error)
     }
 
-    private func next() -> RequestEngine.Finished {
+    func next() -> RequestEngine.Finished {
         while true {
             if let finished = engine.nextFinished() { return finished }
             let result = ring.submitAndWait(1)

@@ -90,7 +90,7 @@ private struct ChainOpener {
                     dataFile: metadataFile))
             return nil
         }
-        let image = try QCOW2Image(reading: file, listing: isTop)
+        let image = try QCOW2Image(reading: file, listing: isTop, size: isTop ? options.diskSize : nil)
         try image.requireReadable()
         if writable { try image.requireWritable() }
         guard !writable || options.snapshot == nil else {

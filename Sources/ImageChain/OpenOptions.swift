@@ -31,6 +31,8 @@ public struct OpenOptions: Sendable {
     /// The smallest range a writer will ask for. A file whose O_DIRECT wants larger blocks is written through the page
     /// cache instead: reading, changing and writing a block back would have to be one step.
     public var blockSize: Int = 512
+    /// Take the active qcow2 image's disk to be of so many bytes, whatever its header says: it is being resized.
+    package var diskSize: UInt64?
     /// Images in a chain at most. QEMU has no limit and hangs on loops.
     public var depthLimit: Int = 256
 

@@ -21,7 +21,7 @@ public struct Header: Sendable {
     public let backingNameSize: UInt32
     public let clusterBits: UInt32
     /// Bytes of the guest's disk as the header has them; `diskSize` is what a guest sees.
-    public let size: UInt64
+    public private(set) var size: UInt64
     public let encryption: Encryption
     public let l1Entries: UInt32
     public let l1Offset: HostOffset
@@ -49,6 +49,16 @@ public struct Header: Sendable {
     /// L1 entries needed to map `bytes` of guest disk.
     public func l1EntriesNeeded(for bytes: UInt64) -> UInt64 {
         bytes == 0 ? 0 : ((bytes - 1) >> l2CoverageBits) + 1
+    }
+
+    /// The same image with a disk of `newSize` bytes, for which its L1 table must have room.
+    func resized(to newSize: UInt64) throws(ImageError) -> Header {
+        guard newSize <= Limits.virtualSize, l1EntriesNeeded(for: newSize) <= UInt64(l1Entries) else {
+            throw .unsupported("the L1 table is too small for a disk of \(newSize) bytes")
+        }
+        var header = self
+        header.size = newSize
+        return header
     }
 
     /// Whether a refcount table that cannot be used is an error. To a check it is a finding, and repair makes a new one.

@@ -15,10 +15,14 @@ public struct QCOW2Image: Sendable {
     /// Reads and judges header, extensions, snapshot table and bitmap directory.
     ///
     /// `listing`: whether snapshots and bitmaps will be asked for. A chain's lower layers need neither, and a hostile
-    /// one could make 256 of them hold long lists.
-    public init(reading source: some ByteSource, listing: Bool = true) throws(ImageError) {
+    /// one could make 256 of them hold long lists. `size`: take the disk to be of so many bytes, whatever the header
+    /// says; the L1 table must have room for them.
+    public init(
+        reading source: some ByteSource, listing: Bool = true, size: UInt64? = nil
+    ) throws(ImageError) {
         let start = BigEndianBytes(try source.read(at: HostOffset(0), count: 512))
-        let header = try Header(start)
+        var header = try Header(start)
+        if let size { header = try header.resized(to: size) }
         let first = BigEndianBytes(try source.read(at: HostOffset(0), count: Int(header.clusterSize)))
         guard first.count >= Int(header.length) else {
             throw .malformed("the header is cut off", advice: "the image is truncated")

@@ -18,6 +18,8 @@ public enum ZeroMode: Sendable {
     case unmap
     /// It is given up, and the bytes need not even be zero, as long as nothing older shows.
     case discard
+    /// It is given up and nothing takes its place, for the disk will end before it.
+    case forget
 }
 
 public enum ZeroGrant: Equatable, Sendable {
@@ -38,6 +40,10 @@ extension QCOW2Writer {
             guard !state.isClosed else { return .failed(EIO) }
             guard state.isPrepared else { return zeroGrant(want(.preparation, &state)) }
             let rest = UInt64(1) << map.coverageBits - guest.bytes & (1 << map.coverageBits - 1)
+            if mode == .forget, map.l1[Int(truncatingIfNeeded: guest.bytes >> map.coverageBits)] == 0 {
+                return .done(min(length, rest))
+            }
+            if mode == .forget { return zeroAligned(guest, length, mode, &state) }
             // A raw external file has the guest's bytes itself, zeros too; and version 2 has no entry for zeros.
             let hasEntry = header.version >= 3 || !hasBacking
             if mode == .discard, isRawExternal || !hasEntry { return .done(min(length, rest)) }
@@ -47,16 +53,23 @@ extension QCOW2Writer {
             if map.l1[Int(truncatingIfNeeded: guest.bytes >> map.coverageBits)] == 0, !hasBacking {
                 return .done(min(length, rest))
             }
-            let unitBits = mode == .discard ? map.clusterBits : map.subclusterBits
-            let units = wholeUnits(guest, length, unitBits)
-            guard units > 0 else {
-                let unit = UInt64(1) << unitBits
-                let part = min(length, unit - guest.bytes & (unit - 1))
-                return mode == .discard ? .done(part) : .write(part)
-            }
-            if let wait = withoutTable(guest, &state) { return zeroGrant(wait) }
-            return zeroUnits(guest, units, mode, &state)
+            return zeroAligned(guest, length, mode, &state)
         }
+    }
+
+    private func zeroAligned(
+        _ guest: GuestOffset, _ length: UInt64, _ mode: ZeroMode, _ state: inout State
+    ) -> ZeroGrant {
+        let gives = mode == .discard || mode == .forget
+        let unitBits = gives ? map.clusterBits : map.subclusterBits
+        let units = wholeUnits(guest, length, unitBits)
+        guard units > 0 else {
+            let unit = UInt64(1) << unitBits
+            let part = min(length, unit - guest.bytes & (unit - 1))
+            return gives ? .done(part) : .write(part)
+        }
+        if let wait = withoutTable(guest, &state) { return zeroGrant(wait) }
+        return zeroUnits(guest, units, mode, &state)
     }
 
     private func zeroGrant(_ grant: WriteGrant) -> ZeroGrant {
@@ -117,7 +130,7 @@ extension QCOW2Writer {
 
     private func zeroStandard(_ slice: Int, _ index: Int, _ word: MappingWord, _ mode: ZeroMode, _ state: inout State) {
         let keeps = mode == .keep && isOwn(word)
-        let none: UInt64 = header.version >= 3 ? MappingWord.zeroFlag : 0
+        let none: UInt64 = header.version >= 3 && mode != .forget ? MappingWord.zeroFlag : 0
         // Discarded bytes that nothing was ever written to stay what they are.
         if word.raw == 0, !hasBacking { return }
         let new = keeps ? word.raw | MappingWord.zeroFlag : none
@@ -135,9 +148,9 @@ extension QCOW2Writer {
         let units = (UInt64(1) << count - 1) << first
         let bits = map.cache.word(slice, index + 1)
         if units == 0xffff_ffff || word.isCompressed || to == map.size && first == 0, mode != .keep || !isOwn(word) {
-            if word.raw == 0, bits == 0, !hasBacking { return }
+            if word.raw == 0, bits == 0, !hasBacking || mode == .forget { return }
             unlink(word, &state)
-            return changePair(slice, index, 0, 0xffff_ffff << 32, &state)
+            return changePair(slice, index, 0, mode == .forget ? 0 : 0xffff_ffff << 32, &state)
         }
         let new = (bits | units << 32) & ~units
         if new != bits { changePair(slice, index, word.raw, new, &state) }

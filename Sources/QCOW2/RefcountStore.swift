@@ -23,9 +23,9 @@ struct RefcountStore {
     /// No free cluster is before this one.
     private var cursor: UInt64 = 0
     /// Clusters that hold metadata, whatever their refcounts say. No data goes there.
-    private(set) var metadata: Set<UInt64>
+    var metadata: Set<UInt64>
     /// One past the last cluster in use.
-    private(set) var end: UInt64
+    var end: UInt64
     /// Clusters of a device that cannot grow.
     let limit: UInt64
 
@@ -38,7 +38,7 @@ struct RefcountStore {
     private static let cacheBytes = 64 << 20
     /// Blocks are for this many clusters each.
     var perBlock: UInt64 { 1 << (clusterBits + 3 - UInt64(order)) }
-    private var clusterSize: Int { 1 << Int(clusterBits) }
+    var clusterSize: Int { 1 << Int(clusterBits) }
     var tableClusters: Int { max(1, (table.count * 8) >> Int(clusterBits)) }
 
     init(_ header: Header, table: [UInt64], metadata: Set<UInt64>, fileLength: UInt64, canGrow: Bool) {
@@ -138,7 +138,7 @@ struct RefcountStore {
         place(b, block, at: own)
     }
 
-    private mutating func place(_ b: Int, _ block: CachedRefcountBlock, at cluster: UInt64) {
+    mutating func place(_ b: Int, _ block: CachedRefcountBlock, at cluster: UInt64) {
         blocks[b] = block
         table[b] = cluster << clusterBits
         dirtyEntries.insert(b)
@@ -147,7 +147,7 @@ struct RefcountStore {
     }
 
     /// A table with room for block `b` and more, behind the blocks that count it: all of them where nothing is counted yet.
-    private mutating func growTable(for b: Int) throws(Lack) {
+    mutating func growTable(for b: Int) throws(Lack) {
         let first = UInt64(b) * perBlock
         var newBlocks: UInt64 = 1
         var tableClusters: UInt64 = 0

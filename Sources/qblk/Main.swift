@@ -16,7 +16,7 @@ enum Main {
         raiseFileLimit()
         if let code = LoopExport.runHiddenVerb(CommandLine.arguments) { exit(code) }
         if let code = HotPlug.runHiddenVerb(CommandLine.arguments) { exit(code) }
-        let arguments = Array(CommandLine.arguments.dropFirst())
+        let arguments = ResizeCommand.prepared(Array(CommandLine.arguments.dropFirst()))
         do {
             var command = try Qblk.parseAsRoot(arguments)
             try command.run()

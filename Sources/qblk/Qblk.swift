@@ -7,8 +7,8 @@ struct Qblk: ParsableCommand {
         commandName: "qblk",
         abstract: "Makes QCOW2 images usable as block devices.",
         discussion: """
-            The options of info, extents, check, compare, convert and create are those of qemu-img. Results go to standard output, \
-            everything else to standard error. An error is one line:
+            The options of info, extents, check, compare, convert, create and resize are those of qemu-img. Results go to standard \
+            output, everything else to standard error. An error is one line:
               qblk: IMAGE: what is wrong (where): what to do
 
             Example:
@@ -27,7 +27,7 @@ struct Qblk: ParsableCommand {
                 name: "Images",
                 subcommands: [
                     InfoCommand.self, ExtentsCommand.self, CheckCommand.self, CompareCommand.self, ConvertCommand.self,
-                    CreateCommand.self,
+                    CreateCommand.self, ResizeCommand.self,
                 ]),
             CommandGroup(name: "Measuring", subcommands: [BenchCommand.self]),
         ])

@@ -10,7 +10,7 @@ struct ManPageTests {
     static let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../docs/man")
     static let verbs = [
         "map", "unmap", "list", "table", "doctor", "serve", "attach", "detach", "info", "extents", "check", "compare",
-        "convert", "create", "bench",
+        "convert", "create", "resize", "bench",
     ]
 
     @Test("the page has every option of --help", arguments: verbs)

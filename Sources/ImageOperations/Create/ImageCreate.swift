@@ -179,7 +179,7 @@ enum DataSpace {
         }
     }
 
-    private static func fill(_ file: HostFile, from start: HostOffset, _ size: UInt64) throws(ImageError) {
+    static func fill(_ file: HostFile, from start: HostOffset, _ size: UInt64) throws(ImageError) {
         var done: UInt64 = 0
         while done < size {
             let part = min(size - done, UInt64(zeros.count))
