@@ -33,7 +33,8 @@ struct ConvertCommand: ParsableCommand {
     var snapshot: String?
 
     @Flag(
-        name: [.customShort("n"), .long], help: "Write into what is there: a device, or a file that is large enough.")
+        name: [.customShort("n"), .long],
+        help: "Write into what is there: a device, a file or a qcow2 image that is large enough.")
     var noCreate = false
 
     @Flag(name: .long, help: "With -n: what is there reads as zeros already.")

@@ -101,7 +101,7 @@ struct ConvertToQCOW2Tests {
     }
 
     static let wrong: [[String]] = [
-        ["-n"], ["-c", "-o", "preallocation=metadata"], ["-c", "-o", "data_file=data"], ["-o", "size=1M"],
+        ["-n", "-c"], ["-c", "-o", "preallocation=metadata"], ["-c", "-o", "data_file=data"], ["-o", "size=1M"],
         ["-o", "cluster_size=3"], ["-o", "bogus=1"], ["-B", "raw"], ["-B", "none", "-F", "raw"],
         ["-B", "image", "-F", "qcow2"],
     ]

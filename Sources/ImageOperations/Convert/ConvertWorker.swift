@@ -15,6 +15,7 @@ final class ConvertWorker {
 
     private let job: ConvertJob
     private let reader: ChainReader
+    private let lane: any TargetLane
     private let memory: AlignedBuffer
     private var slots = [Slot](repeating: Slot(), count: ConvertJob.depth)
     private var free = Array(0..<ConvertJob.depth)
@@ -22,6 +23,7 @@ final class ConvertWorker {
     init(_ job: ConvertJob) throws(ImageError) {
         self.job = job
         reader = try ChainReader(job.chain, depth: ConvertJob.depth)
+        lane = try job.target.lane()
         do {
             memory = try AlignedBuffer(count: ConvertJob.depth * job.pieceSize)
         } catch {
@@ -59,10 +61,10 @@ final class ConvertWorker {
                 slots[slot] = Slot(start: start, length: Int(length), cursor: cursor)
                 reader.submit(slot: slot, GuestOffset(start), buffer(slot), length: Int(length))
             case .zero(let start, let length):
-                try job.target.zero(at: start, length: length)
+                try lane.zero(at: start, length: length)
             case .damaged(let start, let length, let error):
                 job.skipped(error)
-                try job.target.zero(at: start, length: length)
+                try lane.zero(at: start, length: length)
             }
         } catch {
             job.queue.fail(at: cursor, error)
@@ -72,7 +74,7 @@ final class ConvertWorker {
     private func finish(_ index: Int, _ slot: Slot, _ finished: RequestEngine.Finished) throws(ImageError) {
         if finished.error == 0 {
             let bytes = UnsafeRawBufferPointer(start: buffer(index), count: slot.length)
-            return try SparseWriter.write(bytes, at: slot.start, to: job.target, sparse: job.options.sparse)
+            return try SparseWriter.write(bytes, at: slot.start, to: lane, sparse: job.options.sparse)
         }
         guard job.options.salvage else {
             throw job.chain.error(
@@ -94,7 +96,7 @@ final class ConvertWorker {
                 bytes.initializeMemory(as: UInt8.self, repeating: 0)
             }
             try SparseWriter.write(
-                UnsafeRawBufferPointer(bytes), at: place, to: job.target, sparse: job.options.sparse)
+                UnsafeRawBufferPointer(bytes), at: place, to: lane, sparse: job.options.sparse)
         }
     }
 }

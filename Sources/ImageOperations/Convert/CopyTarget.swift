@@ -6,7 +6,7 @@ import ImageChain
 import LinuxIO
 
 /// A raw file or block device being written by several workers at once.
-final class CopyTarget: Sendable {
+final class CopyTarget: TargetLane, Sendable {
     let file: HostFile
     /// What is not written reads as zeros.
     let isZero: Bool

@@ -13,6 +13,7 @@ extension ImageConvert {
         report: (Progress) -> Void = { _ in }, skipped: @Sendable @escaping (ImageError) -> Void = { _ in }
     ) throws(ImageError) {
         let chain = try ImageChain.open(path: source, options: options.source)
+        if options.intoExisting { return try intoImage(chain, source, target, options, report, skipped) }
         let output: QCOW2Output
         do throws(ImageError) { output = try QCOW2Output(target, for: chain, options) } catch {
             throw error.named(target)
@@ -38,10 +39,6 @@ private struct QCOW2Output {
     init(_ path: String, for chain: ImageChain, _ options: ConvertOptions) throws(ImageError) {
         guard options.format.size == nil else { throw .unsupported("the size is the source's: leave size= out") }
         image = try NewImage(options.format.image, size: chain.size)
-        if options.intoExisting {
-            throw .unsupported(
-                "clusters cannot be allocated in an image that is there", advice: "leave -n out to make a new one")
-        }
         if options.compress {
             guard !image.isPreallocated else { throw .unsupported("compression and preallocation exclude each other") }
             guard !image.hasExternalData else { throw .unsupported("an external data file has no compressed clusters") }
@@ -80,7 +77,7 @@ private struct QCOW2Output {
         if data == nil { try DataSpace.give(target.file, from: start, image) }
         let store = data?.file ?? target.file
         let place = CopyTarget(store, isZero: !store.isBlockDevice, start: start)
-        try ConvertJob(chain, place, options, skipped).run(report)
+        try ConvertJob(chain, .file(place), options, skipped).run(report)
         if let data { try data.file.sync() }
         try ImageCreate.writeHeader(header, target.file)
     }

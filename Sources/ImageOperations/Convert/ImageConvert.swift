@@ -1,5 +1,6 @@
 // Why this file exists: `convert -O raw` from start to end. Workers share a list of pieces and a target.
 
+import BlockEngine
 public import DiskTypes
 import ImageChain
 
@@ -20,7 +21,7 @@ public enum ImageConvert {
         let chain = try ImageChain.open(path: source, options: options.source)
         let output = try CopyTarget.open(target, for: chain, options)
         do {
-            let job = ConvertJob(chain, output, options, skipped)
+            let job = ConvertJob(chain, .file(output), options, skipped)
             try job.run(report)
             if options.flush { try output.file.sync() }
         } catch {
@@ -36,6 +37,28 @@ extension ImageError {
     }
 }
 
+/// Where a conversion writes.
+enum ConvertTarget: Sendable {
+    case file(CopyTarget)
+    /// An image that is there, open for writing.
+    case image(ImageChain, isZero: Bool)
+
+    var isZero: Bool {
+        switch self {
+        case .file(let file): file.isZero
+        case .image(_, let isZero): isZero
+        }
+    }
+
+    /// A worker's own way in.
+    func lane() throws(ImageError) -> any TargetLane {
+        switch self {
+        case .file(let file): file
+        case .image(let chain, let isZero): ImageLane(writer: try ChainReader(chain, depth: 1), isZero: isZero)
+        }
+    }
+}
+
 /// What the workers of one conversion to plain bytes share.
 final class ConvertJob: Sendable {
     /// Reads that one worker has in flight, and bytes of each.
@@ -43,14 +66,14 @@ final class ConvertJob: Sendable {
     static let pieceSize: UInt64 = 1 << 20
 
     let chain: ImageChain
-    let target: CopyTarget
+    let target: ConvertTarget
     let options: ConvertOptions
     let pieceSize: Int
     let skipped: @Sendable (ImageError) -> Void
     let queue: PieceQueue
 
     init(
-        _ chain: ImageChain, _ target: CopyTarget, _ options: ConvertOptions,
+        _ chain: ImageChain, _ target: ConvertTarget, _ options: ConvertOptions,
         _ skipped: @Sendable @escaping (ImageError) -> Void
     ) {
         self.chain = chain

@@ -9,7 +9,7 @@ enum SparseWriter {
 
     /// Writes `bytes` at `place`, except runs of zeros of at least `sparse` bytes (0: writes all).
     static func write(
-        _ bytes: UnsafeRawBufferPointer, at place: UInt64, to target: CopyTarget, sparse: UInt64
+        _ bytes: UnsafeRawBufferPointer, at place: UInt64, to target: some TargetLane, sparse: UInt64
     ) throws(ImageError) {
         guard sparse > 0, let base = bytes.baseAddress else { return try target.write(bytes, at: place) }
         let unit = sparse < UInt64(block) ? 512 : block
@@ -30,7 +30,7 @@ enum SparseWriter {
     }
 
     private static func write(
-        _ base: UnsafeRawPointer, _ from: Int, _ to: Int, _ place: UInt64, _ target: CopyTarget
+        _ base: UnsafeRawPointer, _ from: Int, _ to: Int, _ place: UInt64, _ target: some TargetLane
     ) throws(ImageError) {
         guard from < to else { return }
         try target.write(UnsafeRawBufferPointer(start: base + from, count: to - from), at: place + UInt64(from))
