@@ -130,9 +130,12 @@ let package = Package(
             swiftSettings: house),
         .testTarget(
             name: "BlockEngineTests",
-            dependencies: ["BlockEngine", "CountAllocations", "ImageChain", "LinuxIO", "DiskTypes", "TestKit"],
+            dependencies: [
+                "BlockEngine", "CountAllocations", "FailCalls", "ImageChain", "LinuxIO", "DiskTypes", "TestKit",
+            ],
             swiftSettings: house),
         .target(name: "CountAllocations", path: "Tests/CountAllocations"),
+        .target(name: "FailCalls", path: "Tests/FailCalls"),
         .testTarget(
             name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
         .testTarget(

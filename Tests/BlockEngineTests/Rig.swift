@@ -36,10 +36,13 @@ final class Rig {
         return UnsafePointer(place)
     }
 
-    /// The next finished request. Nil when the engine owes one and gives none for a minute: it is stuck.
+    /// The next finished request. Nil when the engine owes one and gives none for a minute: it is stuck. A process that was
+    /// stopped for that long has looked too seldom to say so.
     func wait() -> RequestEngine.Finished? {
         let end = ContinuousClock.now + .seconds(60)
-        while ContinuousClock.now < end {
+        var looks = 0
+        while ContinuousClock.now < end || looks < 200_000 {
+            looks += 1
             if let finished = engine.nextFinished() { return finished }
             if ring.submitAndWait(0) < 0 { return nil }
             let drained = ring.drain { userData, result in
