@@ -134,4 +134,13 @@ struct Burst: Sendable {
         return word >> 24 == SectorMark(sector: sector, owner: Int(owners.owner[sector]), burst: number, count: 0).word
             >> 24
     }
+
+    /// The same where a write was under way: whether each byte may be there. Those of the count may be any.
+    func allowsParts(of word: UInt64, _ sector: Int) -> Bool {
+        let new = SectorMark(sector: sector, owner: Int(owners.owner[sector]), burst: number, count: 0).word
+        return stride(from: 24, to: 64, by: 8).allSatisfy { bit in
+            let byte = word >> UInt64(bit) & 0xff
+            return [0, new, before.marks[sector]].contains { $0 >> UInt64(bit) & 0xff == byte }
+        }
+    }
 }

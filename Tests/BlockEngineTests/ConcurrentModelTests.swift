@@ -51,7 +51,10 @@ struct ConcurrentShape: CustomTestStringConvertible, Sendable {
         ConcurrentShape(name: "data file", hasDataFile: true),
         ConcurrentShape(name: "data file, extended", options: "extended_l2=on", below: .raw, hasDataFile: true),
     ]
-    static let all = clusterSizes + widths + extended + others
+    /// Only one when hunting: QBLK_SHAPE.
+    static let all = (clusterSizes + widths + extended + others).filter {
+        $0.name == ProcessInfo.processInfo.environment["QBLK_SHAPE"] ?? $0.name
+    }
 }
 
 /// One image and the flat array that it must be.

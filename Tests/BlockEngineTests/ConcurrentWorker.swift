@@ -205,10 +205,10 @@ final class ConcurrentWorker: @unchecked Sendable {
             } else if let seen = SectorMark(place), burst.allows(seen.word, sector) {
                 continue
             } else {
-                // Somebody may be writing: then each word is one or the other.
+                // Somebody may be writing, in pieces that end anywhere: then each byte is one or the other.
                 for word in 0..<64 {
                     let seen = place.loadUnaligned(fromByteOffset: word * 8, as: UInt64.self)
-                    guard !burst.allows(seen, sector) else { continue }
+                    guard !burst.allowsParts(of: seen, sector) else { continue }
                     return "a read of \(what.sectors): sector \(sector) of thread \(owner) has \(SectorMark(seen))"
                 }
             }
