@@ -59,7 +59,7 @@
     /// What was taken is dirty again. True: the slice was clean until now.
     func mark(_ words: DirtyWords) -> Bool {
         var isNew = false
-        words.forEach { if mark(words.slice, slot: words.slot, $0) { isNew = true } }
+        words.visit { if mark(words.slice, slot: words.slot, $0) { isNew = true } }
         return isNew
     }
 }
@@ -70,7 +70,7 @@ struct DirtyWords {
     let slot: Int
     let mask: [UInt64]
 
-    @inline(__always) func forEach(_ body: (Int) -> Void) {
+    @inline(__always) func visit(_ body: (Int) -> Void) {
         for (i, bits) in mask.enumerated() {
             var left = bits
             while left != 0 {

@@ -18,7 +18,7 @@ struct SliceRun {
     static func runs(of dirty: DirtyWords, in map: QCOW2Map) -> [SliceRun] {
         var runs: [SliceRun] = []
         var next = 0
-        dirty.forEach { index in
+        dirty.visit { index in
             if !runs.isEmpty, index - next < gap, isAsOnDisk(dirty.slice, next..<index, map) {
                 for word in next...index { runs[runs.count - 1].words.append(map.cache.word(dirty.slice, word)) }
             } else {
