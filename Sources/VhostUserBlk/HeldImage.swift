@@ -51,6 +51,10 @@ final class HeldImage: Sendable {
         try place.withLock { place in
             Result { () throws(ImageError) in
                 guard open != nil, case .here(let chain) = place else { return false }
+                // Flushes fail here for good, and would succeed at the other end.
+                guard chain.flushed(0, buffered: true) == 0, chain.writer?.plan.hasFailedSync != true else {
+                    throw ImageError(.system, "a flush has failed: the guest cannot take its image along")
+                }
                 try chain.writer?.settle()
                 // A host that shares the storage sees what has been synced, no more.
                 try sync(chain)

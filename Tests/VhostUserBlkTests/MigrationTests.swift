@@ -122,6 +122,18 @@ struct MigrationTests {
         #expect(try !Self.isFree(served.path(name), format))
     }
 
+    @Test("after a flush that failed cannot take its image along", arguments: [ImageFormat.raw, .qcow2])
+    func afterAFailedFlush(format: ImageFormat) throws {
+        let served = try Served(workers: 1)
+        let name = try Self.image(served, format)
+        let end = try End(
+            try served.addMovable(name, format: format, isIncoming: false) { _ = $0.flushed(EIO, buffered: true) })
+        try end.frontend.start()
+        try end.leave()
+        #expect(served.lines.count("a flush has failed") == 1, "\(served.lines.all)")
+        #expect(try !Self.isFree(served.path(name), format))
+    }
+
     @Test("keeps its image when its rings stop for another reason")
     func keeps() throws {
         let served = try Served(workers: 1)

@@ -87,7 +87,9 @@ final class Served {
     }
 
     /// Serves a file of the folder to a guest that may come and go; `isIncoming`: it is elsewhere now.
-    func addMovable(_ name: String, format: ImageFormat, isIncoming: Bool) throws -> String {
+    func addMovable(
+        _ name: String, format: ImageFormat, isIncoming: Bool, look seen: (ImageChain) -> Void = { _ in }
+    ) throws -> String {
         let path = path(name)
         var open = OpenOptions()
         open.format = format
@@ -99,6 +101,7 @@ final class Served {
         var options = ExportOptions(
             chain: try ImageChain.open(path: path, options: isIncoming ? look : open), name: name)
         options.isIncoming = isIncoming
+        seen(options.chain)
         options.reopen = { [open] () throws(ImageError) in try ImageChain.open(path: path, options: open) }
         count += 1
         let socket = self.path("\(count).sock")
