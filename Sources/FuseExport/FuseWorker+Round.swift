@@ -24,7 +24,7 @@ extension FuseWorker {
         let alone = engine.inFlight == 0
         if engine.inFlight != 1 || !awaitImage() {
             ring.submitAndWait(scarce ? 1 : UInt32(truncatingIfNeeded: repliesInFlight &+ 1))
-            if engine.inFlight == 1 { patience.woke() }
+            if engine.inFlight == 1 { patience.slept() }
         }
         drain()
         // A request that came while others were under way is seldom the only one.
@@ -53,7 +53,7 @@ extension FuseWorker {
         while ring.completionsReady <= repliesInFlight {
             if ring.hasDeferredWork { ring.submitAndWait(0) } else if !patience.lasts() { return false }
         }
-        patience.woke()
+        patience.found()
         return true
     }
 

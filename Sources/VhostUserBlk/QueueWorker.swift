@@ -31,8 +31,12 @@ enum WorkerTag {
 final class QueueWorker {
     /// Queues that one worker can carry.
     static let queueLimit = 256
-    /// Chains taken from one queue before the next has its turn.
+    /// Chains taken from one queue before the next has its turn. Requests on their way to a disk gain by company; those
+    /// that are done at once had better be given back early, so that the driver works at the same time.
     static let batch = 64
+    static let shortBatch = 32
+    /// Bytes after which those that are done are given back before more are taken: long copies would keep them waiting.
+    static let batchBytes = 1 << 20
     /// The longest look, in nanoseconds: QEMU's.
     static let longestLook: Int64 = 32_768
 
@@ -110,7 +114,7 @@ final class QueueWorker {
             cpuRelax()
             if !patience.lasts(), poll == .adaptive { return false }
         }
-        patience.woke()
+        patience.found()
         return true
     }
 
@@ -136,7 +140,7 @@ final class QueueWorker {
             ring.submitAndWait(0)
         } else {
             ring.submitAndWait(1)
-            if poll == .adaptive { patience.woke() }
+            if poll == .adaptive { patience.slept() }
         }
         for i in 0..<activeCount where queues[Int(active[i])].isOpen {
             queues[Int(active[i])].virtqueue.disableKicks()
