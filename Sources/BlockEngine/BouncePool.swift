@@ -38,7 +38,8 @@ struct BouncePool {
 extension FileSide {
     /// Data goes past the page cache where the file allows it, unless its blocks are too large to bounce.
     /// `direct`: past the page cache, where the file can.
-    init(_ file: HostFile, direct: Bool) {
+    /// `room`: how large the file may become; nil when its pages are not wanted.
+    init(_ file: HostFile, direct: Bool, room: UInt64?) {
         let memory = max(file.directMemoryAlignment, 1)
         let offset = max(file.directOffsetAlignment, 1)
         let usable = direct && file.directFD >= 0 && FileSide.fits(memory) && FileSide.fits(offset)
@@ -47,6 +48,9 @@ extension FileSide {
             memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0,
             writesInline: !usable && file.isWritable)
         ringData = data
+        guard !usable, let room, let window = file.pages(room: room) else { return }
+        pages = window.pages
+        self.window = Unmanaged.passUnretained(window)
     }
 
     /// Makes the file known to the ring beforehand, if that can be.

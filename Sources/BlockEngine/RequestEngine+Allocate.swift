@@ -125,7 +125,9 @@ extension RequestEngine {
         guard let ticket = op.pointee.ticket else { return }
         let slot = op.pointee.slot
         let host = ticket.host.bytes &+ UInt64(op.pointee.inside)
-        if writeNow(slot, at: op.pointee.at, op.pointee.length, host) { return endAllocation(index, 0, .atOnce) }
+        if writeNow(slot, at: op.pointee.at, op.pointee.length, host, isNew: true) {
+            return endAllocation(index, 0, .atOnce)
+        }
         let piece = takePiece(for: slot, keeping: 0)
         let hasOneRange = slots[Int(slot)].base != nil
         fill(
@@ -143,7 +145,7 @@ extension RequestEngine {
         // A data file of its own is not made longer than the disk.
         let end = Int(clamping: chain.size &- ticket.guest.bytes)
         let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
-        if writeNow(ticket.host.bytes &+ UInt64(from), allocationBuffer(index) + from, count) {
+        if writeNow(ticket.host.bytes &+ UInt64(from), allocationBuffer(index) + from, count, isNew: true) {
             return endAllocation(index, 0, way)
         }
         // There is one for each allocating write that no other may take.

@@ -48,6 +48,12 @@ extension RequestEngine {
             record.pointee.cursor &+= extent.length
             return true
         }
+        if record.pointee.operation == .read, let base = record.pointee.base,
+            readMapped(extent.file, extent.host.bytes, base + at, length)
+        {
+            record.pointee.cursor &+= extent.length
+            return true
+        }
         if let base = record.pointee.base,
             sendStraight(extent.file, extent.host.bytes, into: base, at: at, length, slot)
         {
@@ -242,6 +248,7 @@ extension RequestEngine {
     @inline(__always) func completePiece(_ piece: Int32, _ result: Int32) {
         let record = pieces + Int(piece)
         if record.pointee.kind == .plain, Int(result) == record.pointee.left {
+            sawPages(record.pointee.file, record.pointee.host, record.pointee.left)
             release(piece, error: 0)
         } else {
             completeOther(piece, result)

@@ -23,17 +23,25 @@ extension RequestEngine {
     }
 
     /// Writes `length` bytes into the file of the data. False: not all of them are there; the ring does it (again).
-    @inline(__always) func writeNow(_ host: UInt64, _ base: UnsafeRawPointer, _ length: Int) -> Bool {
+    /// `isNew`: the bytes have no pages in memory yet.
+    @inline(__always) func writeNow(
+        _ host: UInt64, _ base: UnsafeRawPointer, _ length: Int, isNew: Bool = false
+    ) -> Bool {
         guard mayWriteNow(plainFile, length) else { return false }
         let before = Throttle.now()
+        if !isNew, writeMapped(host, base, length) {
+            throttle.took(since: before)
+            return true
+        }
         let written = pwrite(files[Int(plainFile)].data, base, length, off_t(truncatingIfNeeded: host))
         throttle.took(since: before)
+        if written == length { wrotePages(host, length) }
         return written == length
     }
 
     /// The same from a request's own memory, from its byte `at` on, in one piece or many.
-    func writeNow(_ slot: Int32, at: Int, _ length: Int, _ host: UInt64) -> Bool {
-        if let base = slots[Int(slot)].base { return writeNow(host, base + at, length) }
+    func writeNow(_ slot: Int32, at: Int, _ length: Int, _ host: UInt64, isNew: Bool = false) -> Bool {
+        if let base = slots[Int(slot)].base { return writeNow(host, base + at, length, isNew: isNew) }
         guard mayWriteNow(plainFile, length), lists.available > 0 else { return false }
         let list = lists.take()
         let count = memory(of: slot).slice(at: at, length: length, into: lists[list])
@@ -43,6 +51,7 @@ extension RequestEngine {
             off_t(truncatingIfNeeded: host))
         throttle.took(since: before)
         lists.give(list)
+        if written == length { wrotePages(host, length) }
         return written == length
     }
 }

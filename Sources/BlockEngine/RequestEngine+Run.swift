@@ -83,6 +83,7 @@ extension RequestEngine {
     func completeMerged(_ piece: Int32, _ result: Int32) {
         let record = pieces + Int(piece)
         let isWhole = Int(result) == record.pointee.left
+        if isWhole { sawPages(record.pointee.file, record.pointee.host, record.pointee.left) }
         lists.give(record.pointee.list)
         record.pointee.list = none
         freePieces.give(piece)

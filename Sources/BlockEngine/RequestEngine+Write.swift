@@ -109,7 +109,13 @@ extension RequestEngine {
     /// A zeroing or a hole is there, or has to be made by other means.
     func completeAllocation(_ piece: Int32, _ result: Int32) {
         let record = pieces + Int(piece)
-        if result == 0 { return release(piece, error: 0) }
+        if result == 0 {
+            // The kernel has dropped what it had in memory there.
+            files[Int(record.pointee.file)].window?._withUnsafeGuaranteedRef {
+                $0.forget(record.pointee.host, UInt64(record.pointee.left))
+            }
+            return release(piece, error: 0)
+        }
         if result == -EINTR || result == -EAGAIN, record.pointee.retries < RequestEngine.retryLimit {
             record.pointee.retries &+= 1
             return send(piece)

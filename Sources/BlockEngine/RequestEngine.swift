@@ -47,6 +47,10 @@ public final class RequestEngine {
     let runLimit: Int
     var flushes = FlushLine()
     var throttle = Throttle()
+    var faults = FaultWatch()
+    var copies = CopyLine()
+    /// Where the callers' memory comes from, as far as files can be read that it is.
+    var sources = MemoryFiles()
     /// What the file of the data can do, as far as it was tried.
     var canPunch = true
     var canZero = true
@@ -94,9 +98,10 @@ public final class RequestEngine {
     ///   - maxIovecs: how many ranges of memory one request can have at most.
     ///   - decodedCacheBytes: how much memory decoded clusters may take (at least one is always kept).
     ///   - number: tells this engine's completions from those of others on the same ring; see `number(of:)`.
+    ///   - seesPages: pages of the page cache are reached through mappings. For doors, whose guests come back to them.
     public init(
         chain: ImageChain, ring: Ring, slots count: Int, maxIovecs: Int = 1, decodedCacheBytes: Int = 8 << 20,
-        number: UInt16 = 0
+        number: UInt16 = 0, seesPages: Bool = false
     ) throws(ImageError) {
         guard count > 0, count <= 65536, maxIovecs > 0, maxIovecs <= 1024 else {
             throw ImageError(.unsupported, "an engine for \(count) requests of \(maxIovecs) memory ranges")
@@ -128,7 +133,9 @@ public final class RequestEngine {
         for (i, file) in chain.files.enumerated() {
             // Clusters smaller than a page share it: tables go through the page cache, so all does.
             let canBypass = allocations == nil || chain.clusterSize(ofLayer: 0) >= 4096
-            files[i] = FileSide(file, direct: canBypass)
+            // What a disk needs more than its size is a fraction of a per cent, and some clusters of snapshots.
+            let growth = i == Int(plainFile) && chain.isWritable ? chain.size &+ chain.size / 32 &+ 64 << 20 : 0
+            files[i] = FileSide(file, direct: canBypass, room: seesPages ? growth : nil)
             files[i].keep(in: ring)
             direct = direct || file.directFD >= 0
         }
@@ -149,6 +156,8 @@ public final class RequestEngine {
         allocations?.end()
         run.members.deallocate()
         lists.free()
+        sources.free()
+        copies.free()
         freePieces.free()
         bounces.free()
         tables.free()
@@ -164,6 +173,9 @@ public final class RequestEngine {
     @inlinable @inline(__always) public static func number(of userData: UInt64) -> Int {
         Int(truncatingIfNeeded: userData >> 32 & 0xffff)
     }
+
+    /// Most of what the guest uses is done in the call that takes it in.
+    public var seesPages: Bool { files[Int(plainFile)].pages.isThere }
 
     /// Whether another request may be submitted now (on a slot that is free).
     public var canSubmit: Bool { requests < slotCount }
@@ -276,7 +288,11 @@ public final class RequestEngine {
         let host = isWrite ? chain.overwritableOffset(guest, length: bytes) : chain.plainOffset(guest, length: bytes)
         guard let host, isStraight(plainFile, host.bytes, base, length) else { return beginWalk(slot) }
         record.pointee.state = .draining
-        if isWrite, writeInline(host.bytes, base, length, slot) { return }
+        if isWrite {
+            if writeInline(host.bytes, base, length, slot) { return }
+        } else if copySoon(host.bytes, length, slot) {
+            return
+        }
         addToRun(slot, host: host.bytes, length: length, isWrite: isWrite)
     }
 
@@ -309,6 +325,7 @@ public final class RequestEngine {
     public func nextFinished() -> Finished? {
         if !deferred.isEmpty { sendDeferred() }
         if run.count > 0 { closeRun() }
+        while !copies.isEmpty { copyFirst() }
         let slot = finished.pop(from: slots)
         guard slot >= 0 else { return nil }
         let record = slots + Int(slot)

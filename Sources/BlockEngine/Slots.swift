@@ -2,6 +2,7 @@
 // are allocated once; records refer to each other by index, so nothing here is counted, boxed or moved.
 import DiskTypes
 import Glibc
+import LinuxIO
 
 /// "No record": ends every intrusive list.
 let none: Int32 = -1
@@ -123,6 +124,10 @@ struct FileSide: BitwiseCopyable {
     var offsetMask: UInt64
     /// The page cache takes writes, and io_uring would hand each to a kernel thread: a plain call is cheaper.
     var writesInline = false
+    /// The pages of `data` that can be reached without a call.
+    var pages = FilePages.none
+    /// The same window, for what is rarer. The engine's chain keeps it.
+    var window: Unmanaged<FileWindow>?
 }
 
 /// What a completion belongs to, in the engine's half of the `user_data` space (bit 63 set).

@@ -2,9 +2,11 @@
 
 /// Counters of one engine since it was made.
 public struct Statistics: Sendable, BitwiseCopyable {
-    /// Requests taken in.
     /// Writes into new clusters.
     public var allocations: UInt64 = 0
+    /// Transfers by a mapping, without the ring.
+    public var mapped: UInt64 = 0
+    /// Requests taken in.
     public var requests: UInt64 = 0
     /// Bytes of requests that went well.
     public var bytes: UInt64 = 0

@@ -31,6 +31,9 @@ public final class HostFile: Sendable, ResizableStorage {
     private let buffered: OwnedFD
     private let direct: OwnedFD?
     let knownLength: Atomic<UInt64>
+    /// A mapping shows what the kernel has in memory, and the kernel tells this process the truth about that.
+    private let hasPages: Bool
+    private let window = Mutex<FileWindow?>(nil)
 
     /// Length in bytes when opened, or since the last write, truncation or `currentLength()` through this object.
     public var length: UInt64 { knownLength.load(ordering: .relaxed) }
@@ -93,6 +96,8 @@ public final class HostFile: Sendable, ResizableStorage {
         isWritable = writable
         isBlockDevice = isBlock
         isTmpfs = inMemory
+        let isKnown = [QB_TMPFS_MAGIC, QB_EXT4_MAGIC, QB_XFS_MAGIC].contains(magic)
+        hasPages = !isBlock && isKnown && (writable || geteuid() == 0 || geteuid() == status.st_uid)
         identity = FileIdentity(status)
         directFD = way?.fd ?? -1
         directMemoryAlignment = way?.memory ?? 1
@@ -110,6 +115,16 @@ public final class HostFile: Sendable, ResizableStorage {
             return size
         } catch {
             throw error.named(path)
+        }
+    }
+
+    /// The file's pages in memory, for transfers without system calls; nil where that cannot be. `room`: how large the
+    /// file may become; asked once, the first answer stays.
+    public func pages(room: UInt64) -> FileWindow? {
+        guard hasPages else { return nil }
+        return window.withLock { window in
+            if window == nil { window = FileWindow(fd: fd, room: max(room, length), writable: isWritable) }
+            return window
         }
     }
 

@@ -45,9 +45,22 @@ public enum MemoryGuard {
         writer.withLock { _ in table.words[2 * range.index].store(0, ordering: .releasing) }
     }
 
+    /// For who copies out of mappings of its own, guarded by `qb_copy_mapped`.
+    static func prepare() {
+        writer.withLock { isInstalled in
+            if !isInstalled {
+                install()
+                isInstalled = true
+            }
+        }
+    }
+
     private static func install() {
+        // Made here, not in the handler.
+        _ = table
         var action = sigaction()
         action.__sigaction_handler.sa_sigaction = { signal, info, _ in
+            if let info { qb_end_copy(qb_fault_address(info)) }
             let address = info.map { UInt(bitPattern: qb_fault_address($0)) } ?? 0
             guard MemoryGuard.replace(address) else {
                 // Not ours: the default is what it would have been.

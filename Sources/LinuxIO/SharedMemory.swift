@@ -20,6 +20,11 @@ public struct SharedMemory: ~Copyable, Sendable {
         self.file = file
     }
 
+    /// Whether a file is nothing but memory: to read it is the same as to look at its mapping, and never waits for a disk.
+    public static func isMemory(_ fd: Int32) -> Bool {
+        [QB_TMPFS_MAGIC, QB_HUGETLBFS_MAGIC].contains(UInt32(truncatingIfNeeded: qb_filesystem_magic(fd)))
+    }
+
     /// A second descriptor of it, to be sent away.
     public borrowing func duplicateFile() throws(Errno) -> OwnedFD { try file.duplicate() }
 

@@ -1,5 +1,6 @@
 // Why this file exists: the guest's memory comes as files to map. A region is believed only as far as its file goes, and
 // stays mapped until nobody can touch it any more.
+import BlockEngine
 import Glibc
 import LinuxIO
 import SystemPackage
@@ -11,6 +12,10 @@ final class GuestMapping: Sendable {
     let region: MemoryRegion
     private let mapping: Mapping
     private let guarded: MemoryGuard.Range?
+    /// Kept for the writes that take the guest's bytes from the file.
+    private let descriptor: SharedFD
+    /// The mapping as a file, if reading the file is the same as reading the memory.
+    let file: MemoryFile?
 
     /// The region as virtqueues know it.
     var guestRegion: GuestRegion {
@@ -20,7 +25,8 @@ final class GuestMapping: Sendable {
     }
 
     /// Maps what the front-end described.
-    init(_ region: MemoryRegion, fd: Int32) throws(Refusal) {
+    init(_ region: MemoryRegion, _ descriptor: SharedFD) throws(Refusal) {
+        let fd = descriptor.raw
         var status = stat()
         guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw Refusal("a memory region's descriptor is not a file")
@@ -41,6 +47,9 @@ final class GuestMapping: Sendable {
             throw Refusal("a memory region cannot be mapped: \(error)")
         }
         self.region = region
+        self.descriptor = descriptor
+        // What else can be mapped may answer a read in its own way.
+        file = SharedMemory.isMemory(fd) ? MemoryFile(start: mapping.pointer, count: count, fd: fd, offset: 0) : nil
         guarded = MemoryGuard.add(mapping.pointer, count: count)
     }
 

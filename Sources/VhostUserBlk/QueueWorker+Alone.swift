@@ -19,8 +19,9 @@ package final class LoneWorker {
             throw Errno.invalidArgument
         }
         let start = QueueStart(
-            id: QueueID(export: 0, index: 0), size: size, features: features, memory: memory, places: places,
-            base: features.contains(.packed) ? Virtqueue.packedBase : 0, inflight: nil, usedGuestAddress: 0, log: .off,
+            id: QueueID(export: 0, index: 0), size: size, features: features, memory: memory,
+            memoryFiles: [], places: places, base: features.contains(.packed) ? Virtqueue.packedBase : 0, inflight: nil,
+            usedGuestAddress: 0, log: .off,
             logsRing: false, kick: nil, call: nil, err: nil, isEnabled: true, disk: disk, isDurable: false,
             export: ExportSettings(name: "alone", chain: chain, ignoresFlushes: false, discards: true))
         let answer = Answer<String?>()

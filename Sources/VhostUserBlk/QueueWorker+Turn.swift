@@ -42,10 +42,13 @@ extension QueueWorker {
     @inline(__always) private func take(_ queue: UnsafeMutablePointer<ServedQueue>) -> Bool {
         var answered = false
         var taken = 0
-        while taken < Self.batch, let chain = queue.pointee.virtqueue.pop() {
+        var bytes = 0
+        let most = queue.pointee.batch
+        while taken < most, bytes < Self.batchBytes, let chain = queue.pointee.virtqueue.pop() {
             taken &+= 1
             switch VirtioBlk.decode(chain, queue.pointee.disk) {
             case .request(let request):
+                bytes &+= Int(truncatingIfNeeded: request.length & 0x7fff_ffff)
                 queue.pointee.engine._withUnsafeGuaranteedRef { $0.submit(request) }
             case .answered(let written):
                 queue.pointee.virtqueue.push(chain, written: written)

@@ -17,6 +17,8 @@ struct ServedQueue: ~Copyable {
     var virtqueue: Virtqueue
     /// Its slots are the queue's chains. Retained by `init`, released by `deinit`: the data path counts no references.
     let engine: Unmanaged<RequestEngine>
+    /// Chains taken in one go.
+    let batch: Int
     let settings: ExportSettings
     var disk: VirtioBlkDisk
     var state = State.running
@@ -42,6 +44,7 @@ struct ServedQueue: ~Copyable {
         id = start.id
         self.virtqueue = virtqueue
         self.engine = Unmanaged.passRetained(engine)
+        batch = engine.seesPages ? QueueWorker.shortBatch : QueueWorker.batch
         settings = start.export
         disk = start.disk
         isEnabled = start.isEnabled

@@ -15,14 +15,14 @@ extension Session {
             throw Refusal("\(descriptors.count) descriptors came with \(table.regions.count) memory regions")
         }
         var next: [GuestMapping] = []
-        for (region, fd) in zip(table.regions, descriptors) { next.append(try GuestMapping(region, fd: fd.raw)) }
+        for (region, fd) in zip(table.regions, descriptors) { next.append(try GuestMapping(region, fd)) }
         try replaceMemory(next)
     }
 
     func addMemory(_ region: MemoryRegion, _ descriptors: [SharedFD]) throws(Refusal) {
         guard let fd = descriptors.first else { throw Refusal("a memory region came without its descriptor") }
         guard mappings.count < Self.memorySlots else { throw Refusal("there are \(Self.memorySlots) regions already") }
-        try replaceMemory(mappings + [try GuestMapping(region, fd: fd.raw)])
+        try replaceMemory(mappings + [try GuestMapping(region, fd)])
     }
 
     func removeMemory(_ region: MemoryRegion) throws(Refusal) {
@@ -44,7 +44,7 @@ extension Session {
             do throws(VirtqueueError) { try memory.replace(mappings.map(\.guestRegion)) } catch {}
             throw error
         }
-        spread { .memory(export: export.number, memory.snapshot, places, $0) }
+        spread { .memory(export: export.number, memory.snapshot, next.compactMap(\.file), places, $0) }
         memory.releaseRetired()
         mappings = next
         // A ring may have been described before all of its memory came.

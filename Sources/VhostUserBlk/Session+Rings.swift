@@ -148,8 +148,9 @@ extension Session {
         } catch { throw Refusal("ring \(index): \(error)") }
         let chain = try image()
         let start = QueueStart(
-            id: id(index), size: size, features: ringFeatures, memory: memory.snapshot, places: places,
-            base: ring.base, inflight: try inflight?.memory(of: index), usedGuestAddress: address.log, log: dirtyLog,
+            id: id(index), size: size, features: ringFeatures, memory: memory.snapshot,
+            memoryFiles: mappings.compactMap(\.file), places: places, base: ring.base,
+            inflight: try inflight?.memory(of: index), usedGuestAddress: address.log, log: dirtyLog,
             logsRing: address.isLogged, kick: ring.kick, call: ring.call, err: ring.err, isEnabled: ring.isEnabled,
             disk: export.disk, isDurable: isDurable, export: export.settings(chain))
         if let why = ask(index, { .start(start, $0) }) {

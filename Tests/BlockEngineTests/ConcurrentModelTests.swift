@@ -151,7 +151,7 @@ private final class ConcurrentRun {
             "a.img", direct: random.below(2) == 0, l2CacheLimit: random.below(2) == 0 ? 1 : 64 << 20, writable: true,
             format: .qcow2)
         chain.writer?.returnsSpace(random.below(2) == 0)
-        let workers = (0..<threads).map { ConcurrentWorker(burst, chain, index: $0) }
+        let workers = try (0..<threads).map { try ConcurrentWorker(burst, chain, index: $0) }
         try join(workers)
         if let trouble = workers.compactMap(\.trouble).first { throw TestFailure("burst \(number): \(trouble)") }
         for sector in model.marks.indices {

@@ -14,6 +14,8 @@ final class ConcurrentWorker: @unchecked Sendable {
     private let chain: ImageChain
     private let index: UInt8
     private var random: Random
+    /// As guests have theirs: behind a descriptor.
+    private let shared: SharedMemory
     private let memory: UnsafeMutableRawPointer
     /// With room for gaps between the ranges of a request.
     private let stride: Int
@@ -23,6 +25,8 @@ final class ConcurrentWorker: @unchecked Sendable {
     private(set) var model: SectorModel
     /// What went wrong first.
     private(set) var trouble: String?
+    /// Transfers by way of the mapping.
+    private(set) var mapped: UInt64 = 0
 
     private struct Pending {
         let operation: BlockRequest.Operation
@@ -31,20 +35,27 @@ final class ConcurrentWorker: @unchecked Sendable {
         var ranges: [iovec] = []
     }
 
-    init(_ burst: Burst, _ chain: ImageChain, index: Int) {
+    init(_ burst: Burst, _ chain: ImageChain, index: Int) throws {
         (self.burst, self.chain, self.index) = (burst, chain, UInt8(index))
         random = Random(burst.seed &+ UInt64(index) &* 7919 &+ 1)
         stride = burst.room + 16 * 8192
-        memory = .allocate(byteCount: Self.slots * stride, alignment: 4096)
+        shared = try SharedMemory("qblk-test", count: Self.slots * stride)
+        memory = shared.pointer
         pending = Array(repeating: nil, count: Self.slots)
         model = burst.before
     }
-    /// After trouble the kernel may still write there.
-    deinit { if trouble == nil { memory.deallocate() } }
-
     /// On the worker's own thread.
     func run() {
-        do { trouble = try work(Rig(chain, slots: Self.slots, entries: 128, maxIovecs: 16)) } catch {
+        do {
+            // Beside each other: those that use the pages of the page cache, and those that do not.
+            let seesPages = (Int(index) + burst.number) & 1 == 0
+            let rig = try Rig(chain, slots: Self.slots, entries: 128, maxIovecs: 16, seesPages: seesPages)
+            rig.engine.setMemoryFiles([
+                MemoryFile(start: memory, count: shared.count, fd: shared.fd, offset: 0)
+            ])
+            trouble = try work(rig)
+            mapped = rig.engine.statistics.mapped
+        } catch {
             trouble = "\(error)"
         }
         if let trouble { self.trouble = "thread \(index), after \(count) operations: \(trouble)" }

@@ -27,8 +27,8 @@ struct Random {
 final class Images {
     let folder: String
 
-    init() throws {
-        folder = "/tmp/qblk-engine-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
+    init(in parent: String = "/tmp") throws {
+        folder = "\(parent)/qblk-engine-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
         guard mkdir(folder, 0o700) == 0 else { throw TestFailure("cannot make \(folder)") }
     }
     deinit { _ = system("rm -rf '\(folder)'") }

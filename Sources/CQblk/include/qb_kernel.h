@@ -75,4 +75,5 @@ enum : int {
 
 /// File systems told apart by statfs.
 enum : unsigned int { QB_TMPFS_MAGIC = TMPFS_MAGIC, QB_RAMFS_MAGIC = RAMFS_MAGIC, QB_FUSE_MAGIC = 0x65735546 };
+enum : unsigned int { QB_EXT4_MAGIC = EXT4_SUPER_MAGIC, QB_XFS_MAGIC = XFS_SUPER_MAGIC, QB_HUGETLBFS_MAGIC = HUGETLBFS_MAGIC };
 #endif

@@ -22,6 +22,14 @@ unsigned int qb_major(uint64_t device);
 unsigned int qb_minor(uint64_t device);
 int qb_mknod_block(const char *path, unsigned int mode, unsigned int major, unsigned int minor);
 
+// mapped files (mapped.c)
+/// Copies out of a mapping whose pages may be gone; -1: some are, and how much was copied is unknown.
+int qb_copy_mapped(void *to, const void *from, size_t count);
+/// For a SIGBUS handler: does not come back when the fault is in the mapping that this thread copies from.
+void qb_end_copy(const void *fault);
+/// Times this thread waited for a page of memory to come from a disk.
+long qb_major_faults(void);
+
 // messages (messages.c)
 /// Sends `count` bytes and up to 16 descriptors along with them; bytes sent.
 ssize_t qb_send_fds(int socket, const void *bytes, size_t count, const int *fds, int fd_count);

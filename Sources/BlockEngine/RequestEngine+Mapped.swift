@@ -1,0 +1,239 @@
+// Why this file exists: a page that the kernel has in memory is one copy away. A read copies it out of the mapping; a write
+// lets the kernel copy from the file that the guest's memory is, into the mapping: unlike a write to the file it holds up
+// no other writer, and unlike a copy of our own it cannot be cut short inside a sector by SIGKILL.
+import Glibc
+import LinuxIO
+
+/// A piece of the callers' memory that is a file in memory, mapped.
+public struct MemoryFile: BitwiseCopyable, Sendable {
+    let start: UInt
+    let count: Int
+    let fd: Int32
+    let offset: UInt64
+
+    /// `count` bytes at `start` are the file's from `offset` on.
+    public init(start: UnsafeRawPointer, count: Int, fd: Int32, offset: UInt64) {
+        self.start = UInt(bitPattern: start)
+        self.count = count
+        self.fd = fd
+        self.offset = offset
+    }
+}
+
+/// All of them.
+struct MemoryFiles: BitwiseCopyable {
+    private var files: UnsafeMutablePointer<MemoryFile>?
+    private var count = 0
+    /// Where the last one was found: nearly always where the next one is.
+    private var last = 0
+
+    init() {}
+
+    mutating func replace(_ next: [MemoryFile]) {
+        free()
+        count = next.count
+        guard count > 0 else { return }
+        let copy = UnsafeMutablePointer<MemoryFile>.allocate(capacity: count)
+        for (i, file) in next.enumerated() { (copy + i).initialize(to: file) }
+        files = copy
+    }
+
+    mutating func free() {
+        files?.deallocate()
+        files = nil
+        count = 0
+        last = 0
+    }
+
+    /// The file that has the `length` bytes at `memory`, and where; nil when none has them all.
+    @inline(__always) mutating func find(_ memory: UnsafeRawPointer, _ length: Int) -> (fd: Int32, offset: UInt64)? {
+        guard let files else { return nil }
+        for _ in 0..<count {
+            let at = UInt(bitPattern: memory) &- files[last].start
+            if at < UInt(bitPattern: files[last].count), length <= files[last].count &- Int(bitPattern: at) {
+                return (files[last].fd, files[last].offset &+ UInt64(at))
+            }
+            last = last &+ 1 < count ? last &+ 1 : 0
+        }
+        return nil
+    }
+}
+
+/// Reads whose pages are in memory: a few wait in line, so that the processor can look for the next pages while it copies.
+struct CopyLine: BitwiseCopyable {
+    static let limit = 8
+    /// Copies longer than this find their own way meanwhile.
+    static let longest = 16 << 10
+    private let places: UnsafeMutablePointer<(slot: Int32, host: UInt64)>
+    private var first = 0
+    private(set) var count = 0
+
+    init() { places = slab(CopyLine.limit, of: (none, 0)) }
+    func free() { places.deallocate() }
+
+    @inline(__always) var isEmpty: Bool { count == 0 }
+    @inline(__always) var isFull: Bool { count == CopyLine.limit }
+
+    @inline(__always) mutating func push(_ slot: Int32, _ host: UInt64) {
+        places[(first &+ count) & (CopyLine.limit &- 1)] = (slot, host)
+        count &+= 1
+    }
+    @inline(__always) mutating func pop() -> (slot: Int32, host: UInt64) {
+        defer {
+            first = (first &+ 1) & (CopyLine.limit &- 1)
+            count &-= 1
+        }
+        return places[first]
+    }
+}
+
+extension RequestEngine {
+    /// The longest copy that may keep others waiting.
+    static var copyLimit: Int { 256 << 10 }
+
+    /// Where the callers' memory comes from: writes of the page cache need it to go by its mapping. The descriptors must
+    /// stay open until they are replaced.
+    public func setMemoryFiles(_ files: [MemoryFile]) { sources.replace(files) }
+
+    /// Reads bytes whose pages are in memory. False: nothing that counts was done.
+    @inline(__always) func readMapped(
+        _ file: UInt16, _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int
+    ) -> Bool {
+        let pages = files[Int(file)].pages
+        guard pages.holds(host, length), length <= RequestEngine.copyLimit, mayTouch(file) else { return false }
+        if pages.copy(host, to: base, length) {
+            statistics.mapped &+= 1
+            return true
+        }
+        files[Int(file)].window?._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
+        return false
+    }
+
+    /// Takes a whole request in whose pages are in memory; it is copied by `nextFinished` at the latest. False: nothing
+    /// was done.
+    @inline(__always) func copySoon(_ host: UInt64, _ length: Int, _ slot: Int32) -> Bool {
+        let pages = files[Int(plainFile)].pages
+        guard pages.holds(host, length) else { return false }
+        guard length <= CopyLine.longest else { return copyNow(host, length, slot) }
+        pages.prefetch(host)
+        if copies.isFull { copyFirst() }
+        copies.push(slot, host)
+        return true
+    }
+
+    private func copyNow(_ host: UInt64, _ length: Int, _ slot: Int32) -> Bool {
+        guard let base = slots[Int(slot)].base, readMapped(plainFile, host, base, length) else { return false }
+        finish(slot)
+        return true
+    }
+
+    @inline(__always) func copyFirst() {
+        let (slot, host) = copies.pop()
+        let record = slots + Int(slot)
+        let length = Int(truncatingIfNeeded: record.pointee.end &- record.pointee.start)
+        if let base = record.pointee.base, readMapped(plainFile, host, base, length) {
+            finish(slot)
+        } else {
+            beginWalk(slot)
+        }
+    }
+
+    /// Writes to pages that are in memory. False: not all of it was done.
+    @inline(__always) func writeMapped(_ host: UInt64, _ base: UnsafeRawPointer, _ length: Int) -> Bool {
+        let pages = files[Int(plainFile)].pages
+        // Pieces of a copy end between the pages of the caller's memory: that must not be inside a sector.
+        guard pages.isThere, UInt(bitPattern: base) & 511 == 0, host & 511 == 0,
+            let source = sources.find(base, length), mayTouch(plainFile)
+        else { return false }
+        if !pages.holds(host, length) {
+            // A write to the file would do to make them known, but with large folios it takes longer than all of this.
+            look(plainFile, host, length)
+            guard pages.holds(host, length) else { return false }
+        }
+        let place = pages.base + Int(truncatingIfNeeded: host)
+        guard pread(source.fd, place, length, off_t(truncatingIfNeeded: source.offset)) == length else {
+            files[Int(plainFile)].window?._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
+            return false
+        }
+        statistics.mapped &+= 1
+        return true
+    }
+
+    @inline(__always) private func mayTouch(_ file: UInt16) -> Bool {
+        switch faults.ask() {
+        case .calm: return true
+        case .paused: return false
+        case .waited:
+            files[Int(file)].window?._withUnsafeGuaranteedRef { $0.forgetAll() }
+            return false
+        }
+    }
+
+    /// A transfer between the file and memory went well: its pages may be in memory now.
+    @inline(__always) func sawPages(_ file: UInt16, _ host: UInt64, _ length: Int) {
+        guard files[Int(file)].pages.isThere, !files[Int(file)].pages.holds(host, length) else { return }
+        look(file, host, length)
+    }
+
+    @inline(never) private func look(_ file: UInt16, _ host: UInt64, _ length: Int) {
+        guard !faults.isPaused else { return }
+        files[Int(file)].window?._withUnsafeGuaranteedRef { $0.look(host, length) }
+    }
+
+    /// The same after a write, which leaves no doubt.
+    @inline(__always) func wrotePages(_ host: UInt64, _ length: Int) {
+        let pages = files[Int(plainFile)].pages
+        guard pages.isThere, !pages.holds(host, length) else { return }
+        files[Int(plainFile)].window?._withUnsafeGuaranteedRef { $0.wrote(host, length) }
+    }
+}
+
+/// Sees when touches of mapped pages had to wait for a disk: memory is short, the kernel throws pages out. Then this
+/// engine leaves mappings alone for a while, the longer the more often that happens.
+struct FaultWatch: BitwiseCopyable {
+    enum Answer { case calm, paused, waited }
+
+    private var touches: UInt32 = 0
+    private var seen: Int
+    /// 0: not paused.
+    private var until = 0
+    private var ended = 0
+    private var pause = FaultWatch.shortest
+
+    private static let touchesBetweenLooks: UInt32 = 64
+    private static let shortest = 50_000_000
+    private static let longest = 6_400_000_000
+    /// After so long without a fault they count as something new.
+    private static let calm = 10_000_000_000
+
+    init() { seen = FaultWatch.faults() }
+
+    var isPaused: Bool { until != 0 && Throttle.now() < until }
+
+    /// Before a touch.
+    @inline(__always) mutating func ask() -> Answer {
+        touches &+= 1
+        guard until == 0, touches & (FaultWatch.touchesBetweenLooks &- 1) != 0 else { return look() }
+        return .calm
+    }
+
+    @inline(never) private mutating func look() -> Answer {
+        let now = Throttle.now()
+        if until != 0 {
+            guard now >= until else { return .paused }
+            until = 0
+            ended = now
+            // What others of this thread waited for meanwhile is no matter of ours.
+            seen = FaultWatch.faults()
+            return .calm
+        }
+        let faults = FaultWatch.faults()
+        guard faults != seen else { return .calm }
+        seen = faults
+        pause = ended != 0 && now &- ended < FaultWatch.calm ? min(pause &* 2, FaultWatch.longest) : FaultWatch.shortest
+        until = now &+ pause
+        return .waited
+    }
+
+    private static func faults() -> Int { PageFaults.ofThisThread() }
+}

@@ -1,0 +1,206 @@
+// Why this file exists: a call into the file system costs more than the page that it moves, and writers of one file keep
+// each other out there. A page that is in memory anyway can be reached through a mapping without either. Which pages are
+// is what this file keeps: a touch of any other would make the thread wait for the disk.
+public import CQblk
+import Glibc
+public import Synchronization
+
+/// A file's pages in memory, seen through a shared mapping of the whole file. For any number of threads.
+public final class FileWindow: Sendable {
+    /// Belongs to the file whose window this is, and so lasts as long.
+    private let fd: Int32
+    private let address: UInt
+    private let count: Int
+    /// A bit for each page that was seen in memory. Only a guess, and never a wrong answer: the kernel may have thrown
+    /// the page out since, and then the touch brings it back.
+    private let known: UInt
+    private let knownBytes: Int
+    /// A bit for each part of the mapping that costs a page of page table, and how many more may come to that.
+    private nonisolated(unsafe) let parts: UnsafeMutablePointer<Atomic<UInt64>>
+    private let partWords: Int
+    private let partsLeft: Atomic<Int>
+
+    private static let partShift: UInt64 = 21
+    /// Page tables of at most 128 MiB: the kernel never gives them back while the mapping lasts.
+    private static let mostParts = 32768
+    private static let largest: UInt64 = 1 << 44
+
+    /// Maps `room` bytes of the file, which may be more than it has yet. Nil where that cannot be, or would not do.
+    init?(fd: Int32, room: UInt64, writable: Bool) {
+        let part = UInt64(1) << Self.partShift
+        guard room > 0, room <= Self.largest, sysconf(Int32(_SC_PAGESIZE)) == FilePages.size else { return nil }
+        let bytes = Int((room + part - 1) & ~(part - 1))
+        let access = writable ? PROT_READ | PROT_WRITE : PROT_READ
+        guard let start = mmap(nil, bytes, access, MAP_SHARED | MAP_NORESERVE, fd, 0), start != MAP_FAILED else {
+            return nil
+        }
+        let bitBytes = max(bytes >> (FilePages.shift + 3), 4096)
+        let bits = mmap(nil, bitBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let bits, bits != MAP_FAILED else {
+            munmap(start, bytes)
+            return nil
+        }
+        // Random access: what is not there is fetched alone. Children have no use for it.
+        madvise(start, bytes, MADV_RANDOM)
+        madvise(start, bytes, MADV_DONTFORK)
+        self.fd = fd
+        address = UInt(bitPattern: start)
+        count = bytes
+        known = UInt(bitPattern: bits)
+        knownBytes = bitBytes
+        partWords = (bytes >> Int(Self.partShift) + 63) / 64
+        parts = .allocate(capacity: partWords)
+        for i in 0..<partWords { (parts + i).initialize(to: Atomic(0)) }
+        partsLeft = Atomic(Self.mostParts)
+        MemoryGuard.prepare()
+    }
+
+    deinit {
+        munmap(UnsafeMutableRawPointer(bitPattern: address), count)
+        munmap(UnsafeMutableRawPointer(bitPattern: known), knownBytes)
+        parts.deallocate()
+    }
+
+    /// What the data path needs. Good as long as the window is.
+    public var pages: FilePages {
+        FilePages(
+            base: UnsafeMutableRawPointer(bitPattern: address).unsafelyUnwrapped,
+            known: UnsafeMutableRawPointer(bitPattern: known).unsafelyUnwrapped
+                .assumingMemoryBound(to: Atomic<UInt64>.self),
+            count: UInt64(count))
+    }
+
+    // MARK: what is in memory
+
+    /// The bytes were moved to or from the file: looks which of their pages are in memory now. A page that the file ends
+    /// in does not count: what is written there behind the end would be lost.
+    public func look(_ offset: UInt64, _ length: Int) {
+        let pages = self.pages
+        var status = stat()
+        guard pages.contains(offset, length), !pages.holds(offset, length), length <= Self.lookBytes,
+            fstat(fd, &status) == 0
+        else { return }
+        let first = offset >> FilePages.shift
+        let whole = UInt64(clamping: status.st_size) >> FilePages.shift
+        let last = min((offset &+ UInt64(length) &- 1) >> FilePages.shift, whole &- min(whole, 1))
+        guard first <= last, first < whole else { return }
+        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: Self.lookBytes >> FilePages.shift + 2) { there in
+            let start = pages.base + Int(first << FilePages.shift)
+            guard mincore(start, Int((last - first + 1) << FilePages.shift), there.baseAddress) == 0 else { return }
+            for page in first...last where there[Int(page - first)] & 1 != 0 && admit(page) { pages.add(page) }
+        }
+    }
+    private static let lookBytes = 1 << 20
+
+    /// The bytes were written through the page cache: whole pages are in memory for certain.
+    public func wrote(_ offset: UInt64, _ length: Int) {
+        let pages = self.pages
+        guard pages.contains(offset, length) else { return }
+        var page = (offset &+ FilePages.mask) >> FilePages.shift
+        let end = (offset &+ UInt64(length)) >> FilePages.shift
+        while page < end {
+            if admit(page) { pages.add(page) }
+            page += 1
+        }
+    }
+
+    /// The pages are gone from memory, or are about to go.
+    public func forget(_ offset: UInt64, _ length: UInt64) {
+        let pages = self.pages
+        guard offset < pages.count, length > 0 else { return }
+        let last = min(length &- 1, pages.count &- 1 &- offset) &+ offset
+        pages.remove(offset >> UInt64(FilePages.shift), through: last >> UInt64(FilePages.shift))
+    }
+
+    /// Memory is short. The kernel may have what is mapped; the bits go too, as pages of zeros.
+    public func forgetAll() {
+        madvise(UnsafeMutableRawPointer(bitPattern: known), knownBytes, MADV_DONTNEED)
+        madvise(UnsafeMutableRawPointer(bitPattern: address), count, MADV_DONTNEED)
+    }
+
+    /// Whether the page's part of the page table is there, or may be.
+    private func admit(_ page: UInt64) -> Bool {
+        let part = page >> (Self.partShift - UInt64(FilePages.shift))
+        let (word, bit) = (Int(part / 64), UInt64(1) << (part % 64))
+        if parts[word].load(ordering: .relaxed) & bit != 0 { return true }
+        guard partsLeft.load(ordering: .relaxed) > 0 else { return false }
+        if parts[word].bitwiseOr(bit, ordering: .relaxed).oldValue & bit == 0 {
+            partsLeft.subtract(1, ordering: .relaxed)
+        }
+        return true
+    }
+}
+
+/// A window as the data path sees it: no counted references. `.none` holds nothing.
+@frozen public struct FilePages: BitwiseCopyable {
+    public static let size = 4096
+    @usableFromInline static let shift = 12
+    @usableFromInline static let mask: UInt64 = 4095
+
+    @usableFromInline let start: UnsafeMutableRawPointer?
+    @usableFromInline let known: UnsafeMutablePointer<Atomic<UInt64>>?
+    /// Bytes; 0: there is no window.
+    public let count: UInt64
+
+    public static var none: FilePages { FilePages() }
+    private init() { (start, known, count) = (nil, nil, 0) }
+    init(base: UnsafeMutableRawPointer, known: UnsafeMutablePointer<Atomic<UInt64>>, count: UInt64) {
+        (start, self.known, self.count) = (base, known, count)
+    }
+
+    /// Where the file's first byte is. Only with a window.
+    @inlinable @inline(__always) public var base: UnsafeMutableRawPointer { start.unsafelyUnwrapped }
+
+    @inlinable @inline(__always) public var isThere: Bool { count != 0 }
+
+    @inlinable @inline(__always) func contains(_ offset: UInt64, _ length: Int) -> Bool {
+        length > 0 && offset < count && UInt64(truncatingIfNeeded: length) <= count &- offset
+    }
+
+    /// Whether all pages of the bytes were in memory when last seen.
+    @inlinable @inline(__always) public func holds(_ offset: UInt64, _ length: Int) -> Bool {
+        guard contains(offset, length), let known else { return false }
+        var page = offset >> UInt64(FilePages.shift)
+        let end = (offset &+ UInt64(truncatingIfNeeded: length) &+ FilePages.mask) >> UInt64(FilePages.shift)
+        while page < end {
+            let first = page & 63
+            let number = min(64 &- first, end &- page)
+            let wanted = (number == 64 ? ~0 : (1 &<< number) &- 1) &<< first
+            guard known[Int(truncatingIfNeeded: page >> 6)].load(ordering: .relaxed) & wanted == wanted else {
+                return false
+            }
+            page &+= number
+        }
+        return true
+    }
+
+    /// The start of these bytes will be copied soon: the way to them can be found out meanwhile.
+    @inlinable @inline(__always) public func prefetch(_ offset: UInt64) {
+        qb_prefetch(base + Int(truncatingIfNeeded: offset))
+    }
+
+    func add(_ page: UInt64) {
+        known.unsafelyUnwrapped[Int(page >> 6)].bitwiseOr(1 << (page & 63), ordering: .relaxed)
+    }
+    func remove(_ first: UInt64, through last: UInt64) {
+        var page = first
+        while page <= last {
+            let bit = page & 63
+            let number = min(64 - bit, last - page + 1)
+            let gone = (number == 64 ? ~0 : (UInt64(1) << number) - 1) << bit
+            known.unsafelyUnwrapped[Int(page >> 6)].bitwiseAnd(~gone, ordering: .relaxed)
+            page += number
+        }
+    }
+
+    /// Copies bytes of the file out. False: the file does not have them any more, or its disk does not.
+    @inline(__always) public func copy(_ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) -> Bool {
+        qb_copy_mapped(memory, base + Int(truncatingIfNeeded: offset), length) == 0
+    }
+}
+
+/// What touching pages cost.
+public enum PageFaults {
+    /// How often this thread waited for a page to come from a disk.
+    public static func ofThisThread() -> Int { qb_major_faults() }
+}

@@ -1,0 +1,112 @@
+// Why this file exists: a window must never show what the file does not have, whatever happens to the file, and must never
+// offer a page that a write could be lost in.
+import DiskTypes
+import Glibc
+import LinuxIO
+import Testing
+
+struct FileWindowTests {
+    /// In memory, and on a disk where the file system there is one that windows are for.
+    private static let places = ["/dev/shm", "/tmp"]
+
+    private struct Opened {
+        let scratch: Scratch
+        let path: String
+        let file: HostFile
+        let window: FileWindow
+    }
+
+    /// Nil: the file system of the place is none that windows are for.
+    private func open(_ place: String, _ bytes: [UInt8], room: UInt64 = 0) throws -> Opened? {
+        let scratch = try Scratch(in: place)
+        let path = try scratch.file("a", bytes)
+        let file = try HostFile.open(path: path, writable: true, direct: .never)
+        guard let window = file.pages(room: room) else {
+            try #require(place != "/dev/shm", "memory always has windows")
+            return nil
+        }
+        return Opened(scratch: scratch, path: path, file: file, window: window)
+    }
+
+    private func copy(_ window: FileWindow, _ offset: UInt64, _ count: Int) -> [UInt8]? {
+        var bytes = [UInt8](repeating: 0xee, count: count)
+        let went = bytes.withUnsafeMutableBytes { memory in
+            memory.baseAddress.map { window.pages.copy(offset, to: $0, count) } ?? false
+        }
+        return went ? bytes : nil
+    }
+
+    @Test("Pages are held once they were looked at, and show the file's bytes", arguments: places)
+    func looks(place: String) throws {
+        guard let it = try open(place, pattern(40_960)) else { return }
+        #expect(!it.window.pages.holds(4096, 4096))
+        it.window.look(4096, 8192)
+        #expect(it.window.pages.holds(4096, 8192) && it.window.pages.holds(5000, 100))
+        #expect(!it.window.pages.holds(4096, 8193) && !it.window.pages.holds(0, 4097))
+        #expect(copy(it.window, 5000, 3000) == Array(pattern(40_960)[5000..<8000]))
+        try it.file.write(at: HostOffset(6000), [1, 2, 3])
+        #expect(copy(it.window, 5999, 5)?[1...3] == [1, 2, 3])
+    }
+
+    @Test("The page that the file ends in is not held: what is written behind the end would be lost", arguments: places)
+    func ends(place: String) throws {
+        guard let it = try open(place, pattern(10_000), room: 1 << 20) else { return }
+        it.window.look(0, 10_000)
+        it.window.wrote(0, 10_000)
+        #expect(it.window.pages.holds(0, 8192))
+        #expect(!it.window.pages.holds(8192, 1) && !it.window.pages.holds(9999, 1))
+        // Longer now: it counts once it was looked at again.
+        try it.file.write(at: HostOffset(10_000), pattern(10_000))
+        it.window.look(8192, 8192)
+        #expect(it.window.pages.holds(8192, 8192) && !it.window.pages.holds(16_384, 1))
+    }
+
+    @Test("Holes of a file in memory are not held: to touch one would fill it")
+    func holes() throws {
+        let it = try #require(try open("/dev/shm", pattern(4096)))
+        try it.file.truncate(to: 1 << 20)
+        it.window.look(0, 1 << 20)
+        #expect(it.window.pages.holds(0, 4096) && !it.window.pages.holds(4096, 1))
+    }
+
+    @Test("A file that becomes shorter ends the copy, not the process, any number of times", arguments: places)
+    func cut(place: String) throws {
+        guard let it = try open(place, pattern(40_960)) else { return }
+        it.window.look(0, 40_960)
+        #expect(truncate(it.path, 8192) == 0)
+        for _ in 0..<3 {
+            #expect(copy(it.window, 8192, 4096) == nil)
+            #expect(copy(it.window, 4096, 8192) == nil)
+            #expect(copy(it.window, 0, 8192) == Array(pattern(40_960)[..<8192]))
+        }
+        // It is there again, as zeros: nothing of this process stands in its place.
+        #expect(truncate(it.path, 40_960) == 0)
+        #expect(copy(it.window, 8192, 4096) == [UInt8](repeating: 0, count: 4096))
+    }
+
+    @Test("What was forgotten is not held, and still right", arguments: places)
+    func forgets(place: String) throws {
+        guard let it = try open(place, pattern(1 << 20)) else { return }
+        it.window.look(0, 1 << 20)
+        it.window.forget(70 * 4096 + 5, 100 * 4096)
+        #expect(it.window.pages.holds(0, 70 * 4096) && it.window.pages.holds(171 * 4096, 85 * 4096))
+        for page in 70...170 { #expect(!it.window.pages.holds(UInt64(page) * 4096, 1)) }
+        it.window.forgetAll()
+        #expect(!it.window.pages.holds(0, 1))
+        #expect(copy(it.window, 300_000, 100) == Array(pattern(1 << 20)[300_000..<300_100]))
+    }
+
+    @Test("Ranges that no file has are answered, not trapped on")
+    func nonsense() throws {
+        let it = try #require(try open("/dev/shm", pattern(8192)))
+        for offset in [0, 8192, 1 << 21, 1 << 43, UInt64.max - 1, .max] {
+            for length in [0, -1, Int.min, Int.max, 1] {
+                it.window.look(offset, length)
+                it.window.wrote(offset, length)
+                #expect(offset == 0 && length == 1 || !it.window.pages.holds(offset, length))
+            }
+            it.window.forget(offset, .max)
+        }
+        #expect(!FilePages.none.holds(0, 1))
+    }
+}
