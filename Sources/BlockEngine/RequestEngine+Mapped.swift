@@ -59,32 +59,34 @@ struct MemoryFiles: BitwiseCopyable {
     }
 }
 
-/// Reads whose pages are in memory: a few wait in line, so that the processor can look for the next pages while it copies.
+/// Reads whose pages are in memory wait in line for each other: then the processor can look for all their pages at once,
+/// which takes longer than the rest of a request when it is done one by one.
 struct CopyLine: BitwiseCopyable {
-    static let limit = 8
+    static let limit = 16
     /// Copies longer than this find their own way meanwhile.
     static let longest = 16 << 10
-    private let places: UnsafeMutablePointer<(slot: Int32, host: UInt64)>
-    private var first = 0
+    let copies: UnsafeMutablePointer<PageCopy>
+    let slots: UnsafeMutablePointer<Int32>
     private(set) var count = 0
 
-    init() { places = slab(CopyLine.limit, of: (none, 0)) }
-    func free() { places.deallocate() }
+    init() {
+        copies = slab(CopyLine.limit, of: PageCopy())
+        slots = slab(CopyLine.limit, of: none)
+    }
+    func free() {
+        copies.deallocate()
+        slots.deallocate()
+    }
 
     @inline(__always) var isEmpty: Bool { count == 0 }
     @inline(__always) var isFull: Bool { count == CopyLine.limit }
 
-    @inline(__always) mutating func push(_ slot: Int32, _ host: UInt64) {
-        places[(first &+ count) & (CopyLine.limit &- 1)] = (slot, host)
+    @inline(__always) mutating func push(_ slot: Int32, _ copy: PageCopy) {
+        copies[count] = copy
+        slots[count] = slot
         count &+= 1
     }
-    @inline(__always) mutating func pop() -> (slot: Int32, host: UInt64) {
-        defer {
-            first = (first &+ 1) & (CopyLine.limit &- 1)
-            count &-= 1
-        }
-        return places[first]
-    }
+    @inline(__always) mutating func clear() { count = 0 }
 }
 
 extension RequestEngine {
@@ -111,31 +113,47 @@ extension RequestEngine {
 
     /// Takes a whole request in whose pages are in memory; it is copied by `nextFinished` at the latest. False: nothing
     /// was done.
-    @inline(__always) func copySoon(_ host: UInt64, _ length: Int, _ slot: Int32) -> Bool {
+    @inline(__always) func copySoon(
+        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ slot: Int32
+    ) -> Bool {
         let pages = files[Int(plainFile)].pages
         guard pages.holds(host, length) else { return false }
-        guard length <= CopyLine.longest else { return copyNow(host, length, slot) }
-        pages.prefetch(host)
-        if copies.isFull { copyFirst() }
-        copies.push(slot, host)
+        guard length <= CopyLine.longest else { return copyNow(host, base, length, slot) }
+        guard mayTouch(plainFile) else { return false }
+        copies.push(slot, PageCopy(from: pages, host, to: base, length))
+        if copies.isFull { copyAll() }
         return true
     }
 
-    private func copyNow(_ host: UInt64, _ length: Int, _ slot: Int32) -> Bool {
-        guard let base = slots[Int(slot)].base, readMapped(plainFile, host, base, length) else { return false }
+    @inline(never) private func copyNow(
+        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ slot: Int32
+    ) -> Bool {
+        guard readMapped(plainFile, host, base, length) else { return false }
         finish(slot)
         return true
     }
 
-    @inline(__always) func copyFirst() {
-        let (slot, host) = copies.pop()
-        let record = slots + Int(slot)
-        let length = Int(truncatingIfNeeded: record.pointee.end &- record.pointee.start)
-        if let base = record.pointee.base, readMapped(plainFile, host, base, length) {
-            finish(slot)
-        } else {
-            beginWalk(slot)
+    /// Copies what waits in line.
+    @inline(never) func copyAll() {
+        let count = copies.count
+        copies.clear()
+        var first = 0
+        while first < count {
+            let done = PageCopy.run(copies.copies + first, count &- first)
+            for i in 0..<done { finish(copies.slots[first &+ i]) }
+            statistics.mapped &+= UInt64(truncatingIfNeeded: done)
+            first &+= done
+            if first < count {
+                lost(copies.slots[first])
+                first &+= 1
+            }
         }
+    }
+
+    /// The file does not have the bytes of a request any more: whoever asks for them will say why.
+    private func lost(_ slot: Int32) {
+        files[Int(plainFile)].window?._withUnsafeGuaranteedRef { $0.forgetAll() }
+        beginWalk(slot)
     }
 
     /// Writes to pages that are in memory. False: not all of it was done.

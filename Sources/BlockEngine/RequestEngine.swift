@@ -83,8 +83,7 @@ public final class RequestEngine {
     /// What allocates; nil for images whose mapping never changes.
     let allocations: Allocations?
     /// Counts requests in flight for the image's writer.
-    let seat: Unmanaged<WriterSeat>?
-    let writer: Unmanaged<ImageWriter>?
+    let counts: InFlightCounts?
     /// The first write asks whether it may.
     var isPrepared: Bool
     /// What happened so far.
@@ -113,8 +112,7 @@ public final class RequestEngine {
         plainFile = chain.activeDataFile
         slotCount = count
         allocations = try Allocations(chain, slots: count)
-        seat = allocations.map { Unmanaged.passUnretained($0.seat) }
-        writer = allocations.map { Unmanaged.passUnretained($0.writer) }
+        counts = allocations.map { $0.writer.counts(of: $0.seat) }
         isPrepared = allocations?.writer.plan.isPrepared ?? true
         // Those behind the door's own read what allocating writes must copy.
         slots = slab(count + (allocations?.count ?? 0), of: Slot())
@@ -260,11 +258,7 @@ public final class RequestEngine {
         record.pointee.error = 0
         record.pointee.hasDamage = false
         record.pointee.needsSync = false
-        if let seat, let writer {
-            let parity = writer._withUnsafeGuaranteedRef { $0.parity }
-            record.pointee.parity = UInt8(truncatingIfNeeded: parity)
-            seat._withUnsafeGuaranteedRef { $0.change(parity, by: 1) }
-        }
+        if let counts { record.pointee.parity = counts.begin() }
         let diskSize = chain.size
         guard length >= 0, length <= Int(Int32.max), guest.bytes <= diskSize,
             UInt64(length) <= diskSize &- guest.bytes
@@ -290,7 +284,7 @@ public final class RequestEngine {
         record.pointee.state = .draining
         if isWrite {
             if writeInline(host.bytes, base, length, slot) { return }
-        } else if copySoon(host.bytes, length, slot) {
+        } else if copySoon(host.bytes, base, length, slot) {
             return
         }
         addToRun(slot, host: host.bytes, length: length, isWrite: isWrite)
@@ -325,13 +319,13 @@ public final class RequestEngine {
     public func nextFinished() -> Finished? {
         if !deferred.isEmpty { sendDeferred() }
         if run.count > 0 { closeRun() }
-        while !copies.isEmpty { copyFirst() }
+        if !copies.isEmpty { copyAll() }
         let slot = finished.pop(from: slots)
         guard slot >= 0 else { return nil }
         let record = slots + Int(slot)
         record.pointee.state = .free
         requests &-= 1
-        if let seat { seat._withUnsafeGuaranteedRef { $0.change(Int(record.pointee.parity), by: -1) } }
+        if let counts { counts.end(record.pointee.parity) }
         if record.pointee.error == 0 {
             statistics.bytes &+= record.pointee.end &- record.pointee.start
             return Finished(slot: UInt32(bitPattern: slot), error: 0, damage: nil)

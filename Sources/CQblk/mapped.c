@@ -8,39 +8,51 @@
 #include <string.h>
 #include <sys/resource.h>
 
-struct copy {
+struct run {
     sigjmp_buf back;
-    const char *from;
-    size_t count;
+    const struct qb_copy *copies;
+    volatile size_t done;
 };
-static _Thread_local struct copy *volatile current;
+static _Thread_local struct run *volatile current;
 
-int qb_copy_mapped(void *to, const void *from, size_t count) {
-    struct copy copy;
-    copy.from = from;
-    copy.count = count;
-    if (sigsetjmp(copy.back, 0)) {
+size_t qb_copy_mapped(const struct qb_copy *copies, size_t count) {
+    struct run run;
+    run.copies = copies;
+    run.done = 0;
+    if (sigsetjmp(run.back, 0)) {
         // Out of a handler whose signal is still blocked.
         current = NULL;
         sigset_t bus;
         sigemptyset(&bus);
         sigaddset(&bus, SIGBUS);
         pthread_sigmask(SIG_UNBLOCK, &bus, NULL);
-        return -1;
+        return run.done;
     }
-    current = &copy;
-    memcpy(to, from, count);
+    current = &run;
+    // To find a page takes longer than to copy it; many can be looked for at once.
+    if (count > 1)
+        for (size_t i = 0; i < count; i++) {
+            const char *from = copies[i].from;
+            __builtin_prefetch(from);
+            __builtin_prefetch(from + 64);
+            __builtin_prefetch(from + 128);
+        }
+    for (size_t i = 0; i < count; i++) {
+        memcpy(copies[i].to, copies[i].from, copies[i].count);
+        run.done = i + 1;
+    }
     current = NULL;
-    return 0;
+    return count;
 }
 
 void qb_end_copy(const void *fault) {
-    struct copy *copy = current;
-    if (!copy) return;
-    const char *at = fault;
+    struct run *run = current;
+    if (!run) return;
+    const struct qb_copy *copy = run->copies + run->done;
+    const char *at = fault, *from = copy->from;
     // The address may be the page's, not the byte's.
-    if (at < copy->from - 4095 || at >= copy->from + copy->count) return;
-    siglongjmp(copy->back, 1);
+    if (at < from - 4095 || at >= from + copy->count) return;
+    siglongjmp(run->back, 1);
 }
 
 long qb_major_faults(void) {

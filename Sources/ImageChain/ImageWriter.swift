@@ -60,7 +60,11 @@ public final class ImageWriter: Sendable {
         do throws(Errno) { event = try EventFD() } catch {
             throw ImageError(.system, "cannot make an event descriptor: \(error)")
         }
+        epoch = .allocate(capacity: 1)
+        epoch.initialize(to: Atomic(0))
     }
+
+    deinit { epoch.deallocate() }
 
     // MARK: workers
 
@@ -320,14 +324,14 @@ public final class ImageWriter: Sendable {
     /// From here on, new requests count apart from those before. Gives the parity of those before.
     private func turnEpoch() -> Int {
         seats.withLock { seats in
-            let before = Int(epoch.load(ordering: .relaxed) & 1)
-            epoch.store(epoch.load(ordering: .relaxed) &+ 1, ordering: .sequentiallyConsistent)
+            let before = Int(epoch.pointee.load(ordering: .relaxed) & 1)
+            epoch.pointee.store(epoch.pointee.load(ordering: .relaxed) &+ 1, ordering: .sequentiallyConsistent)
             // What workers have stored before is seen from here on.
             MemoryBarrier.process()
             return before
         }
     }
-    let epoch = Atomic<UInt32>(0)
+    nonisolated(unsafe) let epoch: UnsafeMutablePointer<Atomic<UInt32>>
 
     /// No request that began before the turn is in flight.
     private func isOver(_ parity: Int) -> Bool {

@@ -11,7 +11,7 @@ public final class WriterSeat: Sendable {
     /// Rung when something has changed, while the worker `waits`.
     public let bell: EventFD
     public let waits = Atomic<Bool>(false)
-    private nonisolated(unsafe) let counts: UnsafeMutablePointer<Atomic<Int>>
+    nonisolated(unsafe) let counts: UnsafeMutablePointer<Atomic<Int>>
 
     init(_ number: Int, _ bell: consuming EventFD) {
         self.number = number
@@ -22,14 +22,35 @@ public final class WriterSeat: Sendable {
     deinit { counts.deallocate() }
 
     func count(_ parity: Int) -> Int { counts[parity].load(ordering: .acquiring) }
+}
 
-    /// Requests in flight by the parity of the epoch that they began in. Only the worker changes them.
-    @inline(__always) public func change(_ parity: Int, by step: Int) {
-        counts[parity].store(counts[parity].load(ordering: .relaxed) &+ step, ordering: .releasing)
+/// A worker's requests in flight, by the parity of the epoch that they began in. Only that worker changes them. Plain
+/// pointers: every request begins and ends here. Good as long as the writer and the seat are.
+@frozen public struct InFlightCounts: BitwiseCopyable {
+    @usableFromInline let counts: UnsafeMutablePointer<Atomic<Int>>
+    @usableFromInline let epoch: UnsafeMutablePointer<Atomic<UInt32>>
+
+    init(_ seat: WriterSeat, _ writer: ImageWriter) {
+        counts = seat.counts
+        epoch = writer.epoch
+    }
+
+    /// A request begins; what `end` wants to know.
+    @inlinable @inline(__always) public func begin() -> UInt8 {
+        let parity = UInt8(truncatingIfNeeded: epoch.pointee.load(ordering: .relaxed) & 1)
+        change(parity, by: 1)
+        return parity
+    }
+
+    @inlinable @inline(__always) public func end(_ parity: UInt8) { change(parity, by: -1) }
+
+    @inlinable @inline(__always) func change(_ parity: UInt8, by step: Int) {
+        let count = counts + Int(parity)
+        count.pointee.store(count.pointee.load(ordering: .relaxed) &+ step, ordering: .releasing)
     }
 }
 
 extension ImageWriter {
-    /// Which count a request that begins now belongs to.
-    @inline(__always) public var parity: Int { Int(epoch.load(ordering: .relaxed) & 1) }
+    /// Where the requests of a seat's worker are counted.
+    public func counts(of seat: WriterSeat) -> InFlightCounts { InFlightCounts(seat, self) }
 }

@@ -1,7 +1,7 @@
 // Why this file exists: a call into the file system costs more than the page that it moves, and writers of one file keep
 // each other out there. A page that is in memory anyway can be reached through a mapping without either. Which pages are
 // is what this file keeps: a touch of any other would make the thread wait for the disk.
-public import CQblk
+import CQblk
 import Glibc
 public import Synchronization
 
@@ -174,11 +174,6 @@ public final class FileWindow: Sendable {
         return true
     }
 
-    /// The start of these bytes will be copied soon: the way to them can be found out meanwhile.
-    @inlinable @inline(__always) public func prefetch(_ offset: UInt64) {
-        qb_prefetch(base + Int(truncatingIfNeeded: offset))
-    }
-
     func add(_ page: UInt64) {
         known.unsafelyUnwrapped[Int(page >> 6)].bitwiseOr(1 << (page & 63), ordering: .relaxed)
     }
@@ -194,8 +189,27 @@ public final class FileWindow: Sendable {
     }
 
     /// Copies bytes of the file out. False: the file does not have them any more, or its disk does not.
-    @inline(__always) public func copy(_ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) -> Bool {
-        qb_copy_mapped(memory, base + Int(truncatingIfNeeded: offset), length) == 0
+    public func copy(_ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) -> Bool {
+        var one = PageCopy(from: self, offset, to: memory, length)
+        return PageCopy.run(&one, 1) == 1
+    }
+}
+
+/// Bytes on their way out of a window.
+public struct PageCopy: BitwiseCopyable {
+    private var copy: qb_copy
+
+    /// The window must reach as far as the bytes do.
+    @inline(__always)
+    public init(from pages: FilePages, _ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) {
+        copy = qb_copy(to: memory, from: pages.base + Int(truncatingIfNeeded: offset), count: length)
+    }
+    public init() { copy = qb_copy(to: nil, from: nil, count: 0) }
+
+    /// Does `count` copies; how many are done before one whose bytes the file does not have any more.
+    @inline(__always)
+    public static func run(_ copies: UnsafeMutablePointer<PageCopy>, _ count: Int) -> Int {
+        copies.withMemoryRebound(to: qb_copy.self, capacity: count) { qb_copy_mapped($0, count) }
     }
 }
 

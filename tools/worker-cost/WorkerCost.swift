@@ -40,9 +40,22 @@ final class Side {
 
     /// A batch of requests all over the disk, until all are answered.
     func round(_ random: inout UInt64, blocks: UInt64, isWrite: Bool) throws {
-        for i in 0..<Self.depth {
+        try round(isWrite: isWrite) { _ in
             random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-            memory.store((random >> 33) % blocks * 8, at: headers[i] + 8)
+            return (random >> 33) % blocks
+        }
+    }
+
+    /// Every block once: from there on the worker knows which pages are in memory.
+    func touchAll(blocks: UInt64, isWrite: Bool) throws {
+        for first in stride(from: 0, to: blocks, by: Self.depth) {
+            try round(isWrite: isWrite) { min(first + UInt64($0), blocks - 1) }
+        }
+    }
+
+    private func round(isWrite: Bool, _ block: (Int) -> UInt64) throws {
+        for i in 0..<Self.depth {
+            memory.store(block(i) * 8, at: headers[i] + 8)
             let list = [
                 MockBuffer(headers[i], 16, isWritable: false), MockBuffer(data[i], 4096, isWritable: !isWrite),
                 MockBuffer(status[i], 1, isWritable: true),
@@ -74,6 +87,7 @@ enum Trouble: Error { case arguments, memory }
         var features: RingFeatures = [.indirect, .eventIndex]
         if arguments[4] == "packed" { features.insert(.packed) }
         let sides = try (0..<count).map { _ in try Side(chain, features: features, isWrite: isWrite) }
+        try sides.first?.touchAll(blocks: chain.size / 4096, isWrite: isWrite)
         var random: UInt64 = 1
         for _ in 0..<rounds {
             for side in sides { try side.round(&random, blocks: chain.size / 4096, isWrite: isWrite) }

@@ -94,8 +94,6 @@ static inline void qb_relax(void) {
     __asm__ __volatile__("yield");
 #endif
 }
-/// Tells the processor that these bytes will be read soon.
-static inline void qb_prefetch(const void *memory) { __builtin_prefetch(memory); }
 static inline uint32_t qb_load_acquire(const uint32_t *place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
 static inline uint32_t qb_load_relaxed(const uint32_t *place) { return __atomic_load_n(place, __ATOMIC_RELAXED); }
 static inline void qb_store_release(uint32_t *place, uint32_t value) {

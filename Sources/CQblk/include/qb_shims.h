@@ -23,8 +23,14 @@ unsigned int qb_minor(uint64_t device);
 int qb_mknod_block(const char *path, unsigned int mode, unsigned int major, unsigned int minor);
 
 // mapped files (mapped.c)
-/// Copies out of a mapping whose pages may be gone; -1: some are, and how much was copied is unknown.
-int qb_copy_mapped(void *to, const void *from, size_t count);
+struct qb_copy {
+    void *to;
+    const void *from; // in a mapping whose pages may be gone
+    size_t count;
+};
+/// Does the copies one after the other; how many are done: less than `count` when pages of the next are gone, and how
+/// much of that was copied is unknown.
+size_t qb_copy_mapped(const struct qb_copy *copies, size_t count);
 /// For a SIGBUS handler: does not come back when the fault is in the mapping that this thread copies from.
 void qb_end_copy(const void *fault);
 /// Times this thread waited for a page of memory to come from a disk.
