@@ -1,0 +1,75 @@
+// Why this file exists: a disk writes a sector whole or not at all, and guests' journals count on it. A server that copies
+// into mapped pages could be stopped by SIGKILL inside one.
+import DiskTypes
+import Foundation
+import LinuxIO
+import TestKit
+import Testing
+import VhostUserFrontend
+import Virtqueue
+import VirtqueueMock
+
+@Suite(
+    "A server that is killed while it writes",
+    .disabled(if: DiskServer.isPeer || DiskServer.missing != nil, "\(Tools.qblkReason)"))
+struct TornSectorTests {
+    private static let size = 8 << 20
+    private static let length = 64 << 10
+    private static let data: UInt64 = 0x1_0000_0000
+
+    @Test("Each sector is old or new", arguments: ["/dev/shm", Scratch.root])
+    func sectorsAreWhole(place: String) throws {
+        let folder = "\(place)/torn-\(getpid())"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: false)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let path = "\(folder)/disk.raw"
+        try Data(repeating: 0, count: Self.size).write(to: URL(filePath: path))
+        let server = try DiskServer(
+            path, format: "raw", socket: "\(folder)/disk.sock", options: ["--workers", "1", "--cache", "writeback"])
+        defer { server.kill() }
+        var interrupted = 0
+        for round in 1...60 {
+            if round > 1 { try server.start() }
+            try writeAndKill(server, UInt8(round))
+            let bytes = try Files.bytes(path)
+            let torn = tornSectors(bytes)
+            #expect(torn.isEmpty, "round \(round): sectors \(torn.prefix(5)) hold parts of two writes")
+            let new = stride(from: 0, to: Self.size, by: 512).count { bytes[$0] == UInt8(round) }
+            if new > 0, new < Self.size / 512 { interrupted += 1 }
+        }
+        #expect(interrupted > 10, "the server was hardly ever killed while it wrote")
+    }
+
+    /// Writes the whole disk, all at once, and kills the server meanwhile.
+    private func writeAndKill(_ server: DiskServer, _ byte: UInt8) throws {
+        var options = FrontendOptions()
+        options.memory = [(0, 8 << 20), (Self.data, Self.length)]
+        let frontend = try VhostUserFrontend.connect(server.socket, options)
+        let lane = try Lane(frontend, tableEntries: 4)
+        try frontend.start()
+        lane.memory.fill(byte, Self.length, at: Self.data)
+        for part in 0..<Self.size / Self.length {
+            let header = try #require(lane.memory.allocate(17))
+            lane.memory.putHeader(
+                type: VirtioBlk.RequestType.write, sector: UInt64(part * Self.length / 512), at: header)
+            let chain = [
+                MockBuffer(header, 16, isWritable: false),
+                MockBuffer(Self.data, UInt32(Self.length), isWritable: false),
+                MockBuffer(header + 16, 1, isWritable: true),
+            ]
+            guard lane.driver.publish(chain, indirect: lane.isIndirectAgreed) != nil else { break }
+        }
+        lane.kick()
+        // All of it takes about two milliseconds.
+        usleep(UInt32.random(in: 100...1500))
+        server.kill()
+        frontend.connection.shutDown()
+    }
+
+    private func tornSectors(_ bytes: [UInt8]) -> [Int] {
+        bytes.withUnsafeBytes { all in
+            guard let base = all.baseAddress else { return [] }
+            return (0..<all.count / 512).filter { memcmp(base + $0 * 512, base + $0 * 512 + 1, 511) != 0 }
+        }
+    }
+}
