@@ -168,7 +168,21 @@ public final class ImageWriter: Sendable {
         quits.store(true, ordering: .sequentiallyConsistent)
         event.signal()
         let running = thread.withLock { $0.running.take() }
-        if let running { running.join() } else { return }
+        guard let running else {
+            // Once it has failed it cannot be mended here: nobody may be told otherwise.
+            if let why = closeFailure.withLock({ $0 }) { throw why }
+            return
+        }
+        running.join()
+        do throws(ImageError) { try end() } catch {
+            closeFailure.withLock { $0 = error }
+            throw error
+        }
+    }
+    private let closeFailure = Mutex<ImageError?>(nil)
+
+    /// The last changes, when nobody makes others any more.
+    private func end() throws(ImageError) {
         if hasLost {
             throw ImageError(.system, "a flush has failed: what came after the last good one is not in the image")
         }

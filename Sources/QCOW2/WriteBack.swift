@@ -132,34 +132,4 @@ extension QCOW2Writer {
             if !state.isAdopting { state.journal?.putBack() }
         }
     }
-
-    // MARK: freeing
-
-    /// Makes clusters free whose last reference is gone. No request that began before their mapping changed may be in
-    /// flight. `discards`: their space goes back to the file system first.
-    public func release(
-        _ freed: FreedClusters, storage: some ResizableStorage, discards: Bool
-    ) throws(ImageError) {
-        var rest = freed.list[...]
-        while let next = rest.first {
-            let lack: RefcountStore.Lack? = state.withLock { state in
-                guard next.isTable || !state.refcounts.metadata.contains(next.cluster) else { return nil }
-                do throws(RefcountStore.Lack) {
-                    if discards, try state.refcounts.count(of: next.cluster) == 1 {
-                        storage.discard(
-                            at: HostOffset(next.cluster << map.clusterBits), length: map.clusterSize)
-                    }
-                    if try state.refcounts.release(next.cluster) {
-                        map.guarded.withLock { _ = $0.tables.remove(next.cluster) }
-                    }
-                    return nil
-                } catch { return error }
-            }
-            if case .block(let b)? = lack {
-                try fulfil(.block(b), storage)
-            } else {
-                rest.removeFirst()
-            }
-        }
-    }
 }

@@ -1,0 +1,75 @@
+// Why this file exists: what nobody refers to any more becomes free, and its space goes back first: once it is free somebody
+// else may have it.
+public import DiskTypes
+
+extension QCOW2Writer {
+    /// Makes clusters free whose last reference is gone. No request that began before their mapping changed may be in
+    /// flight. `discards`: their space goes back to the file system first.
+    public func release(
+        _ freed: FreedClusters, storage: some ResizableStorage, discards: Bool
+    ) throws(ImageError) {
+        if discards { try discardUnreferenced(freed, storage) }
+        for next in freed.list {
+            while let block = release(next) { try fulfil(.block(block), storage) }
+        }
+    }
+
+    /// Gives the space of those clusters back that have no other reference. Until they are released nobody else can have
+    /// them, so no lock is held; neighbours go together, because a file system frees whole blocks of its own only.
+    private func discardUnreferenced(_ freed: FreedClusters, _ storage: some ResizableStorage) throws(ImageError) {
+        var given: [UInt64: UInt64] = [:]
+        var tables: Set<UInt64> = []
+        for next in freed.list {
+            given[next.cluster, default: 0] += 1
+            if next.isTable { tables.insert(next.cluster) }
+        }
+        var run: Range<UInt64> = 0..<0
+        func discardRun() {
+            guard !run.isEmpty else { return }
+            storage.discard(
+                at: HostOffset(run.lowerBound << map.clusterBits), length: UInt64(run.count) << map.clusterBits)
+        }
+        for cluster in given.keys.sorted() {
+            var answer = has(given[cluster] ?? 0, cluster, isTable: tables.contains(cluster))
+            while let block = answer.missing {
+                try fulfil(.block(block), storage)
+                answer = has(given[cluster] ?? 0, cluster, isTable: tables.contains(cluster))
+            }
+            guard answer.0 else { continue }
+            if run.upperBound == cluster, !run.isEmpty {
+                run = run.lowerBound..<cluster + 1
+            } else {
+                discardRun()
+                run = cluster..<cluster + 1
+            }
+        }
+        discardRun()
+    }
+
+    /// Gives one reference back; a refcount block that must be read first.
+    private func release(_ reference: GivenUp) -> Int? {
+        state.withLock { state in
+            guard reference.isTable || !state.refcounts.metadata.contains(reference.cluster) else { return nil }
+            do throws(RefcountStore.Lack) {
+                if try state.refcounts.release(reference.cluster) {
+                    map.guarded.withLock { _ = $0.tables.remove(reference.cluster) }
+                }
+                return nil
+            } catch { return error.block }
+        }
+    }
+
+    /// Whether a cluster has `count` references and no more; or a refcount block that must be read first.
+    private func has(_ count: UInt64, _ cluster: UInt64, isTable: Bool) -> (Bool, missing: Int?) {
+        state.withLock { state in
+            guard isTable || !state.refcounts.metadata.contains(cluster) else { return (false, nil) }
+            do throws(RefcountStore.Lack) { return (try state.refcounts.count(of: cluster) == count, nil) } catch {
+                return (false, error.block)
+            }
+        }
+    }
+}
+
+extension RefcountStore.Lack {
+    fileprivate var block: Int? { if case .block(let b) = self { b } else { nil } }
+}
