@@ -50,6 +50,8 @@ extension FileSide {
         ringData = data
         guard !usable, let room, let window = file.pages(room: room) else { return }
         pages = window.pages
+        // The file system of a disk is asked about each page that becomes dirty; about a long write it is asked once.
+        mappedWrite = writesInline ? file.isTmpfs ? RequestEngine.copyLimit : 64 << 10 : 0
         self.window = Unmanaged.passUnretained(window)
     }
 

@@ -160,7 +160,7 @@ extension RequestEngine {
     @inline(__always) func writeMapped(_ host: UInt64, _ base: UnsafeRawPointer, _ length: Int) -> Bool {
         let pages = files[Int(plainFile)].pages
         // Pieces of a copy end between the pages of the caller's memory: that must not be inside a sector.
-        guard pages.isThere, UInt(bitPattern: base) & 511 == 0, host & 511 == 0,
+        guard length <= files[Int(plainFile)].mappedWrite, UInt(bitPattern: base) & 511 == 0, host & 511 == 0,
             let source = sources.find(base, length), mayTouch(plainFile)
         else { return false }
         if !pages.holds(host, length) {

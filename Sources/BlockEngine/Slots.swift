@@ -126,6 +126,8 @@ struct FileSide: BitwiseCopyable {
     var writesInline = false
     /// The pages of `data` that can be reached without a call.
     var pages = FilePages.none
+    /// The longest write that goes by them, in bytes; 0: none does.
+    var mappedWrite = 0
     /// The same window, for what is rarer. The engine's chain keeps it.
     var window: Unmanaged<FileWindow>?
 }

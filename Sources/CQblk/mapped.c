@@ -4,7 +4,9 @@
 #include "cqblk.h"
 #include <setjmp.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -29,6 +31,8 @@ size_t qb_copy_mapped(const struct qb_copy *copies, size_t count) {
         return run.done;
     }
     current = &run;
+    // The handler sees all of this in this order.
+    atomic_signal_fence(memory_order_seq_cst);
     // To find a page takes longer than to copy it; many can be looked for at once.
     if (count > 1)
         for (size_t i = 0; i < count; i++) {
@@ -39,8 +43,10 @@ size_t qb_copy_mapped(const struct qb_copy *copies, size_t count) {
         }
     for (size_t i = 0; i < count; i++) {
         memcpy(copies[i].to, copies[i].from, copies[i].count);
+        atomic_signal_fence(memory_order_seq_cst);
         run.done = i + 1;
     }
+    atomic_signal_fence(memory_order_seq_cst);
     current = NULL;
     return count;
 }
@@ -49,9 +55,9 @@ void qb_end_copy(const void *fault) {
     struct run *run = current;
     if (!run) return;
     const struct qb_copy *copy = run->copies + run->done;
-    const char *at = fault, *from = copy->from;
-    // The address may be the page's, not the byte's.
-    if (at < from - 4095 || at >= from + copy->count) return;
+    // The address may be the page's, not the byte's. What is copied to may be gone, too: that is not ours.
+    uintptr_t at = (uintptr_t)fault, from = (uintptr_t)copy->from;
+    if (at < (from & ~(uintptr_t)4095) || at >= from + copy->count) return;
     siglongjmp(run->back, 1);
 }
 
