@@ -4,61 +4,6 @@
 import Glibc
 import LinuxIO
 
-/// A piece of the callers' memory that is a file in memory, mapped.
-public struct MemoryFile: BitwiseCopyable, Sendable {
-    let start: UInt
-    let count: Int
-    let fd: Int32
-    let offset: UInt64
-
-    /// `count` bytes at `start` are the file's from `offset` on.
-    public init(start: UnsafeRawPointer, count: Int, fd: Int32, offset: UInt64) {
-        self.start = UInt(bitPattern: start)
-        self.count = count
-        self.fd = fd
-        self.offset = offset
-    }
-}
-
-/// All of them.
-struct MemoryFiles: BitwiseCopyable {
-    private var files: UnsafeMutablePointer<MemoryFile>?
-    private var count = 0
-    /// Where the last one was found: nearly always where the next one is.
-    private var last = 0
-
-    init() {}
-
-    mutating func replace(_ next: [MemoryFile]) {
-        free()
-        count = next.count
-        guard count > 0 else { return }
-        let copy = UnsafeMutablePointer<MemoryFile>.allocate(capacity: count)
-        for (i, file) in next.enumerated() { (copy + i).initialize(to: file) }
-        files = copy
-    }
-
-    mutating func free() {
-        files?.deallocate()
-        files = nil
-        count = 0
-        last = 0
-    }
-
-    /// The file that has the `length` bytes at `memory`, and where; nil when none has them all.
-    @inline(__always) mutating func find(_ memory: UnsafeRawPointer, _ length: Int) -> (fd: Int32, offset: UInt64)? {
-        guard let files else { return nil }
-        for _ in 0..<count {
-            let at = UInt(bitPattern: memory) &- files[last].start
-            if at < UInt(bitPattern: files[last].count), length <= files[last].count &- Int(bitPattern: at) {
-                return (files[last].fd, files[last].offset &+ UInt64(at))
-            }
-            last = last &+ 1 < count ? last &+ 1 : 0
-        }
-        return nil
-    }
-}
-
 /// Reads whose pages are in memory wait in line for each other: then the processor can look for all their pages at once,
 /// which takes longer than the rest of a request when it is done one by one.
 struct CopyLine: BitwiseCopyable {
@@ -204,54 +149,4 @@ extension RequestEngine {
         guard pages.isThere, !pages.holds(host, length) else { return }
         files[Int(plainFile)].window?._withUnsafeGuaranteedRef { $0.wrote(host, length) }
     }
-}
-
-/// Sees when touches of mapped pages had to wait for a disk: memory is short, the kernel throws pages out. Then this
-/// engine leaves mappings alone for a while, the longer the more often that happens.
-struct FaultWatch: BitwiseCopyable {
-    enum Answer { case calm, paused, waited }
-
-    private var touches: UInt32 = 0
-    private var seen: Int
-    /// 0: not paused.
-    private var until = 0
-    private var ended = 0
-    private var pause = FaultWatch.shortest
-
-    private static let touchesBetweenLooks: UInt32 = 64
-    private static let shortest = 50_000_000
-    private static let longest = 6_400_000_000
-    /// After so long without a fault they count as something new.
-    private static let calm = 10_000_000_000
-
-    init() { seen = FaultWatch.faults() }
-
-    var isPaused: Bool { until != 0 && Throttle.now() < until }
-
-    /// Before a touch.
-    @inline(__always) mutating func ask() -> Answer {
-        touches &+= 1
-        guard until == 0, touches & (FaultWatch.touchesBetweenLooks &- 1) != 0 else { return look() }
-        return .calm
-    }
-
-    @inline(never) private mutating func look() -> Answer {
-        let now = Throttle.now()
-        if until != 0 {
-            guard now >= until else { return .paused }
-            until = 0
-            ended = now
-            // What others of this thread waited for meanwhile is no matter of ours.
-            seen = FaultWatch.faults()
-            return .calm
-        }
-        let faults = FaultWatch.faults()
-        guard faults != seen else { return .calm }
-        seen = faults
-        pause = ended != 0 && now &- ended < FaultWatch.calm ? min(pause &* 2, FaultWatch.longest) : FaultWatch.shortest
-        until = now &+ pause
-        return .waited
-    }
-
-    private static func faults() -> Int { PageFaults.ofThisThread() }
 }

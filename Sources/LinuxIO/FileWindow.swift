@@ -3,7 +3,7 @@
 // is what this file keeps: a touch of any other would make the thread wait for the disk.
 import CQblk
 import Glibc
-public import Synchronization
+import Synchronization
 
 /// A file's pages in memory, seen through a shared mapping of the whole file. For any number of threads.
 public final class FileWindow: Sendable {
@@ -129,92 +129,4 @@ public final class FileWindow: Sendable {
         }
         return true
     }
-}
-
-/// A window as the data path sees it: no counted references. `.none` holds nothing.
-@frozen public struct FilePages: BitwiseCopyable {
-    public static let size = 4096
-    @usableFromInline static let shift = 12
-    @usableFromInline static let mask: UInt64 = 4095
-
-    @usableFromInline let start: UnsafeMutableRawPointer?
-    @usableFromInline let known: UnsafeMutablePointer<Atomic<UInt64>>?
-    /// Bytes; 0: there is no window.
-    public let count: UInt64
-
-    public static var none: FilePages { FilePages() }
-    private init() { (start, known, count) = (nil, nil, 0) }
-    init(base: UnsafeMutableRawPointer, known: UnsafeMutablePointer<Atomic<UInt64>>, count: UInt64) {
-        (start, self.known, self.count) = (base, known, count)
-    }
-
-    /// Where the file's first byte is. Only with a window.
-    @inlinable @inline(__always) public var base: UnsafeMutableRawPointer { start.unsafelyUnwrapped }
-
-    @inlinable @inline(__always) public var isThere: Bool { count != 0 }
-
-    @inlinable @inline(__always) func contains(_ offset: UInt64, _ length: Int) -> Bool {
-        length > 0 && offset < count && UInt64(truncatingIfNeeded: length) <= count &- offset
-    }
-
-    /// Whether all pages of the bytes were in memory when last seen.
-    @inlinable @inline(__always) public func holds(_ offset: UInt64, _ length: Int) -> Bool {
-        guard contains(offset, length), let known else { return false }
-        var page = offset >> UInt64(FilePages.shift)
-        let end = (offset &+ UInt64(truncatingIfNeeded: length) &+ FilePages.mask) >> UInt64(FilePages.shift)
-        while page < end {
-            let first = page & 63
-            let number = min(64 &- first, end &- page)
-            let wanted = (number == 64 ? ~0 : (1 &<< number) &- 1) &<< first
-            guard known[Int(truncatingIfNeeded: page >> 6)].load(ordering: .relaxed) & wanted == wanted else {
-                return false
-            }
-            page &+= number
-        }
-        return true
-    }
-
-    func add(_ page: UInt64) {
-        known.unsafelyUnwrapped[Int(page >> 6)].bitwiseOr(1 << (page & 63), ordering: .relaxed)
-    }
-    func remove(_ first: UInt64, through last: UInt64) {
-        var page = first
-        while page <= last {
-            let bit = page & 63
-            let number = min(64 - bit, last - page + 1)
-            let gone = (number == 64 ? ~0 : (UInt64(1) << number) - 1) << bit
-            known.unsafelyUnwrapped[Int(page >> 6)].bitwiseAnd(~gone, ordering: .relaxed)
-            page += number
-        }
-    }
-
-    /// Copies bytes of the file out. False: the file does not have them any more, or its disk does not.
-    public func copy(_ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) -> Bool {
-        var one = PageCopy(from: self, offset, to: memory, length)
-        return PageCopy.run(&one, 1) == 1
-    }
-}
-
-/// Bytes on their way out of a window.
-public struct PageCopy: BitwiseCopyable {
-    private var copy: qb_copy
-
-    /// The window must reach as far as the bytes do.
-    @inline(__always)
-    public init(from pages: FilePages, _ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) {
-        copy = qb_copy(to: memory, from: pages.base + Int(truncatingIfNeeded: offset), count: length)
-    }
-    public init() { copy = qb_copy(to: nil, from: nil, count: 0) }
-
-    /// Does `count` copies; how many are done before one whose bytes the file does not have any more.
-    @inline(__always)
-    public static func run(_ copies: UnsafeMutablePointer<PageCopy>, _ count: Int) -> Int {
-        copies.withMemoryRebound(to: qb_copy.self, capacity: count) { qb_copy_mapped($0, count) }
-    }
-}
-
-/// What touching pages cost.
-public enum PageFaults {
-    /// How often this thread waited for a page to come from a disk.
-    public static func ofThisThread() -> Int { qb_major_faults() }
 }
