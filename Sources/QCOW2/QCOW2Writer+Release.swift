@@ -17,11 +17,10 @@ extension QCOW2Writer {
     /// Gives the space of those clusters back that have no other reference. Until they are released nobody else can have
     /// them, so no lock is held; neighbours go together, because a file system frees whole blocks of its own only.
     private func discardUnreferenced(_ freed: FreedClusters, _ storage: some ResizableStorage) throws(ImageError) {
-        var given: [UInt64: UInt64] = [:]
-        var tables: Set<UInt64> = []
+        var given: [UInt64: References] = [:]
         for next in freed.list {
-            given[next.cluster, default: 0] += 1
-            if next.isTable { tables.insert(next.cluster) }
+            given[next.cluster, default: References()].all += 1
+            if next.isTable { given[next.cluster, default: References()].tables += 1 }
         }
         var run: Range<UInt64> = 0..<0
         func discardRun() {
@@ -29,11 +28,11 @@ extension QCOW2Writer {
             storage.discard(
                 at: HostOffset(run.lowerBound << map.clusterBits), length: UInt64(run.count) << map.clusterBits)
         }
-        for cluster in given.keys.sorted() {
-            var answer = has(given[cluster] ?? 0, cluster, isTable: tables.contains(cluster))
+        for (cluster, references) in given.sorted(by: { $0.key < $1.key }) {
+            var answer = are(references, theLastOf: cluster)
             while let block = answer.missing {
                 try fulfil(.block(block), storage)
-                answer = has(given[cluster] ?? 0, cluster, isTable: tables.contains(cluster))
+                answer = are(references, theLastOf: cluster)
             }
             guard answer.0 else { continue }
             if run.upperBound == cluster, !run.isEmpty {
@@ -59,11 +58,20 @@ extension QCOW2Writer {
         }
     }
 
-    /// Whether a cluster has `count` references and no more; or a refcount block that must be read first.
-    private func has(_ count: UInt64, _ cluster: UInt64, isTable: Bool) -> (Bool, missing: Int?) {
+    /// References to one cluster that are given up.
+    private struct References {
+        var all: UInt64 = 0
+        /// Those of them that were to a table of the image.
+        var tables: UInt64 = 0
+    }
+
+    /// Whether a cluster is free once these references are released; or a refcount block that must be read first.
+    private func are(_ references: References, theLastOf cluster: UInt64) -> (Bool, missing: Int?) {
         state.withLock { state in
-            guard isTable || !state.refcounts.metadata.contains(cluster) else { return (false, nil) }
-            do throws(RefcountStore.Lack) { return (try state.refcounts.count(of: cluster) == count, nil) } catch {
+            // As `release` does it: what an entry of the guest names and is metadata is left alone.
+            let leaving = state.refcounts.metadata.contains(cluster) ? references.tables : references.all
+            guard leaving > 0 else { return (false, nil) }
+            do throws(RefcountStore.Lack) { return (try state.refcounts.count(of: cluster) == leaving, nil) } catch {
                 return (false, error.block)
             }
         }
