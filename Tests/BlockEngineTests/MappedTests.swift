@@ -135,7 +135,9 @@ struct MappedTests {
         try images.run("sync d.raw")
         let chain = try images.open("d.raw", direct: false, format: .raw)
         let it = try Mapped(chain)
-        guard it.rig.engine.seesPages, let window = chain.files[0].pages(room: 0) else { return }
+        guard it.rig.engine.seesPages, let window = chain.files[0].pages(room: 0) else {
+            try Test.cancel("/tmp is neither ext4 nor XFS: its pages are not mapped")
+        }
         // The kernel has thrown them out since they were seen.
         #expect(posix_fadvise(chain.files[0].fd, 0, 0, POSIX_FADV_DONTNEED) == 0)
         window.wrote(0, 4 << 20)
