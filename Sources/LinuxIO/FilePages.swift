@@ -83,9 +83,3 @@ public struct PageCopy: BitwiseCopyable {
         copies.withMemoryRebound(to: qb_copy.self, capacity: count) { qb_copy_mapped($0, count) }
     }
 }
-
-/// What touching pages cost.
-public enum PageFaults {
-    /// How often this thread waited for a page to come from a disk.
-    public static func ofThisThread() -> Int { qb_major_faults() }
-}

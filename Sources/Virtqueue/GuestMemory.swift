@@ -12,7 +12,7 @@
 /// A piece of guest memory that is one piece in the host's address space too.
 @frozen public struct GuestRegion: BitwiseCopyable {
     public var guest: GuestAddress
-    /// Bytes; 0 only in the placeholder of an empty snapshot.
+    /// Bytes; 0 only in the one region of an empty snapshot.
     public var size: UInt64
     /// The same piece in the front-end's own address space: vhost-user gives ring addresses that way.
     public var user: UInt64
