@@ -1,6 +1,6 @@
 // Why this file exists: a worker that sleeps until something happens pays for being woken, and so does the request that
 // wakes it. Looking a little longer before going to sleep saves that, as long as it lately paid off.
-import Glibc
+import LinuxIO
 
 /// How long a worker looks for work before it sleeps.
 ///
@@ -26,10 +26,10 @@ public struct Patience: BitwiseCopyable, Sendable {
     public init(limit: Int64) { self.limit = limit }
 
     /// Looking begins.
-    public mutating func starts() { starts(at: Self.now()) }
+    public mutating func starts() { starts(at: MonotonicClock.nanoseconds()) }
 
     /// Whether to go on looking.
-    public func lasts() -> Bool { Self.now() < lookEnd }
+    public func lasts() -> Bool { MonotonicClock.nanoseconds() < lookEnd }
 
     /// Looking found something.
     public mutating func found() {
@@ -42,7 +42,7 @@ public struct Patience: BitwiseCopyable, Sendable {
     }
 
     /// Looking was in vain, and the sleep that followed is over.
-    public mutating func slept() { slept(until: Self.now()) }
+    public mutating func slept() { slept(until: MonotonicClock.nanoseconds()) }
 
     mutating func starts(at now: Int64) {
         began = now
@@ -72,11 +72,5 @@ public struct Patience: BitwiseCopyable, Sendable {
         } else if waited > window {
             window = min(max(window &* 2, Self.first), limit)
         }
-    }
-
-    private static func now() -> Int64 {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return Int64(time.tv_sec) &* 1_000_000_000 &+ Int64(time.tv_nsec)
     }
 }

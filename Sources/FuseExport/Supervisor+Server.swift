@@ -16,7 +16,7 @@ extension Supervisor {
     func startServer() throws(ImageError) {
         guard let devices = connection?.devices else { return }
         serving = false
-        startedAt = Self.now()
+        startedAt = MonotonicClock.milliseconds()
         try makeJournal()
         server = try ServerProcess.start(config, devices: devices, journal: journal?.fd ?? -1)
     }
@@ -70,10 +70,10 @@ extension Supervisor {
             LoopCleanup.abort(diskPath)
             return
         }
-        quickDeaths = Self.now() - startedAt > Self.longLife ? 0 : quickDeaths + 1
+        quickDeaths = MonotonicClock.milliseconds() - startedAt > Self.longLife ? 0 : quickDeaths + 1
         let pause = quickDeaths < 2 ? 0 : min(50 << min(Int64(quickDeaths), 8), Self.longestPause)
         log.error("the server \(text): starting another\(pause > 0 ? " in \(pause) ms" : "")")
-        restartAt = Self.now() + pause
+        restartAt = MonotonicClock.milliseconds() + pause
         if restartAt == 0 { restartAt = 1 }
     }
 
@@ -84,7 +84,7 @@ extension Supervisor {
         } catch {
             log.error("\(error)")
             quickDeaths += 1
-            restartAt = Self.now() + Self.longestPause
+            restartAt = MonotonicClock.milliseconds() + Self.longestPause
             return
         }
         rewriteRecord()

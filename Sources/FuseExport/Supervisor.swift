@@ -140,9 +140,9 @@ final class Supervisor {
     private func turn(
         until done: () -> Bool, alsoWaitingFor extra: Int32 = -1, seconds: Int64, what: String
     ) throws(ImageError) {
-        let end = Self.now() + seconds * 1000
+        let end = MonotonicClock.milliseconds() + seconds * 1000
         while !done() {
-            guard Self.now() < end else { throw ImageError(.system, what) }
+            guard MonotonicClock.milliseconds() < end else { throw ImageError(.system, what) }
             if let error = step(milliseconds: 1000, extra: extra) { throw error }
             if stopWanted { throw ImageError(.system, "stopped while the map was being made") }
         }
@@ -153,7 +153,7 @@ final class Supervisor {
     private func step(milliseconds: Int64, extra: Int32 = -1) -> ImageError? {
         var timeout = milliseconds
         if restartAt > 0 {
-            let left = max(restartAt - Self.now(), 0)
+            let left = max(restartAt - MonotonicClock.milliseconds(), 0)
             timeout = timeout < 0 ? left : min(timeout, left)
         }
         let report = serving ? -1 : (server?.report.raw ?? -1)
@@ -163,7 +163,7 @@ final class Supervisor {
         if waits[1].revents != 0 { trouble = hear() }
         takeSignals()
         if let end = reapServer() { trouble = trouble ?? end }
-        if restartAt > 0, Self.now() >= restartAt { restart() }
+        if restartAt > 0, MonotonicClock.milliseconds() >= restartAt { restart() }
         return trouble
     }
 
@@ -175,12 +175,6 @@ final class Supervisor {
             default: break
             }
         }
-    }
-
-    static func now() -> Int64 {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
     }
 
     // MARK: down

@@ -86,8 +86,8 @@ final class DiskSupervisor {
     private func awaitAnswer() -> String? { turn { ServedProbe.answers(config.socket, milliseconds: 1_000) } }
 
     private func turn(until done: () -> Bool) -> String? {
-        let end = Supervision.now() + 60_000
-        while Supervision.now() < end {
+        let end = MonotonicClock.milliseconds() + 60_000
+        while MonotonicClock.milliseconds() < end {
             if done() { return nil }
             step(milliseconds: 20)
             if stopWanted { return "stopped while the server started" }
@@ -107,17 +107,19 @@ final class DiskSupervisor {
 
     private func watch() {
         var quickDeaths: Int64 = 0
-        var startedAt = Supervision.now()
+        var startedAt = MonotonicClock.milliseconds()
         while !stopWanted {
             step(milliseconds: -1)
             while server == nil, !stopWanted {
-                quickDeaths = Supervision.now() - startedAt > Self.longLife ? 0 : quickDeaths + 1
+                quickDeaths = MonotonicClock.milliseconds() - startedAt > Self.longLife ? 0 : quickDeaths + 1
                 let pause = quickDeaths < 2 ? 0 : min(50 << min(quickDeaths, 8), Self.longestPause)
                 SystemLog.write(.error, "the server of \(config.socket) died: starting another in \(pause) ms")
-                let until = Supervision.now() + pause
-                while Supervision.now() < until, !stopWanted { step(milliseconds: until - Supervision.now()) }
+                let until = MonotonicClock.milliseconds() + pause
+                while MonotonicClock.milliseconds() < until, !stopWanted {
+                    step(milliseconds: until - MonotonicClock.milliseconds())
+                }
                 guard !stopWanted else { return }
-                startedAt = Supervision.now()
+                startedAt = MonotonicClock.milliseconds()
                 if let reason = start() { SystemLog.write(.error, "\(config.socket): \(reason)") } else { rewrite() }
             }
         }
@@ -196,12 +198,6 @@ final class DiskSupervisor {
 
 /// Small things that a process does to others.
 enum Supervision {
-    static func now() -> Int64 {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
-    }
-
     /// Asks a process to end, and ends it when it does not within `patience` milliseconds.
     static func end(_ process: ProcessIdentity, patience: Int32) {
         do throws(Errno) {

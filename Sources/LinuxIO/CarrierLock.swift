@@ -14,7 +14,7 @@ public enum CarrierLock {
     /// Waits until nobody else carries writes to `file`, at most `milliseconds`. Afterwards the file's length is looked
     /// at anew: the last of those writes may have changed it.
     public static func take(on file: HostFile, milliseconds: Int64 = 30_000) throws(ImageError) {
-        let end = now() + milliseconds
+        let end = MonotonicClock.milliseconds() + milliseconds
         try take(bufferedByte, file.fd, file, until: end)
         // Without a second description the first holds both: who has one must wait for who has not.
         try take(directByte, file.directFD >= 0 ? file.directFD : file.fd, file, until: end)
@@ -28,18 +28,12 @@ public enum CarrierLock {
             let number = errno
             if ImageLock.lacksLocks(number) { return }
             guard [EINTR, EAGAIN, EACCES].contains(number) else { throw file.failed("lock byte \(byte)", number) }
-            guard now() < end else {
+            guard MonotonicClock.milliseconds() < end else {
                 throw ImageError(
                     .locked, "writes of another process are still under way",
                     advice: "Is another qblk using the image?", path: file.path)
             }
             usleep(10_000)
         }
-    }
-
-    private static func now() -> Int64 {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
     }
 }

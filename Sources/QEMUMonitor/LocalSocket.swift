@@ -144,9 +144,9 @@ public final class LocalSocket {
 public struct Deadline: Sendable {
     private let end: Int64
 
-    public init(in milliseconds: Int64) { end = Deadline.now() + milliseconds }
+    public init(in milliseconds: Int64) { end = MonotonicClock.milliseconds() + milliseconds }
 
-    public var left: Int64 { max(end - Deadline.now(), 0) }
+    public var left: Int64 { max(end - MonotonicClock.milliseconds(), 0) }
     public var isOver: Bool { left == 0 }
 
     /// Waits until the descriptor is ready (true) or the time is over.
@@ -157,11 +157,5 @@ public struct Deadline: Sendable {
             if ready > 0 { return true }
             if ready == 0 || errno != EINTR { return false }
         }
-    }
-
-    private static func now() -> Int64 {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
     }
 }
