@@ -1,5 +1,6 @@
 // Why this file exists: what of a window the data path needs, as plain bytes: a base, a bitmap, and the copy out of it.
 import CQblk
+import Glibc
 public import Synchronization
 
 /// A window as the data path sees it: no counted references. `.none` holds nothing.
@@ -43,6 +44,14 @@ public import Synchronization
             page &+= number
         }
         return true
+    }
+
+    /// Brings the bytes' pages into memory and into the mapping, those of holes, too, to be written. False: not all. The
+    /// window must reach as far as the bytes do.
+    public func populate(_ offset: UInt64, _ length: Int) -> Bool {
+        let inPage = Int(truncatingIfNeeded: offset & FilePages.mask)
+        let start = base + (Int(truncatingIfNeeded: offset) &- inPage)
+        return madvise(start, inPage &+ length, MADV_POPULATE_WRITE) == 0
     }
 
     func add(_ page: UInt64) {

@@ -11,6 +11,8 @@ public final class FileWindow: Sendable {
     private let fd: Int32
     private let address: UInt
     private let count: Int
+    /// The file is on no disk, so that nothing has to be written back.
+    private let populates: Bool
     /// A bit for each page that was seen in memory. Only a guess, and never a wrong answer: the kernel may have thrown
     /// the page out since, and then the touch brings it back.
     private let known: UInt
@@ -26,7 +28,7 @@ public final class FileWindow: Sendable {
     private static let largest: UInt64 = 1 << 44
 
     /// Maps `room` bytes of the file, which may be more than it has yet. Nil where that cannot be, or would not do.
-    init?(fd: Int32, room: UInt64, writable: Bool) {
+    init?(fd: Int32, room: UInt64, writable: Bool, inMemory: Bool) {
         let part = UInt64(1) << Self.partShift
         guard room > 0, room <= Self.largest, sysconf(Int32(_SC_PAGESIZE)) == FilePages.size else { return nil }
         let bytes = Int((room + part - 1) & ~(part - 1))
@@ -44,6 +46,7 @@ public final class FileWindow: Sendable {
         madvise(start, bytes, MADV_RANDOM)
         madvise(start, bytes, MADV_DONTFORK)
         self.fd = fd
+        populates = writable && inMemory
         address = UInt(bitPattern: start)
         count = bytes
         known = UInt(bitPattern: bits)
@@ -80,17 +83,44 @@ public final class FileWindow: Sendable {
         guard pages.contains(offset, length), !pages.holds(offset, length), length <= Self.lookBytes,
             fstat(fd, &status) == 0
         else { return }
-        let first = offset >> FilePages.shift
-        let whole = UInt64(clamping: status.st_size) >> FilePages.shift
-        let last = min((offset &+ UInt64(length) &- 1) >> FilePages.shift, whole &- min(whole, 1))
+        // Neighbours are asked about in the same call: where one page is, the next ones mostly are.
+        let whole = min(UInt64(clamping: status.st_size), pages.count) >> FilePages.shift
+        let first = (offset >> FilePages.shift) & ~Self.neighbours
+        let last = min((offset &+ UInt64(length) &- 1) >> FilePages.shift | Self.neighbours, whole &- min(whole, 1))
         guard first <= last, first < whole else { return }
-        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: Self.lookBytes >> FilePages.shift + 2) { there in
+        withUnsafeTemporaryAllocation(
+            of: UInt8.self, capacity: Self.lookBytes >> FilePages.shift + 2 * Int(Self.neighbours + 1)
+        ) { there in
             let start = pages.base + Int(first << FilePages.shift)
             guard mincore(start, Int((last - first + 1) << FilePages.shift), there.baseAddress) == 0 else { return }
-            for page in first...last where there[Int(page - first)] & 1 != 0 && admit(page) { pages.add(page) }
+            var isWhole = true
+            for page in first...last {
+                if there[Int(page - first)] & 1 != 0 && admit(page) { pages.add(page) } else { isWhole = false }
+            }
+            // One call for all of them costs less than a fault for each. (On a disk it would make them dirty.)
+            if isWhole, populates { madvise(start, Int((last - first + 1) << FilePages.shift), MADV_POPULATE_WRITE) }
         }
     }
     private static let lookBytes = 1 << 20
+    /// Pages less one that are asked about together: as many as the kernel maps at once where one is read.
+    private static let neighbours: UInt64 = 15
+
+    /// Whether the bytes may be written through the mapping, pages that are not in memory among them: the file has them all,
+    /// and the page table may have theirs.
+    public func makeRoom(_ offset: UInt64, _ length: Int) -> Bool {
+        var status = stat()
+        guard pages.contains(offset, length), fstat(fd, &status) == 0,
+            offset &+ UInt64(length) <= UInt64(clamping: status.st_size)
+        else { return false }
+        let parts = UInt64(1) << (Self.partShift - UInt64(FilePages.shift))
+        let last = (offset &+ UInt64(length) &- 1) >> FilePages.shift
+        var page = offset >> FilePages.shift
+        while page <= last {
+            guard admit(page) else { return false }
+            page = (page / parts + 1) * parts
+        }
+        return true
+    }
 
     /// The bytes were written through the page cache: whole pages are in memory for certain.
     public func wrote(_ offset: UInt64, _ length: Int) {

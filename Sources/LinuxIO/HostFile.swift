@@ -123,7 +123,9 @@ public final class HostFile: Sendable, ResizableStorage {
     public func pages(room: UInt64) -> FileWindow? {
         guard hasPages else { return nil }
         return window.withLock { window in
-            if window == nil { window = FileWindow(fd: fd, room: max(room, length), writable: isWritable) }
+            if window == nil {
+                window = FileWindow(fd: fd, room: max(room, length), writable: isWritable, inMemory: isTmpfs)
+            }
             return window
         }
     }

@@ -1,6 +1,7 @@
 // Why this file exists: a window must never show what the file does not have, whatever happens to the file, and must never
 // offer a page that a write could be lost in.
 import DiskTypes
+import Foundation
 import Glibc
 import LinuxIO
 import Testing
@@ -36,13 +37,13 @@ struct FileWindowTests {
         return went ? bytes : nil
     }
 
-    @Test("Pages are held once they were looked at, and show the file's bytes", arguments: places)
+    @Test("Pages are held once they or their neighbours were looked at, and show the file's bytes", arguments: places)
     func looks(place: String) throws {
-        let it = try open(place, pattern(40_960))
-        #expect(!it.window.pages.holds(4096, 4096))
-        it.window.look(4096, 8192)
-        #expect(it.window.pages.holds(4096, 8192) && it.window.pages.holds(5000, 100))
-        #expect(!it.window.pages.holds(4096, 8193) && !it.window.pages.holds(0, 4097))
+        let it = try open(place, pattern(200_000))
+        #expect(!it.window.pages.holds(70_000, 1))
+        it.window.look(70_000, 8192)
+        #expect(it.window.pages.holds(70_000, 8192) && it.window.pages.holds(65536, 65536))
+        #expect(!it.window.pages.holds(65535, 2) && !it.window.pages.holds(131_071, 2))
         #expect(copy(it.window, 5000, 3000) == Array(pattern(40_960)[5000..<8000]))
         try it.file.write(at: HostOffset(6000), [1, 2, 3])
         #expect(copy(it.window, 5999, 5)?[1...3] == [1, 2, 3])
@@ -66,7 +67,47 @@ struct FileWindowTests {
         let it = try open("/dev/shm", pattern(4096))
         try it.file.truncate(to: 1 << 20)
         it.window.look(0, 1 << 20)
+        it.window.look(0, 4096)
         #expect(it.window.pages.holds(0, 4096) && !it.window.pages.holds(4096, 1))
+        #expect(try it.file.diskUsage() == 4096)
+    }
+
+    @Test("There is room for what the file has and nothing else, and holes can be populated")
+    func room() throws {
+        let it = try open("/dev/shm", pattern(4096), room: 8 << 20)
+        try it.file.truncate(to: 5 << 20 | 512)
+        #expect(it.window.makeRoom(0, 5 << 20 | 512) && it.window.makeRoom(5 << 20, 512))
+        #expect(!it.window.makeRoom(5 << 20, 513) && !it.window.makeRoom(6 << 20, 1) && !it.window.makeRoom(.max, 1))
+        #expect(!it.window.pages.holds(1 << 20, 1))
+        #expect(it.window.pages.populate(2 << 20 | 512, 8192))
+        #expect(try it.file.diskUsage() == 16384)
+        #expect(truncate(it.path, 1 << 20) == 0)
+        #expect(!it.window.pages.populate(2 << 20, 8192))
+        #expect(!it.window.makeRoom(2 << 20, 8192))
+    }
+
+    @Test("Looking at pages of a file on a disk makes none of them dirty")
+    func staysClean() throws {
+        let it = try open("/tmp", pattern(64 << 10))
+        try it.file.sync()
+        #expect(try dirtyBytes(it.path) == 0)
+        it.window.look(0, 64 << 10)
+        #expect(copy(it.window, 0, 64 << 10) == pattern(64 << 10))
+        #expect(try dirtyBytes(it.path) == 0)
+    }
+
+    /// Of this process's mapping of a file.
+    private func dirtyBytes(_ path: String) throws -> Int {
+        let handle = try #require(FileHandle(forReadingAtPath: "/proc/self/smaps"))
+        let maps = String(decoding: try handle.readToEnd() ?? Data(), as: UTF8.self)
+        var isTheFile = false
+        var sum = 0
+        for line in maps.split(separator: "\n") {
+            if line.contains("-"), !line.contains("kB") { isTheFile = line.hasSuffix(path) }
+            guard isTheFile, line.contains("_Dirty:") else { continue }
+            sum += Int(line.split(separator: " ")[1]) ?? 0
+        }
+        return sum
     }
 
     @Test("A file that becomes shorter ends the copy, not the process, any number of times", arguments: places)
