@@ -52,6 +52,7 @@ extension FileSide {
         pages = window.pages
         // The file system of a disk is asked about each page that becomes dirty; about a long write it is asked once.
         mappedWrite = writesInline ? file.isTmpfs ? RequestEngine.copyLimit : 64 << 10 : 0
+        isMemory = file.isTmpfs
         self.window = Unmanaged.passUnretained(window)
     }
 

@@ -48,6 +48,10 @@ extension RequestEngine {
             record.pointee.cursor &+= extent.length
             return true
         }
+        if record.pointee.operation == .read, moveTogether(slot, at: at, length, extent.file, extent.host.bytes) {
+            record.pointee.cursor &+= extent.length
+            return true
+        }
         if record.pointee.operation == .read, let base = record.pointee.base,
             readMapped(extent.file, extent.host.bytes, base + at, length)
         {

@@ -10,14 +10,26 @@ extension RequestEngine {
 
     @inline(__always) private func mayWriteNow(_ file: UInt16, _ length: Int) -> Bool {
         files[Int(file)].writesInline && length <= RequestEngine.inlineLimit && !writeThrough && writesInline
-            && throttle.mayCall
+            && mayCall(file)
+    }
+
+    /// The page cache of a disk may be full. Memory that is a file's only place never waits.
+    @inline(__always) func mayCall(_ file: UInt16) -> Bool { files[Int(file)].isMemory || throttle.mayCall }
+
+    /// Does something that may wait in the page cache.
+    @inline(__always) func timed<Result>(_ file: UInt16, _ call: () -> Result) -> Result {
+        if files[Int(file)].isMemory { return call() }
+        let before = Throttle.now()
+        let result = call()
+        throttle.took(since: before)
+        return result
     }
 
     /// Does a whole request at once. False: better by the ring.
     @inline(__always) func writeInline(
         _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ slot: Int32
     ) -> Bool {
-        guard writeNow(host, base, length) else { return false }
+        guard moveTogether(slot, at: 0, length, plainFile, host) || writeNow(host, base, length) else { return false }
         finish(slot)
         return true
     }
@@ -28,28 +40,24 @@ extension RequestEngine {
         _ host: UInt64, _ base: UnsafeRawPointer, _ length: Int, isNew: Bool = false
     ) -> Bool {
         guard mayWriteNow(plainFile, length) else { return false }
-        let before = Throttle.now()
-        if !isNew, writeMapped(host, base, length) {
-            throttle.took(since: before)
-            return true
+        return timed(plainFile) {
+            if !isNew, writeMapped(host, base, length) { return true }
+            let written = pwrite(files[Int(plainFile)].data, base, length, off_t(truncatingIfNeeded: host))
+            if written == length { wrotePages(host, length) }
+            return written == length
         }
-        let written = pwrite(files[Int(plainFile)].data, base, length, off_t(truncatingIfNeeded: host))
-        throttle.took(since: before)
-        if written == length { wrotePages(host, length) }
-        return written == length
     }
 
     /// The same from a request's own memory, from its byte `at` on, in one piece or many.
     func writeNow(_ slot: Int32, at: Int, _ length: Int, _ host: UInt64, isNew: Bool = false) -> Bool {
+        if moveTogether(slot, at: at, length, plainFile, host) { return true }
         if let base = slots[Int(slot)].base { return writeNow(host, base + at, length, isNew: isNew) }
         guard mayWriteNow(plainFile, length), lists.available > 0 else { return false }
         let list = lists.take()
         let count = memory(of: slot).slice(at: at, length: length, into: lists[list])
-        let before = Throttle.now()
-        let written = pwritev(
-            files[Int(plainFile)].data, lists[list], Int32(truncatingIfNeeded: count),
-            off_t(truncatingIfNeeded: host))
-        throttle.took(since: before)
+        let written = timed(plainFile) {
+            VectorTransfer.write(files[Int(plainFile)].data, lists[list], count, at: host)
+        }
         lists.give(list)
         if written == length { wrotePages(host, length) }
         return written == length
@@ -63,12 +71,7 @@ struct Throttle: BitwiseCopyable {
     private static let slow = 8_000_000
     private static let pause = 200_000_000
 
-    /// Nanoseconds, to the tick of a few milliseconds: cheap, and all that is needed.
-    @inline(__always) static func now() -> Int {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
-        return time.tv_sec &* 1_000_000_000 &+ time.tv_nsec
-    }
+    @inline(__always) static func now() -> Int { Int(MonotonicClock.coarse()) }
 
     var mayCall: Bool { until == 0 || Throttle.now() > until }
 

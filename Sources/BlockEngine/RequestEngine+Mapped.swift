@@ -73,7 +73,9 @@ extension RequestEngine {
     @inline(never) private func copyNow(
         _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ slot: Int32
     ) -> Bool {
-        guard readMapped(plainFile, host, base, length) else { return false }
+        guard moveTogether(slot, at: 0, length, plainFile, host) || readMapped(plainFile, host, base, length) else {
+            return false
+        }
         finish(slot)
         return true
     }

@@ -86,6 +86,8 @@ public final class RequestEngine {
     let counts: InFlightCounts?
     /// The first write asks whether it may.
     var isPrepared: Bool
+    /// Helps with long transfers, where there is one.
+    let partner: TransferPartner?
     /// What happened so far.
     public internal(set) var statistics = Statistics()
 
@@ -98,9 +100,10 @@ public final class RequestEngine {
     ///   - decodedCacheBytes: how much memory decoded clusters may take (at least one is always kept).
     ///   - number: tells this engine's completions from those of others on the same ring; see `number(of:)`.
     ///   - seesPages: pages of the page cache are reached through mappings. For doors, whose guests come back to them.
+    ///   - partner: shares long transfers of such pages; of the thread that uses the engine, and made for `maxIovecs`.
     public init(
         chain: ImageChain, ring: Ring, slots count: Int, maxIovecs: Int = 1, decodedCacheBytes: Int = 8 << 20,
-        number: UInt16 = 0, seesPages: Bool = false
+        number: UInt16 = 0, seesPages: Bool = false, partner: TransferPartner? = nil
     ) throws(ImageError) {
         guard count > 0, count <= 65536, maxIovecs > 0, maxIovecs <= 1024 else {
             throw ImageError(.unsupported, "an engine for \(count) requests of \(maxIovecs) memory ranges")
@@ -108,6 +111,7 @@ public final class RequestEngine {
         guard let zeros = Self.sharedZeros else { throw ImageError(.system, "no memory for zeros") }
         self.chain = chain
         self.ring = ring
+        self.partner = partner
         self.zeros = zeros
         plainFile = chain.activeDataFile
         slotCount = count

@@ -128,6 +128,8 @@ struct FileSide: BitwiseCopyable {
     var pages = FilePages.none
     /// The longest write that goes by them, in bytes; 0: none does.
     var mappedWrite = 0
+    /// The file is on no disk.
+    var isMemory = false
     /// The same window, for what is rarer. The engine's chain keeps it.
     var window: Unmanaged<FileWindow>?
 }

@@ -6,6 +6,8 @@ public struct Statistics: Sendable, BitwiseCopyable {
     public var allocations: UInt64 = 0
     /// Transfers by a mapping, without the ring.
     public var mapped: UInt64 = 0
+    /// Long transfers that two threads shared.
+    public var shared: UInt64 = 0
     /// Requests taken in.
     public var requests: UInt64 = 0
     /// Bytes of requests that went well.

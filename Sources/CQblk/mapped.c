@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 
 struct run {
     sigjmp_buf back;
@@ -64,4 +65,8 @@ void qb_end_copy(const void *fault) {
 long qb_major_faults(void) {
     struct rusage usage;
     return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_majflt : 0;
+}
+
+ssize_t qb_preadv_now(int fd, const void *ranges, int count, uint64_t offset) {
+    return preadv2(fd, ranges, count, (off_t)offset, RWF_NOWAIT);
 }

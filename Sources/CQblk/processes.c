@@ -26,6 +26,11 @@ int qb_spread_thread(int index, int count) {
   return sched_setaffinity(0, sizeof mine, &mine);
 }
 
+int qb_processors(void) {
+  cpu_set_t allowed;
+  return sched_getaffinity(0, sizeof allowed, &allowed) < 0 ? 1 : CPU_COUNT(&allowed);
+}
+
 int qb_set_thread_name(const char *name) { return pthread_setname_np(pthread_self(), name); }
 int qb_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); } // always close-on-exec
 int qb_pidfd_send_signal(int pidfd, int signal) {

@@ -67,7 +67,7 @@ extension QueueWorker {
             var virtqueue = try Virtqueue(size: start.size, features: start.features, memory: start.memory)
             let engine = try RequestEngine(
                 chain: start.export.chain, ring: ring, slots: start.size, maxIovecs: ChainLimits.segments,
-                number: UInt16(truncatingIfNeeded: place), seesPages: true)
+                number: UInt16(truncatingIfNeeded: place), seesPages: true, partner: partner)
             engine.setMemoryFiles(start.memoryFiles)
             engine.writeThrough = start.isDurable
             engine.ignoresFlushes = start.export.ignoresFlushes

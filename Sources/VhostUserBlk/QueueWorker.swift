@@ -52,6 +52,10 @@ final class QueueWorker {
     var activeCount = 0
     var freePlaces: [Int]
 
+    /// Shares long transfers; made with the first queue.
+    private(set) lazy var partner = TransferPartner(
+        maxIovecs: ChainLimits.segments, looks: poll == .off ? 0 : Self.longestLook)
+
     var mailboxArmed = false
     var mailWaits = false
     var quits = false

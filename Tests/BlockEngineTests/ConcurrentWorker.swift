@@ -27,6 +27,8 @@ final class ConcurrentWorker: @unchecked Sendable {
     private(set) var trouble: String?
     /// Transfers by way of the mapping.
     private(set) var mapped: UInt64 = 0
+    /// Transfers of two threads.
+    private(set) var together: UInt64 = 0
 
     private struct Pending {
         let operation: BlockRequest.Operation
@@ -49,12 +51,15 @@ final class ConcurrentWorker: @unchecked Sendable {
         do {
             // Beside each other: those that use the pages of the page cache, and those that do not.
             let seesPages = (Int(index) + burst.number) & 1 == 0
-            let rig = try Rig(chain, slots: Self.slots, entries: 128, maxIovecs: 16, seesPages: seesPages)
+            let partner = TransferPartner(maxIovecs: 16, looks: 20_000, least: 16 << 10, pieceBytes: 4 << 10)
+            let rig = try Rig(
+                chain, slots: Self.slots, entries: 128, maxIovecs: 16, seesPages: seesPages, partner: partner)
             rig.engine.setMemoryFiles([
                 MemoryFile(start: memory, count: shared.count, fd: shared.fd, offset: 0)
             ])
             trouble = try work(rig)
             mapped = rig.engine.statistics.mapped
+            together = rig.engine.statistics.shared
         } catch {
             trouble = "\(error)"
         }

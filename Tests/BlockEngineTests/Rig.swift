@@ -18,13 +18,13 @@ final class Rig {
 
     init(
         _ chain: ImageChain, slots: Int = 16, entries: UInt32 = 64, maxIovecs: Int = 1,
-        decodedCacheBytes: Int = 8 << 20, number: UInt16 = 0, seesPages: Bool = false
+        decodedCacheBytes: Int = 8 << 20, number: UInt16 = 0, seesPages: Bool = false, partner: TransferPartner? = nil
     ) throws {
         lists = .allocate(capacity: slots * Self.listLimit)
         ring = try Ring(entries: entries)
         engine = try RequestEngine(
             chain: chain, ring: ring, slots: slots, maxIovecs: maxIovecs, decodedCacheBytes: decodedCacheBytes,
-            number: number, seesPages: seesPages)
+            number: number, seesPages: seesPages, partner: partner)
     }
 
     deinit { lists.deallocate() }

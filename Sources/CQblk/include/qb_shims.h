@@ -33,6 +33,8 @@ struct qb_copy {
 size_t qb_copy_mapped(const struct qb_copy *copies, size_t count);
 /// For a SIGBUS handler: does not come back when the fault is in the mapping that this thread copies from.
 void qb_end_copy(const void *fault);
+/// preadv that fails with EAGAIN where it would wait for a disk.
+ssize_t qb_preadv_now(int fd, const void *ranges, int count, uint64_t offset); // of struct iovec
 /// Times this thread waited for a page of memory to come from a disk.
 long qb_major_faults(void);
 
@@ -50,6 +52,8 @@ void qb_dm_log_to(void (*sink)(int level, const char *text));
 // processes (processes.c)
 int qb_set_thread_name(const char *name);
 int qb_spread_thread(int index, int count);
+/// Processors that this thread may use.
+int qb_processors(void);
 int qb_pidfd_open(pid_t pid);
 int qb_pidfd_send_signal(int pidfd, int signal);
 int qb_set_io_flusher(void);

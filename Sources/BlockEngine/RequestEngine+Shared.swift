@@ -1,0 +1,44 @@
+// Why this file exists: which long transfers are worth a second thread, and may have one: those between the callers' memory
+// and pages that are in memory, where nothing has to be waited for.
+import Glibc
+import LinuxIO
+
+extension RequestEngine {
+    /// Moves the bytes of a slot's request from its byte `at` on together with the partner. False: not all of them, by
+    /// then or at all; another way does it again.
+    @inline(__always) func moveTogether(_ slot: Int32, at: Int, _ length: Int, _ file: UInt16, _ host: UInt64) -> Bool {
+        guard let partner, length >= partner.least else { return false }
+        return moveTogether(partner, slot, at, length, file, host)
+    }
+
+    @inline(never) private func moveTogether(
+        _ partner: TransferPartner, _ slot: Int32, _ at: Int, _ length: Int, _ file: UInt16, _ host: UInt64
+    ) -> Bool {
+        let side = files[Int(file)]
+        let isWrite = slots[Int(slot)].operation == .write
+        let mayTry =
+            isWrite
+            ? side.isMemory && side.writesInline && writesInline && !writeThrough : side.pages.holds(host, length)
+        guard mayTry, length <= RequestEngine.sharedLimit, !faults.isPaused, mayCall(file), partner.isWorthIt,
+            let window = side.window
+        else { return false }
+        var transfer = SharedTransfer(
+            memory: memory(of: slot), at: at, length: length, isWrite: isWrite, fd: side.data, host: host,
+            byMapping: side.isMemory, pages: side.pages, sources: sources, pieceBytes: partner.pieceBytes)
+        if isWrite {
+            guard transfer.isInSectors(), window._withUnsafeGuaranteedRef({ $0.makeRoom(host, length) }) else {
+                return false
+            }
+        }
+        let helped = timed(file) { partner.run(transfer) }
+        guard let helped else {
+            window._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
+            return false
+        }
+        if helped > 0 { statistics.shared &+= 1 }
+        if isWrite { wrotePages(host, length) }
+        return true
+    }
+    /// Longer ones keep others waiting.
+    static var sharedLimit: Int { 1 << 20 }
+}
