@@ -1,5 +1,6 @@
 // Why this file exists: the loop of the benchmark is one; what it drives are three: a virtqueue, a file, the engine. Its
 // methods run once for each request or batch: no locks, no allocation, and the compiler sees the concrete type.
+import BlockEngine
 import DiskTypes
 import LinuxIO
 import SystemPackage
@@ -41,13 +42,16 @@ struct LaneCompletion: BitwiseCopyable {
 
 /// Page-aligned buffers, one for each slot, full of bytes that do not compress.
 final class LaneBuffers {
-    private let memory: AlignedBuffer
-    var bytes: UnsafeMutableRawBufferPointer { memory.bytes }
+    private let memory: SharedMemory
+    var bytes: UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(start: memory.pointer, count: memory.count)
+    }
     var pointer: UnsafeMutableRawPointer { memory.pointer }
+    var file: MemoryFile { MemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0) }
 
     init(count: Int, blockBytes: Int) throws(ImageError) {
         do throws(Errno) {
-            memory = try AlignedBuffer(count: count * blockBytes)
+            memory = try SharedMemory("qblk-bench", count: count * blockBytes)
         } catch {
             throw ImageError(.system, "no memory for \(count) buffers: \(errorText(error.rawValue))")
         }

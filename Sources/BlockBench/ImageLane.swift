@@ -19,7 +19,10 @@ struct ImageLane: BenchLane {
         ring = try newRing(max(depth * 2, 8))
         buffers = try LaneBuffers(count: depth, blockBytes: blockBytes)
         memory = buffers.pointer
-        engine = try RequestEngine(chain: chain, ring: ring, slots: depth)
+        // As a door has it whose guest's memory is a file.
+        let partner = TransferPartner(maxIovecs: 1, looks: 32_768)
+        engine = try RequestEngine(chain: chain, ring: ring, slots: depth, seesPages: true, partner: partner)
+        engine.setMemoryFiles([buffers.file])
         lists = .allocate(capacity: depth)
         for slot in 0..<depth {
             (lists + slot).initialize(to: iovec(iov_base: memory + slot * blockBytes, iov_len: blockBytes))

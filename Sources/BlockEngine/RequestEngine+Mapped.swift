@@ -112,8 +112,7 @@ extension RequestEngine {
         else { return false }
         if !pages.holds(host, length) {
             // A write to the file would do to make them known, but with large folios it takes longer than all of this.
-            look(plainFile, host, length)
-            guard pages.holds(host, length) else { return false }
+            guard look(plainFile, host, length) else { return false }
         }
         let place = pages.base + Int(truncatingIfNeeded: host)
         guard pread(source.fd, place, length, off_t(truncatingIfNeeded: source.offset)) == length else {
@@ -137,12 +136,16 @@ extension RequestEngine {
     /// A transfer between the file and memory went well: its pages may be in memory now.
     @inline(__always) func sawPages(_ file: UInt16, _ host: UInt64, _ length: Int) {
         guard files[Int(file)].pages.isThere, !files[Int(file)].pages.holds(host, length) else { return }
-        look(file, host, length)
+        _ = look(file, host, length)
     }
 
-    @inline(never) private func look(_ file: UInt16, _ host: UInt64, _ length: Int) {
-        guard !faults.isPaused else { return }
+    /// Looks whether pages are in memory, unless that is hardly likely.
+    @inline(never) private func look(_ file: UInt16, _ host: UInt64, _ length: Int) -> Bool {
+        guard luck.tries(), !faults.isPaused else { return false }
         files[Int(file)].window?._withUnsafeGuaranteedRef { $0.look(host, length) }
+        let found = files[Int(file)].pages.holds(host, length)
+        luck.saw(found)
+        return found
     }
 
     /// The same after a write, which leaves no doubt.

@@ -48,6 +48,7 @@ public final class RequestEngine {
     var flushes = FlushLine()
     var throttle = Throttle()
     var faults = FaultWatch()
+    var luck = LookLuck()
     var copies = CopyLine()
     /// Where the callers' memory comes from, as far as files can be read that it is.
     var sources = MemoryFiles()

@@ -1,11 +1,13 @@
 // Why this file exists: transfers by way of the page cache's own pages: the same bytes, the same errors, and nothing lost
 // where a file ends, is cut, or leaves memory.
-import BlockEngine
+
 import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
 import Testing
+
+@testable import BlockEngine
 
 struct MappedTests {
     /// An engine whose callers' memory is behind a descriptor, as a guest's is.
@@ -146,5 +148,28 @@ struct MappedTests {
             #expect(read.error == 0 && read.bytes == Array(truth[at..<at + 4096]))
         }
         #expect(it.mapped < 256, "the engine went on touching what was not there")
+    }
+}
+
+@Suite struct LookLuckTests {
+    @Test("Questions in vain are asked ever more seldom, and a single answer brings them back")
+    func luck() {
+        var luck = LookLuck()
+        var asked = 0
+        for _ in 0..<6400 where luck.tries() {
+            asked += 1
+            luck.saw(false)
+        }
+        #expect((100...110).contains(asked))
+        while !luck.tries() {}
+        luck.saw(true)
+        for _ in 0..<10 {
+            let tries = luck.tries()
+            #expect(tries)
+            luck.saw(true)
+        }
+        luck.saw(false)
+        let tries = luck.tries()
+        #expect(!tries)
     }
 }
