@@ -55,19 +55,7 @@ struct KillTests {
         style.depth = 24
         style.largest = 32 << 10
         let (frontend, load) = try program.load(options, queues: queues, style: style)
-        for round in 0..<8 {
-            load.run(100 + load.below(500))
-            load.fill()
-            usleep(useconds_t(load.below(300)))
-            program.server.kill()
-            #expect(load.failure == nil, "round \(round)")
-            load.collect()
-            try program.server.start()
-            try frontend.reconnect()
-            load.collect()
-            for lane in load.lanes { lane.queue.base = lane.driver.resumePosition }
-            try frontend.start()
-        }
+        for _ in 0..<8 { try killUnder(load, 100 + load.below(500), frontend, program.server) }
         load.run(200)
         load.drain()
         #expect(load.failure == nil)
@@ -75,6 +63,51 @@ struct KillTests {
         #expect(flush)
         #expect(load.matches(try Files.bytes(program.path)), "seed \(load.seed)")
         #expect(program.server.stop()?.exit == 0)
+    }
+
+    private func killUnder(_ load: Load, _ requests: Int, _ frontend: VhostUserFrontend, _ server: DiskServer) throws {
+        load.run(requests)
+        load.fill()
+        usleep(useconds_t(load.below(300)))
+        server.kill()
+        #expect(load.failure == nil)
+        load.collect()
+        try server.start()
+        try frontend.reconnect()
+        load.collect()
+        for lane in load.lanes { lane.queue.base = lane.driver.resumePosition }
+        try frontend.start()
+    }
+
+    @Test("Long requests in memory, which two threads share", arguments: ["raw", "qcow2"])
+    func losesNothingOfLongRequests(format: String) throws {
+        let folder = "/dev/shm/killed-\(format)-\(getpid())"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: false)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let (path, size) = ("\(folder)/disk", 24 << 20)
+        try Command(["qemu-img", "create", "-q", "-f", format, path, "\(size)"]).succeed()
+        let server = try DiskServer(
+            path, format: format, socket: "\(folder)/sock", options: ["--workers", "1", "--cache", "writeback"])
+        defer { server.kill() }
+        var style = LoadStyle()
+        (style.depth, style.largest, style.alignment, style.blockSectors) = (6, 1 << 20, 512, 64)
+        var options = Rings.splitEvent.options
+        options.protocolFeatures.insert(.inflightSharedMemory)
+        options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(lanes: 1, style))]
+        let frontend = try VhostUserFrontend.connect(server.socket, options)
+        let lane = try Lane(frontend)
+        try frontend.start()
+        let load = Load([lane], arena: 0x1_0000_0000, content: [UInt8](repeating: 0, count: size), style: style)
+        for _ in 0..<20 { try killUnder(load, 10 + load.below(60), frontend, server) }
+        load.run(50)
+        load.drain()
+        try frontend.stop()
+        frontend.connection.shutDown()
+        #expect(server.stop()?.exit == 0)
+        #expect(load.failure == nil)
+        if format == "qcow2" { try Command(["qemu-img", "check", "-q", "-f", "qcow2", path]).succeed() }
+        try Command(["qemu-img", "convert", "-f", format, "-O", "raw", path, "\(path).out"]).succeed()
+        #expect(load.matches(try Files.bytes("\(path).out")), "seed \(load.seed)")
     }
 
     /// All that was answered is in the file once the rings have stopped.
