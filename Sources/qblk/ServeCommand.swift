@@ -58,7 +58,9 @@ struct ServeCommand: ParsableCommand {
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Threads that carry requests. Default: one a processor, at most 4.", valueName: "count"))
+        help: ArgumentHelp(
+            "Threads that carry requests. Default: one a processor, at most 4. Each has a second one for long transfers in memory.",
+            valueName: "count"))
     var workers: Int?
 
     @Option(
