@@ -48,11 +48,11 @@ extension FileSide {
             memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0,
             writesInline: !usable && file.isWritable)
         ringData = data
+        isMemory = file.isTmpfs
         guard !usable, let room, let window = file.pages(room: room) else { return }
         pages = window.pages
         // The file system of a disk is asked about each page that becomes dirty; about a long write it is asked once.
         mappedWrite = writesInline ? file.isTmpfs ? RequestEngine.copyLimit : 64 << 10 : 0
-        isMemory = file.isTmpfs
         self.window = Unmanaged.passUnretained(window)
     }
 
