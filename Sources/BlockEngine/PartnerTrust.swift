@@ -10,7 +10,7 @@ struct PartnerTrust: BitwiseCopyable {
     private var misses = 0
     /// Transfers in a row in which it did nothing.
     static let patience = 4
-    /// Nanoseconds to wait for it: a piece takes a tenth of that.
+    /// Nanoseconds to wait for it: a piece takes a fiftieth of that.
     static let tooLong: Int64 = 1_000_000
     static let shortest: Int64 = 10_000_000
     static let longest: Int64 = 2_000_000_000

@@ -109,6 +109,10 @@ public final class RequestEngine {
         guard count > 0, count <= 65536, maxIovecs > 0, maxIovecs <= 1024 else {
             throw ImageError(.unsupported, "an engine for \(count) requests of \(maxIovecs) memory ranges")
         }
+        // Its lists of ranges have no more room than it was made with.
+        guard partner.map({ $0.maxIovecs >= maxIovecs }) ?? true else {
+            throw ImageError(.unsupported, "a partner for requests of fewer memory ranges than \(maxIovecs)")
+        }
         guard let zeros = Self.sharedZeros else { throw ImageError(.system, "no memory for zeros") }
         self.chain = chain
         self.ring = ring

@@ -12,6 +12,8 @@ public final class TransferPartner {
     /// Shorter transfers are not worth the talk, in bytes.
     let least: Int
     let pieceBytes: Int
+    /// Ranges of memory that a transfer may have.
+    let maxIovecs: Int
 
     /// Starts the second thread. Nil where both would share a processor, or the system has no thread to give.
     ///
@@ -28,6 +30,7 @@ public final class TransferPartner {
         self.thread = consume thread
         self.least = least
         self.pieceBytes = pieceBytes
+        self.maxIovecs = maxIovecs
         list = .allocate(capacity: maxIovecs)
     }
 

@@ -10,48 +10,12 @@ import Testing
 @testable import BlockEngine
 
 struct MappedTests {
-    /// An engine whose callers' memory is behind a descriptor, as a guest's is.
-    private final class Mapped {
-        let chain: ImageChain
-        let rig: Rig
-        let memory: SharedMemory
-
-        init(_ chain: ImageChain) throws {
-            self.chain = chain
-            rig = try Rig(chain, seesPages: true)
-            memory = try SharedMemory("qblk-test", count: 2 << 20)
-            rig.engine.setMemoryFiles([
-                MemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0)
-            ])
-        }
-
-        var mapped: UInt64 { rig.engine.statistics.mapped }
-
-        func read(_ guest: Int, _ count: Int) -> (error: Int32, bytes: [UInt8]) {
-            memset(memory.pointer, 0xee, count)
-            rig.engine.submitRead(slot: 0, guest: GuestOffset(UInt64(guest)), buffer: memory.pointer, length: count)
-            let error = rig.wait()?.error ?? -1
-            return (error, Array(UnsafeRawBufferPointer(start: memory.pointer, count: count)))
-        }
-
-        func write(_ guest: Int, _ bytes: [UInt8], skew: Int = 0) -> Int32 {
-            UnsafeMutableRawBufferPointer(start: memory.pointer + skew, count: bytes.count).copyBytes(from: bytes)
-            var request = BlockRequest(
-                .write, slot: 0, guest: GuestOffset(UInt64(guest)), length: UInt64(bytes.count))
-            let list = [iovec(iov_base: memory.pointer + skew, iov_len: bytes.count)]
-            request.iovecs = rig.kept(list, slot: 0)
-            request.iovecCount = 1
-            rig.engine.submit(request)
-            return rig.wait()?.error ?? -1
-        }
-    }
-
     @Test("The second read of a page, and a write to it, go by the mapping, and QEMU sees the same bytes")
     func usesPages() throws {
         let images = try Images(in: "/dev/shm")
         var truth = try images.disk("d.raw", size: 4 << 20)
         try images.run("qemu-img convert -S 0 -f raw -O qcow2 d.raw a.qcow2")
-        let it = try Mapped(images.open("a.qcow2", writable: true))
+        let it = try GuestRig(images.open("a.qcow2", writable: true))
         for round in 0..<2 {
             for at in stride(from: 0, to: 4 << 20, by: 64 << 10) {
                 let read = it.read(at, 12_288)
@@ -74,7 +38,7 @@ struct MappedTests {
     func oddMemory() throws {
         let images = try Images(in: "/dev/shm")
         try images.write("d.raw", [UInt8](repeating: 7, count: 1 << 20))
-        let it = try Mapped(images.open("d.raw", writable: true, format: .raw))
+        let it = try GuestRig(images.open("d.raw", writable: true, format: .raw))
         #expect(it.write(0, [UInt8](repeating: 1, count: 8192)) == 0)
         let before = it.mapped
         #expect(it.write(4096, [UInt8](repeating: 2, count: 8192), skew: 100) == 0)
@@ -88,7 +52,7 @@ struct MappedTests {
     func oddEnd(place: String) throws {
         let images = try Images(in: place)
         try images.write("d.raw", [UInt8](repeating: 7, count: 3 * 4096 + 512))
-        let it = try Mapped(images.open("d.raw", direct: false, writable: true, format: .raw))
+        let it = try GuestRig(images.open("d.raw", direct: false, writable: true, format: .raw))
         for round in 1...3 {
             #expect(it.read(3 * 4096, 512).bytes == [UInt8](repeating: round == 1 ? 7 : UInt8(round - 1), count: 512))
             #expect(it.write(2 * 4096, [UInt8](repeating: UInt8(round), count: 4608)) == 0)
@@ -103,7 +67,7 @@ struct MappedTests {
     func cut(place: String) throws {
         let images = try Images(in: place)
         try images.write("d.raw", [UInt8](repeating: 7, count: 1 << 20))
-        let it = try Mapped(images.open("d.raw", direct: false, format: .raw))
+        let it = try GuestRig(images.open("d.raw", direct: false, format: .raw))
         for _ in 0..<2 { #expect(it.read(0, 1 << 20).error == 0) }
         #expect(truncate(images.path("d.raw"), 64 << 10) == 0)
         for _ in 0..<3 {
@@ -117,7 +81,7 @@ struct MappedTests {
     func zeros() throws {
         let images = try Images(in: "/dev/shm")
         try images.write("d.raw", [UInt8](repeating: 7, count: 1 << 20))
-        let it = try Mapped(images.open("d.raw", writable: true, format: .raw))
+        let it = try GuestRig(images.open("d.raw", writable: true, format: .raw))
         for round in 1...3 {
             _ = it.read(0, 1 << 20)
             let zeroes = BlockRequest(
@@ -136,7 +100,7 @@ struct MappedTests {
         let truth = try images.disk("d.raw", size: 4 << 20)
         try images.run("sync d.raw")
         let chain = try images.open("d.raw", direct: false, format: .raw)
-        let it = try Mapped(chain)
+        let it = try GuestRig(chain)
         guard it.rig.engine.seesPages, let window = chain.files[0].pages(room: 0) else {
             try Test.cancel("/tmp is neither ext4 nor XFS: its pages are not mapped")
         }

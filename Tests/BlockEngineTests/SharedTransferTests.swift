@@ -10,39 +10,18 @@ import Testing
 
 @Suite("Long transfers of two threads", .disabled(if: ThreadFlags.processors < 2, "there is one processor"))
 struct SharedTransferTests {
-    /// An engine with a partner, whose callers' memory is behind a descriptor, as a guest's is.
-    private final class Pair {
-        let chain: ImageChain
-        let rig: Rig
-        let memory: SharedMemory
+    private func pair(_ chain: ImageChain) throws -> GuestRig {
+        let partner = TransferPartner(maxIovecs: 16, looks: 1_000_000, least: 64 << 10, pieceBytes: 8 << 10)
+        return try GuestRig(chain, maxIovecs: 16, partner: partner)
+    }
 
-        init(_ chain: ImageChain) throws {
-            self.chain = chain
-            let partner = TransferPartner(maxIovecs: 16, looks: 1_000_000, least: 64 << 10, pieceBytes: 8 << 10)
-            rig = try Rig(chain, maxIovecs: 16, seesPages: true, partner: partner)
-            memory = try SharedMemory("qblk-test", count: 4 << 20)
-            rig.engine.setMemoryFiles([
-                MemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0)
-            ])
-        }
-
-        var shared: UInt64 { rig.engine.statistics.shared }
-
-        /// The ranges are at the given places of the memory.
-        func run(_ operation: BlockRequest.Operation, _ guest: Int, _ ranges: [Range<Int>]) -> Int32 {
-            var request = BlockRequest(
-                operation, slot: 0, guest: GuestOffset(UInt64(guest)),
-                length: UInt64(ranges.reduce(0) { $0 + $1.count }))
-            let list = ranges.map { iovec(iov_base: memory.pointer + $0.lowerBound, iov_len: $0.count) }
-            request.iovecs = rig.kept(list, slot: 0)
-            request.iovecCount = Int32(list.count)
-            rig.engine.submit(request)
-            return rig.wait()?.error ?? -1
-        }
-
-        func bytes(_ ranges: [Range<Int>]) -> [UInt8] {
-            ranges.flatMap { Array(UnsafeRawBufferPointer(start: memory.pointer + $0.lowerBound, count: $0.count)) }
-        }
+    @Test("A partner that has too little room for an engine's lists is refused")
+    func smallPartner() throws {
+        let images = try Images(in: "/dev/shm")
+        try images.run("truncate -s 4M a.img")
+        let chain = try images.open("a.img", writable: true, format: .raw)
+        let small = TransferPartner(maxIovecs: 15, looks: 0)
+        #expect(throws: ImageError.self) { try GuestRig(chain, maxIovecs: 16, partner: small) }
     }
 
     /// One range, or some with gaps between that all are whole `unit`s.
@@ -72,7 +51,7 @@ struct SharedTransferTests {
         let size = 8 << 20
         var truth = [UInt8](repeating: 0, count: size)
         try images.run("qemu-img create -f \(format) \(options.isEmpty ? "" : "-o \(options)") a.img \(size)")
-        let it = try Pair(
+        let it = try pair(
             images.open("a.img", direct: false, writable: true, format: format == "raw" ? .raw : .qcow2))
         var random = Random(InteropTests.seed)
         for number in 1...600 {
@@ -101,7 +80,7 @@ struct SharedTransferTests {
     func oddMemory() throws {
         let images = try Images(in: "/dev/shm")
         try images.run("truncate -s 4M a.img")
-        let it = try Pair(images.open("a.img", writable: true, format: .raw))
+        let it = try pair(images.open("a.img", writable: true, format: .raw))
         var random = Random(7)
         for number in 1...20 {
             let ranges = ranges(1 << 20, &random, unit: 64).map { $0.lowerBound + 64..<$0.upperBound + 64 }
@@ -119,7 +98,7 @@ struct SharedTransferTests {
     func cut(place: String) throws {
         let images = try Images(in: place)
         try images.write("d.raw", [UInt8](repeating: 7, count: 4 << 20))
-        let it = try Pair(images.open("d.raw", direct: false, writable: true, format: .raw))
+        let it = try pair(images.open("d.raw", direct: false, writable: true, format: .raw))
         let whole = [0..<1 << 20]
         for at in 0..<8 { #expect(it.run(.read, (at & 3) << 20, whole) == 0) }
         #expect(truncate(images.path("d.raw"), 2 << 20 | 512) == 0)
@@ -145,7 +124,7 @@ struct SharedTransferTests {
 
     private func fill(_ images: Images) throws {
         try images.run("qemu-img create -f qcow2 a.img 64M && dd if=/dev/zero of=ballast bs=1M count=3")
-        let it = try Pair(images.open("a.img", writable: true, format: .qcow2))
+        let it = try pair(images.open("a.img", writable: true, format: .qcow2))
         let whole = [0..<1 << 20]
         func write(_ at: Int) -> Int32 {
             memset(it.memory.pointer, Int32(at + 1), 1 << 20)
