@@ -79,6 +79,6 @@ struct DMLoops {
     }
 
     private static func backing(_ name: String) -> String? {
-        Filesystem.readIfThere("/sys/block/\(name)/loop/backing_file")
+        Int32(name.dropFirst(4)).flatMap(LoopDevice.backingFile)
     }
 }

@@ -69,8 +69,7 @@ enum LoopCleanup {
         if isMounted { abort(mountPoint) }
         let names = [mountPoint, mountPoint + " (deleted)"]
         for device in try LoopDevice.all() {
-            let line = Filesystem.readIfThere("/sys/block/loop\(device.number)/loop/backing_file") ?? ""
-            guard names.contains(String(line.prefix { $0 != "\n" })) else { continue }
+            guard let file = device.backingFile, names.contains(file) else { continue }
             try device.detach()
         }
         if isMounted { unmount(mountPoint) }

@@ -20,7 +20,20 @@ public struct LoopStatus: Hashable, Sendable {
 }
 
 extension LoopDevice {
-    /// What it is attached to; nil when to nothing.
+    /// The path of the file behind it, as the kernel knows it now (" (deleted)" at the end when it was removed); nil when
+    /// the device is not attached. Unlike `status()` it asks nothing of the file, which may lie on a file system whose
+    /// server is dead or stuck.
+    public var backingFile: String? { LoopDevice.backingFile(number) }
+
+    /// The same for a device of which only the number is known.
+    public static func backingFile(_ number: Int32) -> String? {
+        Filesystem.readIfThere("/sys/block/loop\(number)/loop/backing_file").map {
+            String($0.prefix { $0 != "\n" })
+        }
+    }
+
+    /// What it is attached to; nil when to nothing. The kernel asks the file system that the file lies on: an error such
+    /// as ENOTCONN, or a wait, where that is a FUSE server that is dead or stuck.
     public func status() throws(ImageError) -> LoopStatus? {
         let answer: loop_info64?
         do throws(Errno) {
@@ -32,10 +45,9 @@ extension LoopDevice {
         let given = withUnsafeBytes(of: answer.lo_file_name) { bytes in
             String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
         }
-        let seen = Filesystem.readIfThere("/sys/block/loop\(number)/loop/backing_file")
         let isBlock = answer.lo_rdevice != 0
         return LoopStatus(
-            backingFile: seen.map { String($0.split(separator: "\n").first ?? "") } ?? given,
+            backingFile: backingFile ?? given,
             identity: FileIdentity(
                 device: isBlock ? answer.lo_rdevice : answer.lo_device, inode: isBlock ? 0 : answer.lo_inode),
             offset: answer.lo_offset, sizeLimit: answer.lo_sizelimit,

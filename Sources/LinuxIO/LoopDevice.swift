@@ -79,20 +79,18 @@ public struct LoopDevice: Sendable {
             number: number, path: node, usesDirectIO: direct, hold: autoClear ? LoopHold(device) : nil)
     }
 
-    /// The loop device with this number, attached or not.
+    /// The loop device with this number, attached or not. Its file is not asked: that may have no server any more.
     public static func open(_ number: Int32) throws(ImageError) -> LoopDevice {
         do throws(Errno) {
             let path = try makeNode(number)
-            let device = LoopDevice(number: number, path: path, usesDirectIO: false, hold: nil)
-            let direct = try device.withDevice { fd throws(Errno) in try info(fd)?.lo_flags ?? 0 }
-            return LoopDevice(
-                number: number, path: path, usesDirectIO: direct & QB_LO_FLAGS_DIRECT_IO != 0, hold: nil)
+            return LoopDevice(number: number, path: path, usesDirectIO: usesDirectIO(number), hold: nil)
         } catch {
             throw loopError("open loop device \(number)", error)
         }
     }
 
-    /// The attached loop devices. One that goes away meanwhile is left out.
+    /// The attached loop devices, those whose file cannot be reached any more included (so no `status()` without need).
+    /// One that goes away meanwhile is left out.
     public static func all() throws(ImageError) -> [LoopDevice] {
         let names: [String]
         do throws(Errno) { names = try Filesystem.list("/sys/block") } catch { throw loopError("list devices", error) }
@@ -100,9 +98,12 @@ public struct LoopDevice: Sendable {
             guard name.hasPrefix("loop"), let number = Int32(name.dropFirst(4)),
                 Filesystem.exists("/sys/block/\(name)/loop/backing_file")
             else { return nil }
-            let direct = Filesystem.readIfThere("/sys/block/\(name)/loop/dio") ?? ""
-            return LoopDevice(number: number, path: "/dev/\(name)", usesDirectIO: direct.hasPrefix("1"), hold: nil)
+            return LoopDevice(number: number, path: "/dev/\(name)", usesDirectIO: usesDirectIO(number), hold: nil)
         }.sorted { $0.number < $1.number }
+    }
+
+    private static func usesDirectIO(_ number: Int32) -> Bool {
+        Filesystem.readIfThere("/sys/block/loop\(number)/loop/dio")?.hasPrefix("1") ?? false
     }
 
     /// Detaches the file: at once, or when the last user closes the device. Not attached is no error.

@@ -33,17 +33,16 @@ extension MapRecord {
     /// Whether /dev/loopN is attached, and still to what this map attached it to. The number alone proves nothing: who
     /// detaches it by hand sets it free for others.
     public func ownsLoop(_ number: Int32) -> Bool {
-        guard let line = Filesystem.readIfThere("/sys/block/loop\(number)/loop/backing_file") else { return false }
+        guard let path = LoopDevice.backingFile(number) else { return false }
         if let backingDevice, let backingInode {
             // Asked only of plain loop devices: of a file that FUSE serves, the question would go to its server.
             let known = FileIdentity(device: backingDevice, inode: backingInode)
             do throws(ImageError) {
                 if let status = try LoopDevice.open(number).status() { return status.identity == known }
             } catch {
-                // Not root: the name has to do.
+                // Not root, or the file cannot be reached: the name has to do.
             }
         }
-        let path = line.split(separator: "\n").first.map(String.init) ?? ""
         let ours = mountPoint ?? image
         return path == ours || path == ours + " (deleted)"
     }

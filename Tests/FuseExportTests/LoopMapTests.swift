@@ -54,7 +54,7 @@ private struct Bench {
         #expect(try registry.all().isEmpty)
         #expect(!hasFolders)
         #expect(try MountTable.read().allSatisfy { !$0.mountPoint.hasPrefix(registry.folder) })
-        let loops = try LoopDevice.all().compactMap { try $0.status()?.backingFile }
+        let loops = try LoopDevice.all().compactMap(\.backingFile)
         #expect(loops.allSatisfy { !$0.hasPrefix(workshop.folder) }, "\(loops)")
     }
 
@@ -118,6 +118,41 @@ private struct Bench {
             try bench.unmap(record)
             #expect(try LoopDevice.open(try #require(record.loops.first)).status() != nil)
             try bench.workshop.run("losetup", "-d", record.device)
+        }
+    }
+
+    @Test(.enabled(if: DeadLoop.isPossible, "\(DeadLoop.reason)"))
+    func aBrokenDeviceOfAnotherProgramIsInNobodysWay() throws {
+        let broken = try DeadLoop()
+        #expect(throws: ImageError.self) { try LoopDevice.open(broken.number).status() }
+        try Bench.run { bench in
+            try bench.workshop.rawFile("a.raw", 2 << 20)
+            try bench.workshop.img("convert", "-O", "qcow2", "a.raw", "a.qcow2")
+            for record in [try bench.map("a.qcow2"), try bench.map("a.raw", raw: true)] {
+                #expect(try differenceOfFiles(record.device, bench.workshop.path("a.raw")) == nil)
+                #expect(record.health == .alive)
+            }
+            // What a killed `map` leaves without a record is looked for among all loop devices.
+            try Filesystem.makeDirectory("\(bench.registry.folder)/half")
+            try LoopExport.cleanUp(bench.registry)
+        }
+        #expect(LoopDevice.backingFile(broken.number) == broken.file, "it is still there")
+    }
+
+    @Test(.enabled(if: DeadLoop.isPossible, "\(DeadLoop.reason)"))
+    func ourOwnDeviceThatCannotAnswerIsNotGone() throws {
+        let broken = try DeadLoop()
+        try Bench.run { bench in
+            var record = MapRecord(
+                name: "plain", image: broken.file, format: "raw", size: 1 << 20, how: .loop,
+                device: "/dev/loop\(broken.number)", readOnly: true, created: 0)
+            record.loops = [broken.number]
+            // As of a plain map of a raw image on a file system that another program serves.
+            (record.backingDevice, record.backingInode) = (0x39, 1)
+            #expect(record.health == .alive)
+            try bench.registry.create("plain").write(record)
+            try bench.unmap(record)
+            #expect(LoopDevice.backingFile(broken.number) != broken.file)
         }
     }
 
