@@ -50,6 +50,9 @@ private struct ChainOpener {
                 throw error.named(layer.path)
             }
         }
+        if let known = options.files, known.count != files.count {
+            throw ImageError(.reference, "the image has fewer files than when it was opened first", path: path)
+        }
         if options.writable { try completeLastSector() }
         let built = try buildMaps()
         return ImageChain(
@@ -109,6 +112,9 @@ private struct ChainOpener {
         of image: QCOW2Image, from name: String
     ) throws(ImageError) -> (path: String, format: ImageFormat?)? {
         guard let reference = image.extensions.backingName else { return nil }
+        if let next = try known(role: "backing file") {
+            return (Self.shownPath(next), next.known.format.flatMap(ImageFormat.init(rawValue:)))
+        }
         let format = try ImageFormat.named(image.extensions.backingFormat)
         return (try policy.resolve(reference, from: name, role: "backing file"), format)
     }
@@ -121,8 +127,13 @@ private struct ChainOpener {
         guard let reference = image.extensions.externalDataFile else {
             throw .malformed("the image needs an external data file but does not name it")
         }
-        let file = try open(
-            try policy.resolve(reference, from: name, role: "data file"), role: "data file", writable: writable)
+        let place: String
+        if let next = try known(role: "data file") {
+            place = Self.shownPath(next)
+        } else {
+            place = try policy.resolve(reference, from: name, role: "data file")
+        }
+        let file = try open(place, role: "data file", writable: writable)
         try lock(file, writable ? .writableImage : .readOnlyImage)
         files.append(file)
         return files.count - 1
@@ -130,10 +141,14 @@ private struct ChainOpener {
 
     /// Opens a file for the chain; `role` is nil for the image the user named.
     private func open(_ name: String, role: String?, writable: Bool) throws(ImageError) -> HostFile {
+        if let known = try known(role: role ?? "image") { return try open(known, name, writable: writable) }
         let file: HostFile
         do throws(ImageError) { file = try openFile(name, writable: writable) } catch {
             guard let role else { throw error }
             throw ImageError(.reference, "the \(role) \"\(printable(name))\" \(error.what)", advice: error.advice)
+        }
+        guard role != nil || options.identity.map({ $0 == file.identity }) ?? true else {
+            throw ImageError(.reference, "another file has taken this name meanwhile", advice: "try again")
         }
         if let role {
             try policy.confirm(descriptor: file.fd, role: role)
@@ -150,6 +165,40 @@ private struct ChainOpener {
         let file = try HostFile.open(path: name, writable: writable, direct: options.direct ? .ifPossible : .never)
         guard writable, file.directFD >= 0, file.directOffsetAlignment > options.blockSize else { return file }
         return try HostFile.open(path: name, writable: writable, direct: .never)
+    }
+
+    // MARK: files that are open already
+
+    /// The next file by descriptor; nil where files are opened by name.
+    private func known(role: String) throws(ImageError) -> OpenedFile? {
+        guard let known = options.files else { return nil }
+        guard files.count < known.count else {
+            throw ImageError(.reference, "the image names a \(role) that it had not when it was opened first")
+        }
+        return known[files.count]
+    }
+
+    private func open(_ opened: OpenedFile, _ name: String, writable: Bool) throws(ImageError) -> HostFile {
+        func attempt(_ direct: HostFile.DirectMode) throws(ImageError) -> HostFile {
+            switch options.filesUse {
+            case .reopen: try HostFile.reopen(opened.descriptor, path: name, writable: writable, direct: direct)
+            case .share: try HostFile.share(opened.descriptor, path: name, writable: writable, direct: direct)
+            }
+        }
+        var file = try attempt(options.direct ? .ifPossible : .never)
+        if writable, file.directFD >= 0, file.directOffsetAlignment > options.blockSize { file = try attempt(.never) }
+        guard file.identity == opened.known.identity else {
+            throw ImageError(.reference, "is another file than when it was opened first", path: name)
+        }
+        guard file.length >= opened.known.length ?? 0 else {
+            throw ImageError(.reference, "is shorter than when it was opened first", path: name)
+        }
+        return file
+    }
+
+    /// The name that the file has now, for messages.
+    private static func shownPath(_ file: OpenedFile) -> String {
+        ReferencePolicy.linkTarget("/proc/self/fd/\(file.descriptor)") ?? "an open file"
     }
 
     /// The guest's disk has whole sectors; so has a raw file that is written, as with QEMU after the first write there.
@@ -207,7 +256,8 @@ private struct ChainOpener {
                 cacheLimit: cacheLimit, forWriting: options.writable && built == 0)
             (map, size) = (.qcow2(qcow2), qcow2.size)
         } else {
-            let raw = RawMap(fileLength: files[layer.metadataFile].length)
+            let raw = RawMap(
+                fileLength: options.files?[layer.metadataFile].known.length ?? files[layer.metadataFile].length)
             (map, size) = (.raw(raw), raw.size)
         }
         return ImageLayer(

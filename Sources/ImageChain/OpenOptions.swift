@@ -1,5 +1,7 @@
 // Why this file exists: everything the caller may decide about opening an image, with the safe answer as default.
 
+public import LinuxIO
+
 /// How the bytes of a file are laid out.
 public enum ImageFormat: String, Sendable, CaseIterable {
     case qcow2
@@ -33,6 +35,13 @@ public struct OpenOptions: Sendable {
     public var blockSize: Int = 512
     /// Take the active qcow2 image's disk to be of so many bytes, whatever its header says: it is being resized.
     package var diskSize: UInt64?
+    /// The image must be this file: it was looked at before, and its name may lead to another one by now.
+    public var identity: FileIdentity?
+    /// The chain's files by descriptor, in the order of `ImageChain.files`. No name is looked up then, neither the image's
+    /// nor those in headers. A file that is another one, or shorter, than it was is an error of kind `.reference`.
+    public var files: [OpenedFile]?
+    /// What becomes of `files`.
+    public var filesUse = OpenedFile.Use.reopen
     /// Images in a chain at most. QEMU has no limit and hangs on loops.
     public var depthLimit: Int = 256
 

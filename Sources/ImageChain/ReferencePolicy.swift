@@ -70,7 +70,7 @@ package struct ReferencePolicy: Sendable {
         return folder + "/" + (name.split(separator: "/").last ?? "")
     }
 
-    private static func linkTarget(_ path: String) -> String? {
+    static func linkTarget(_ path: String) -> String? {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
         let count = readlink(path, &buffer, buffer.count - 1)
         guard count > 0 else { return nil }

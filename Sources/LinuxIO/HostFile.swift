@@ -42,13 +42,19 @@ public final class HostFile: Sendable, ResizableStorage {
     public static func open(
         path: String, writable: Bool = false, direct: DirectMode = .ifPossible
     ) throws(ImageError) -> HostFile {
+        try open(path, shownAs: path, writable, direct)
+    }
+
+    private static func open(
+        _ place: String, shownAs path: String, _ writable: Bool, _ direct: DirectMode
+    ) throws(ImageError) -> HostFile {
         // Looked at before opening: to open a device can rewind a tape or arm a watchdog.
         var status = stat()
-        if stat(path, &status) == 0 { try refuseUnlessData(status) }
+        if stat(place, &status) == 0 { try refuseUnlessData(status) }
         let flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
         let raw: Int32
         do throws(Errno) {
-            raw = try openQuietly(path, flags)
+            raw = try openQuietly(place, flags)
         } catch {
             throw ImageError(
                 .system, "cannot open\(writable ? " for writing" : ""): \(errorText(error.rawValue))", path: path,
@@ -62,6 +68,27 @@ public final class HostFile: Sendable, ResizableStorage {
     private static func openQuietly(_ path: String, _ flags: Int32) throws(Errno) -> Int32 {
         let quiet = Glibc.open(path, flags | Int32(QB_O_NOATIME))
         return quiet >= 0 ? quiet : try retrying { Glibc.open(path, flags) }
+    }
+
+    /// Opens anew the file behind a descriptor, with an open file description of its own, whatever became of its name.
+    /// `path` is what messages call it. The descriptor stays the caller's.
+    public static func reopen(
+        _ descriptor: Int32, path: String, writable: Bool, direct: DirectMode = .ifPossible
+    ) throws(ImageError) -> HostFile {
+        do throws(ImageError) {
+            return try open("/proc/self/fd/\(descriptor)", shownAs: path, writable, direct)
+        } catch { throw error.named(path) }
+    }
+
+    /// Goes on with the open file description behind a descriptor, and the locks on it. The descriptor stays the caller's.
+    public static func share(
+        _ descriptor: Int32, path: String, writable: Bool, direct: DirectMode = .ifPossible
+    ) throws(ImageError) -> HostFile {
+        let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)
+        guard copy >= 0 else {
+            throw ImageError(.system, "cannot be used: \(errorText(errno))", path: path, number: errno)
+        }
+        return try adopt(OwnedFD(taking: copy), path: path, writable: writable, direct: direct)
     }
 
     /// Takes over a descriptor that is open already: inherited, or received over a socket.
