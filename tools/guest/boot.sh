@@ -8,14 +8,25 @@
 
 mortal=(setpriv --pdeathsig KILL)
 
+# Processes of the guest run under seccomp, which several CPUs need, or under ptrace, where this machine refuses
+# seccomp: prepare finds out which (the file 'mode'). QBLK_UML_SECCOMP=on or off insists on one.
+uml_mode() {
+	case ${QBLK_UML_SECCOMP:-} in
+	on) echo "seccomp=on ncpus=$cpus" ;;
+	off) echo seccomp=off ;;
+	*) sed "s/ncpus=N/ncpus=$cpus/" "$(kernel_dir uml)/mode" ;;
+	esac
+}
+
+# RCU is told to hurry: a switch of a device-mapper table waits for it, 29 or 69 ms at this kernel's 100 ticks a second.
 boot_uml() {
 	local n args=(mem="${mem}M" root=/dev/root rootfstype=hostfs rootflags=/ ro init="$work/init" QBLK_CTL="$work/ctl"
 		con=null 'con0=null,fd:2' 'con1=null,fd:3' 'con2=null,fd:4' console=tty0 stderr=1 quiet loglevel=5
-		panic=-1 uml_dir="$work/uml/" umid=guest nbd.nbds_max=4)
+		panic=-1 rcupdate.rcu_expedited=1 uml_dir="$work/uml/" umid=guest nbd.nbds_max=4)
 	for n in "${!all_disks[@]}"; do args+=("ubd$n=${all_disks[n]}"); done
-	# shellcheck disable=SC2086 # $append is several kernel parameters
+	# shellcheck disable=SC2086,SC2046 # $append and the mode are several kernel parameters
 	exec "${mortal[@]}" timeout -k 5 "$limit" "${mortal[@]}" \
-		"$(kernel_dir uml)/linux" "${args[@]}" $append </dev/null >"$work/vmm" 2>"$work/log"
+		"$(kernel_dir uml)/linux" "${args[@]}" $(uml_mode) $append </dev/null >"$work/vmm" 2>"$work/log"
 }
 
 # serve TAG FOLDER CACHE: one file server per folder, as virtiofs has it
