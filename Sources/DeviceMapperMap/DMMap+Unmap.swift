@@ -44,20 +44,23 @@ extension DMMap {
 
     private static func isGone(_ name: String, _ registry: MapRegistry) throws(ImageError) -> Bool {
         guard let record = try registry.record(of: name), record.how == .dm else { return false }
-        return try DeviceMapper.shared.info(name: name) == nil
+        guard let device = try DeviceMapper.shared.info(name: name) else { return true }
+        return !isOurs(device, of: record)
+    }
+
+    /// Whether a device with a name of the record's is the one that the map made: names are anybody's, also another
+    /// registry's. Records of earlier versions lack the UUID.
+    private static func isOurs(_ device: DMDeviceInfo, of record: MapRecord) -> Bool {
+        guard let uuid = record.dmUUID else { return device.uuid.hasPrefix(DMNaming.uuidPrefix) }
+        return device.uuid == uuid || DMNaming.owner(ofInternal: device.uuid) == uuid
     }
 
     /// Removes the devices of a record, those that are there and ours. False: it goes when its last user closes it.
-    /// `only` narrows "ours" to one map's UUID, for undoing what was just begun.
-    static func takeDown(
-        _ record: MapRecord, deferred: Bool, only uuid: String? = nil
-    ) throws(ImageError) -> Bool {
+    static func takeDown(_ record: MapRecord, deferred: Bool) throws(ImageError) -> Bool {
         var gone = true
         var loops: [DMLoops.Below] = []
         for name in record.dmNames {
-            guard let device = try DeviceMapper.shared.info(name: name),
-                device.uuid.hasPrefix(uuid ?? DMNaming.uuidPrefix)
-            else { continue }
+            guard let device = try DeviceMapper.shared.info(name: name), isOurs(device, of: record) else { continue }
             // The zero device below goes by itself with the map that holds it.
             if device.openCount > 0 && !gone { continue }
             loops += DMLoops.below(device.number)
@@ -69,7 +72,7 @@ extension DMMap {
                 throw ImageError(
                     .locked, "\(DMNode.path(name)) is in use", advice: "close it first, or use --deferred")
             }
-            if deferred, try DeviceMapper.shared.info(name: name) != nil { gone = false }
+            if deferred, let left = try DeviceMapper.shared.info(name: name), isOurs(left, of: record) { gone = false }
         }
         guard gone else { return false }
         DMNode.refresh(name: record.name)

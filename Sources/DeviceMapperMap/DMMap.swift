@@ -31,13 +31,18 @@ public enum DMMap {
     /// Maps a chain that is open already; its locks live on in the device. /dev/mapper/NAME can be read on return.
     public static func map(_ chain: ImageChain, _ options: DMMapOptions) throws(ImageError) -> MapRecord {
         try requireReadOnly(options)
-        let name = options.name ?? MapName.suggested(forImage: options.image)
-        try MapName.check(name)
-        let naming = try DMNaming(name: name)
+        let wanted = options.name ?? MapName.suggested(forImage: options.image)
+        try MapName.check(wanted)
+        try DMNaming.check(wanted)
         let table = try DMTable(of: chain)
         try require(table)
-        try clean(name, options.registry)
-        let reservation = try options.registry.create(name)
+        try clean(wanted, options.registry)
+        let reservation =
+            if let name = options.name { try options.registry.create(name) } else {
+                try options.registry.create(suggested: wanted, for: chain.files[0].identity)
+            }
+        let name = reservation.name
+        let naming = try DMNaming(name: name)
         var record = newRecord(chain, options, naming, table)
         do throws(ImageError) {
             if let other = try DeviceMapper.shared.info(name: name) { throw taken(other) }
@@ -47,7 +52,7 @@ public enum DMMap {
             return record
         } catch {
             // What a failed step left; each piece may be there or not.
-            _ = try? takeDown(record, deferred: false, only: naming.uuid)
+            _ = try? takeDown(record, deferred: false)
             try? reservation.remove()
             throw error
         }
@@ -58,6 +63,12 @@ public enum DMMap {
     private static func requireReadOnly(_ options: DMMapOptions) throws(ImageError) {
         guard options.readOnly else {
             throw .unsupported("device-mapper alone makes read-only maps", advice: "add -r, or leave --via dm away")
+        }
+        // A table is made of sectors of 512 bytes, and the zero and error targets have no larger blocks.
+        guard options.open.blockSize == Int(DMLimits.sectorSize) else {
+            throw .unsupported(
+                "device-mapper makes devices with blocks of 512 bytes, not \(options.open.blockSize)",
+                advice: "map it another way (without --via dm)")
         }
     }
 
@@ -76,6 +87,8 @@ public enum DMMap {
             name: naming.name, image: absolute(options.image), format: chain.layers[0].format.rawValue,
             snapshot: options.open.snapshot, size: table.sectors * DMLimits.sectorSize, how: .dm,
             device: DMNode.path(naming.name), readOnly: true, created: Int64(time(nil)))
+        record.imageIdentity = chain.files[0].identity
+        record.dmUUID = naming.uuid
         record.dmNames = [naming.name] + (table.hasZeros ? [naming.zerosName] : [])
         return record
     }

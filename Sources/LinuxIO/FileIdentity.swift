@@ -1,4 +1,5 @@
 // Why this file exists: two paths may name one file. Chains are checked for loops by identity, never by name.
+import CQblk
 import Glibc
 
 /// Which file it is, whatever it is called: equal exactly for one and the same inode (or block device).
@@ -12,6 +13,9 @@ public struct FileIdentity: Hashable, Sendable {
         self.device = device
         self.inode = inode
     }
+
+    /// `MAJOR:MINOR` of `device`, as /sys and /proc write it.
+    public var deviceNumber: String { "\(qb_major(device)):\(qb_minor(device))" }
 
     init(_ status: stat) {
         let isBlock = status.st_mode & S_IFMT == S_IFBLK

@@ -51,7 +51,7 @@ public struct AttachmentRecord: Codable, Equatable, Sendable {
     /// Whether all is there that the disk needs.
     public var health: MapHealth {
         if machine.map({ !$0.isAlive }) ?? !Filesystem.exists(qmp) { return .dead }
-        guard isPlugged, [server, supervisor].allSatisfy({ $0?.isAlive ?? true }) else { return .crippled }
+        guard isPlugged, [server, supervisor].allSatisfy({ $0?.isAlive ?? true }) else { return .degraded }
         return .alive
     }
 }

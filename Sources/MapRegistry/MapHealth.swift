@@ -9,7 +9,7 @@ public enum MapHealth: Sendable {
     /// Everything the record names is there.
     case alive
     /// The device is there but a process that belongs to it is not: usable perhaps, not to be relied upon.
-    case crippled
+    case degraded
     /// The device is gone.
     case dead
 }
@@ -19,24 +19,33 @@ extension MapRecord {
     public var health: MapHealth {
         guard isDeviceThere else { return .dead }
         for process in [server, supervisor] {
-            if let process, !process.isAlive { return .crippled }
+            if let process, !process.isAlive { return .degraded }
         }
         return .alive
     }
 
     private var isDeviceThere: Bool {
         if how == .loop { return loops.first.map(ownsLoop) ?? false }
-        var there = stat()
-        return stat(device, &there) == 0 && there.st_mode & S_IFMT == S_IFBLK
+        return how == .ublk ? Filesystem.identity(of: device)?.inode == 0 : isOurDeviceMapperDevice
+    }
+
+    /// Whether the device is still the one that this map made, told by its UUID: the name may be another program's now.
+    private var isOurDeviceMapperDevice: Bool {
+        guard let identity = Filesystem.identity(of: device), identity.inode == 0 else { return false }
+        guard let line = Filesystem.readIfThere("/sys/dev/block/\(identity.deviceNumber)/dm/uuid") else {
+            // Without sysfs nothing can be told but that a device is there.
+            return !Filesystem.isDirectory("/sys/dev/block")
+        }
+        let uuid = line.prefix { $0 != "\n" }
+        return dmUUID.map { uuid == $0 } ?? uuid.hasPrefix("QBLK-")
     }
 
     /// Whether /dev/loopN is attached, and still to what this map attached it to. The number alone proves nothing: who
     /// detaches it by hand sets it free for others.
     public func ownsLoop(_ number: Int32) -> Bool {
         guard let path = LoopDevice.backingFile(number) else { return false }
-        if let backingDevice, let backingInode {
-            // Asked only of plain loop devices: of a file that FUSE serves, the question would go to its server.
-            let known = FileIdentity(device: backingDevice, inode: backingInode)
+        // Asked only of plain loop devices: of a file that FUSE serves, the question would go to its server.
+        if let known = imageIdentity, mountPoint == nil {
             do throws(ImageError) {
                 if let status = try LoopDevice.open(number).status() { return status.identity == known }
             } catch {

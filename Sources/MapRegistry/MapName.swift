@@ -15,6 +15,12 @@ public enum MapName {
         return bytes.isEmpty ? "disk" : String(decoding: bytes, as: UTF8.self)
     }
 
+    /// `name-NUMBER`, within the limit.
+    static func numbered(_ name: String, _ number: Int) -> String {
+        let suffix = "-\(number)"
+        return String(decoding: name.utf8.prefix(lengthLimit - suffix.utf8.count), as: UTF8.self) + suffix
+    }
+
     /// Refuses a name that the user gave and that cannot be one.
     public static func check(_ name: String) throws(ImageError) {
         let rules = "use up to \(lengthLimit) of A-Z a-z 0-9 . _ + -, starting with a letter, a digit or _"

@@ -34,9 +34,15 @@ public struct MapRecord: Codable, Equatable, Sendable {
     public var supervisor: ProcessIdentity?
     /// Numbers N of the /dev/loopN that belong to this map.
     public var loops: [Int32]
-    /// Which file a plain loop device reads (device and inode): files are renamed while they are mapped.
+    /// Which file the image is (device and inode): files are renamed while they are mapped. Missing in records of
+    /// earlier versions.
     public var backingDevice: UInt64?
     public var backingInode: UInt64?
+    /// Sectors of a writable loop device that had been written or discarded when the map was made: the kernel never resets
+    /// its count.
+    public var changesBefore: UInt64?
+    /// UUID of the device-mapper device that `device` is.
+    public var dmUUID: String?
     /// Names of the device-mapper devices that belong to this map, in the order to remove them.
     public var dmNames: [String]
     /// The FUSE file that must be unmounted, where there is one.
@@ -64,5 +70,21 @@ public struct MapRecord: Codable, Equatable, Sendable {
         loops = []
         dmNames = []
         deferred = false
+    }
+
+    /// Which file the image is, as `backingDevice` and `backingInode`.
+    public var imageIdentity: FileIdentity? {
+        get {
+            guard let backingDevice, let backingInode else { return nil }
+            return FileIdentity(device: backingDevice, inode: backingInode)
+        }
+        set { (backingDevice, backingInode) = (newValue?.device, newValue?.inode) }
+    }
+
+    /// Whether `path` leads to the image, by whatever name. Where the record does not know which file it is, its name
+    /// decides.
+    public func isImage(_ path: String) -> Bool {
+        guard let imageIdentity else { return image == path }
+        return Filesystem.identity(of: path) == imageIdentity
     }
 }

@@ -3,6 +3,7 @@
 public import DiskTypes
 import FoundationEssentials
 import Glibc
+public import LinuxIO
 
 /// The maps of this host.
 public struct MapRegistry: Sendable {
@@ -55,7 +56,7 @@ public struct MapRegistry: Sendable {
         if let named = records.first(where: { $0.name == key }) { return named }
         let path = RegistryFiles.absolute(key)
         if let device = records.first(where: { $0.device == key || $0.device == path }) { return device }
-        let images = records.filter { $0.image == path || $0.image == key }
+        let images = records.filter { Filesystem.exists(path) ? $0.isImage(path) : $0.image == path || $0.image == key }
         guard images.count < 2 else {
             let names = images.map(\.name).joined(separator: ", ")
             throw ImageError(.reference, "\(key) is mapped \(images.count) times", advice: "say which one: \(names)")
@@ -72,6 +73,12 @@ public struct MapRegistry: Sendable {
     /// Makes the folder of a new map and holds its lock. Refuses a name in use; what a crashed map left behind must have
     /// been cleaned up before (`staleRecords`), except for folders without a record, which are removed here.
     public func create(_ name: String) throws(ImageError) -> MapReservation {
+        guard let reservation = try createIfFree(name) else { throw busy("'\(name)'") }
+        return reservation
+    }
+
+    /// Nil while another process makes or takes down a map of that name.
+    private func createIfFree(_ name: String) throws(ImageError) -> MapReservation? {
         try MapName.check(name)
         try RegistryFiles.makeFolder(folder)
         guard let global = try FileLock(folder + "/.lock", patience: 10_000) else { throw busy("the list of maps") }
@@ -81,9 +88,24 @@ public struct MapRegistry: Sendable {
                 advice: "unmap it first, or choose another name with --name")
         }
         try RegistryFiles.makeFolder(folder(of: name))
-        guard let lock = try FileLock(lockPath(name), patience: 0) else { throw busy("'\(name)'") }
+        guard let lock = try FileLock(lockPath(name), patience: 0) else { return nil }
         _ = consume global
         return MapReservation(registry: self, name: name, lock: lock)
+    }
+
+    /// The same for a map that the user gave no name: `suggested`, or where a map of another file than `image` has that,
+    /// the first of `suggested-2`, `suggested-3` ... that is free. A second map of the same file is refused as `create`
+    /// refuses it.
+    public func create(suggested: String, for image: FileIdentity) throws(ImageError) -> MapReservation {
+        var name = suggested
+        for number in 2...1000 {
+            let record = try record(of: name)
+            if let record, record.imageIdentity.map({ $0 == image }) ?? true { return try create(name) }
+            // Nil: being made by another process, of whatever file.
+            if record == nil, let reservation = try createIfFree(name) { return reservation }
+            name = MapName.numbered(suggested, number)
+        }
+        return try create(suggested)
     }
 
     /// Takes the lock of a map that is there, for taking it down.

@@ -56,7 +56,7 @@ struct MapEntry {
     private static func state(_ health: MapHealth) -> String {
         switch health {
         case .alive: "alive"
-        case .crippled: "crippled"
+        case .degraded: "degraded"
         case .dead: "dead"
         }
     }

@@ -78,6 +78,61 @@ extension Kernel {
             try images.expectNothingLeft(record)
         }
 
+        /// A name proves nothing: whoever removes a device by hand sets its name free for others, also for another qblk's.
+        @Test(arguments: ["", "QBLK-0123456789abcdef0123456789abcdef"]) func removedByHandAndTaken(uuid: String) throws
+        {
+            let images = try image("byhand")
+            let record = try images.map("d.qcow2")
+            #expect(record.health == .alive)
+            try must("dmsetup remove d.qcow2")
+            #expect(record.health == .dead)
+            let option = uuid.isEmpty ? "" : "--uuid \(uuid)"
+            try must("echo '0 8 zero' | dmsetup create d.qcow2 \(option) --noudevsync; dmsetup mknodes")
+            #expect(record.health == .dead, "another program's device is not ours")
+            try DMMap.unmap(record)
+            #expect(try must("dmsetup table d.qcow2").contains("0 8 zero"), "it stays")
+            #expect(try MapRegistry().all().isEmpty)
+            let refused = #expect(throws: ImageError.self) { try images.map("d.qcow2") }
+            #expect(refused?.description.contains("there already") == true)
+            try must("dmsetup remove d.qcow2; dmsetup mknodes")
+            try images.expectNothingLeft(record)
+        }
+
+        /// What a map that was removed by hand left is cleared away by the next, which gets the name.
+        @Test func removedByHandAndMappedAgain() throws {
+            let images = try image("again")
+            _ = try images.map("d.qcow2")
+            try must("dmsetup remove d.qcow2")
+            let record = try images.map("d.qcow2")
+            try images.expectSameBytes(record, "d.qcow2")
+            try DMMap.unmap(record)
+            try images.expectNothingLeft(record)
+        }
+
+        @Test func filesOfOneNameGetMapsOfTwoNames() throws {
+            let images = try image("twins")
+            try must(
+                "cd \(images.folder); mkdir b; cp d.qcow2 b; qemu-io -f qcow2 -c 'write -P 9 0 64k' b/d.qcow2 >/dev/null"
+            )
+            let first = try images.map("d.qcow2")
+            let second = try images.map("b/d.qcow2")
+            #expect(second.name == "d.qcow2-2" && second.device == "/dev/mapper/d.qcow2-2")
+            try images.expectSameBytes(second, "b/d.qcow2")
+            let again = #expect(throws: ImageError.self) { try images.map("d.qcow2") }
+            #expect(again?.description.contains("there already") == true)
+            try DMMap.unmap(second)
+            try DMMap.unmap(first)
+            try images.expectNothingLeft(first)
+        }
+
+        @Test func blocksOfAnotherSizeAreRefused() throws {
+            let images = try image("blocks")
+            var options = DMMapOptions(image: images.path("d.qcow2"))
+            options.open.blockSize = 4096
+            let refused = #expect(throws: ImageError.self) { try DMMap.map(options) }
+            #expect(refused?.kind == .unsupported && refused?.what.contains("blocks of 512 bytes") == true)
+        }
+
         /// The record is there, and of what it names the first `count` devices, as a crash would leave them.
         @Test(arguments: [0, 1, 2]) func crashedWhileMapping(made count: Int) throws {
             let images = try image("crash\(count)")

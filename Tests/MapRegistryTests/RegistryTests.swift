@@ -95,6 +95,46 @@ private func record(_ name: String, image: String = "/images/a.qcow2", device: S
         }
     }
 
+    @Test func anImageIsFoundByWhichFileItIs() throws {
+        try withRegistry { registry in
+            let image = registry.folder + "/.image"
+            for name in ["", "-2"] { try Filesystem.writeAtomically(image + name, "x") }
+            defer { for name in ["", "-2", "-3"] { unlink(image + name) } }
+            var made = record("one", image: image)
+            made.imageIdentity = Filesystem.identity(of: image)
+            let reservation = try registry.create("one")
+            try reservation.write(made)
+            #expect(try registry.find(image)?.name == "one")
+            #expect(rename(image, image + "-3") == 0)
+            #expect(try registry.find(image + "-3")?.name == "one")
+            #expect(try registry.find(image)?.name == "one", "no other file has its name")
+            #expect(rename(image + "-2", image) == 0)
+            #expect(try registry.find(image) == nil, "another file has its name")
+        }
+    }
+
+    @Test func anotherFileGetsAnotherName() throws {
+        try withRegistry { registry in
+            let (first, second) = (FileIdentity(device: 1, inode: 1), FileIdentity(device: 1, inode: 2))
+            let long = String(repeating: "a", count: 100)
+            for name in ["disk", long] {
+                var made = record(name)
+                made.imageIdentity = first
+                let one = try registry.create(suggested: name, for: first)
+                #expect(one.name == name)
+                // Not made yet: nothing is known of its file.
+                let waiting = try registry.create(suggested: name, for: first)
+                #expect(waiting.name == (name == long ? long.dropLast(2) + "-2" : "disk-2"))
+                try waiting.remove()
+                try one.write(made)
+                let two = try registry.create(suggested: name, for: second)
+                #expect(two.name == (name == long ? long.dropLast(2) + "-2" : "disk-2"))
+                try two.remove()
+                #expect(throws: ImageError.self) { _ = try registry.create(suggested: name, for: first) }
+            }
+        }
+    }
+
     @Test func theDeadAreKnown() throws {
         try withRegistry { registry in
             let reservation = try registry.create("gone")
