@@ -3,6 +3,7 @@
 #include "cqblk.h"
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 _Static_assert(QB_O_DIRECT == O_DIRECT, "O_DIRECT");
@@ -13,6 +14,11 @@ _Static_assert(QB_F_OFD_SETLKW == F_OFD_SETLKW, "OFD locks");
 _Static_assert(QB_SEEK_DATA == SEEK_DATA && QB_SEEK_HOLE == SEEK_HOLE, "lseek");
 _Static_assert(QB_MCL_CURRENT == MCL_CURRENT && QB_MCL_FUTURE == MCL_FUTURE, "mlockall");
 _Static_assert(QB_MCL_ONFAULT == MCL_ONFAULT, "mlockall");
+_Static_assert(QB_RLIMIT_MEMLOCK == RLIMIT_MEMLOCK, "setrlimit");
+#ifdef MADV_POPULATE_READ
+_Static_assert(QB_MADV_POPULATE_READ == MADV_POPULATE_READ, "madvise");
+_Static_assert(QB_MADV_POPULATE_WRITE == MADV_POPULATE_WRITE, "madvise");
+#endif
 _Static_assert(QB_MNT_DETACH == MNT_DETACH && QB_UMOUNT_NOFOLLOW == UMOUNT_NOFOLLOW, "umount2");
 _Static_assert(QB_PR_SET_IO_FLUSHER == PR_SET_IO_FLUSHER, "prctl");
 _Static_assert(QB_LOOP_CONFIGURE == LOOP_CONFIGURE, "loop");

@@ -5,9 +5,12 @@
 #include "cqblk.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -37,6 +40,27 @@ int qb_pidfd_send_signal(int pidfd, int signal) {
     return (int)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
 }
 int qb_set_io_flusher(void) { return prctl(QB_PR_SET_IO_FLUSHER, 1, 0, 0, 0); }
+int qb_unshare_mounts(void) { return unshare(CLONE_NEWNS); }
+
+int qb_set_thread_stack(size_t bytes) {
+    pthread_attr_t usual;
+    int error = pthread_attr_init(&usual);
+    if (error != 0) return error;
+    if ((error = pthread_attr_setstacksize(&usual, bytes)) == 0) error = pthread_setattr_default_np(&usual);
+    pthread_attr_destroy(&usual);
+    return error;
+}
+
+void qb_reserve_heap(size_t bytes) {
+    mallopt(M_ARENA_MAX, 1);
+    mallopt(M_TRIM_THRESHOLD, INT_MAX);
+    mallopt(M_MMAP_THRESHOLD, 32 << 20); // the largest that glibc takes
+    volatile char *memory = malloc(bytes);
+    if (!memory) return;
+    for (size_t i = 0; i < bytes; i += 4096) memory[i] = 1;
+    free((void *)memory);
+}
+
 int qb_set_death_signal(int signal) { return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0); }
 
 static void close_on_exec_from(int first) {

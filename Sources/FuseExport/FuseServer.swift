@@ -51,6 +51,8 @@ private struct WorkerLife: ThreadWork {
     consuming func run() {
         // The kernel tends to wake both workers on one processor.
         ThreadFlags.spread(index, of: server.devices.count)
+        // A thread's own flag: not taken for granted that it came with the thread that made this one.
+        do throws(Errno) { try ThreadFlags.markAsIOFlusher() } catch {}  // `ServerProtection` has told.
         do throws(ImageError) {
             let worker = try FuseWorker(
                 fuse: device, chain: server.chain, file: server.file, workers: server.devices.count)

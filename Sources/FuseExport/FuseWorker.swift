@@ -43,13 +43,14 @@ final class FuseWorker {
     static func requestCount(_ file: FuseFile, workers: Int) -> Int {
         file.readOnly ? 32 : max(32, 128 / max(workers, 1))
     }
-    /// Bytes of all reply buffers of all workers of a server.
-    static let memoryBudget = 32 << 20
+    /// Bytes of all reply buffers of all workers of a server. Those of a disk that is written are held in memory from the
+    /// beginning (`ServerProtection`).
+    static func memoryBudget(_ file: FuseFile) -> Int { file.readOnly ? 32 << 20 : 16 << 20 }
 
     init(fuse: Int32, chain: ImageChain, file: FuseFile, workers: Int) throws(ImageError) {
         do throws(Errno) {
             ring = try Ring(entries: 256)
-            pool = try ReplyPool(ReplyPool.plan(budget: Self.memoryBudget / max(workers, 1)))
+            pool = try ReplyPool(ReplyPool.plan(budget: Self.memoryBudget(file) / max(workers, 1)))
             requests = try RequestBuffers(
                 count: Self.requestCount(file, workers: workers), size: FuseLimits.requestBytes(maxWrite: file.maxWrite)
             )

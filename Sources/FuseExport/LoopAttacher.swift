@@ -10,14 +10,16 @@ import SystemPackage
 struct LoopAttacher: ThreadWork {
     let path: String
     let readOnly: Bool
+    let blockSize: Int
     let outcome: Mailbox<Result<LoopDevice, ImageError>>
 
     static func start(
-        _ path: String, readOnly: Bool
+        _ path: String, readOnly: Bool, blockSize: Int
     ) throws(ImageError) -> Mailbox<Result<LoopDevice, ImageError>> {
         do throws(Errno) {
             let outcome: Mailbox<Result<LoopDevice, ImageError>> = try Mailbox()
-            _ = try WorkerThread.start("qblk-attach", LoopAttacher(path: path, readOnly: readOnly, outcome: outcome))
+            let work = LoopAttacher(path: path, readOnly: readOnly, blockSize: blockSize, outcome: outcome)
+            _ = try WorkerThread.start("qblk-attach", work)
             return outcome
         } catch {
             throw ImageError(.system, "cannot start a thread: \(errorText(error.rawValue))")
@@ -41,8 +43,9 @@ struct LoopAttacher: ThreadWork {
         guard fstat(file.raw, &status) == 0 else {
             throw ImageError(.system, "cannot look at \(path): \(errorText(errno))")
         }
-        // 512 always: partition tables count in blocks, and images are made for disks with blocks of 512.
+        // Never the file system's choice: partition tables count in blocks, so that only who made the disk knows.
         return try LoopDevice.attach(
-            fd: file.raw, readOnly: readOnly, directIO: true, partitionScan: true, blockSize: 512, name: path)
+            fd: file.raw, readOnly: readOnly, directIO: true, partitionScan: true,
+            blockSize: UInt32(truncatingIfNeeded: blockSize), name: path)
     }
 }

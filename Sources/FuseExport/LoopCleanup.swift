@@ -23,36 +23,57 @@ enum LoopCleanup {
         umount2(mountPoint, Int32(QB_MNT_DETACH) | Int32(QB_UMOUNT_NOFOLLOW))
     }
 
+    /// Ends the connection of a FUSE file that nothing uses any more, and takes its mount away. Other mount namespaces may
+    /// hold copies of the mount, which would keep the connection, and so the server, for as long as they last.
+    static func endConnection(_ mountPoint: String) {
+        abort(mountPoint)
+        unmount(mountPoint)
+    }
+
     /// Brings what was written to the disk while the map is still there: what fails now may be copied elsewhere.
-    static func flush(_ record: MapRecord) throws(ImageError) {
+    static func flush(
+        _ record: MapRecord, _ notice: @escaping @Sendable (String) -> Void = { _ in }
+    ) throws(ImageError) {
         guard !record.readOnly, let number = record.loops.first, record.ownsLoop(number) else { return }
         let fd = open(record.device, O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else { return }
         defer { close(fd) }
-        guard fsync(fd) == 0 else {
+        guard WaitNotice.during(waitText(record), notice, { fsync(fd) }) == 0 else {
             throw ImageError(
                 .system, "what was written cannot be brought to the disk: \(errorText(errno))",
                 advice: "copy what you need from \(record.device); --deferred takes it down all the same")
         }
     }
 
+    /// What `unmap` says when a write-back lasts.
+    static func waitText(_ record: MapRecord) -> String {
+        guard let server = record.server else {
+            return "waiting for what was written to \(record.device) to reach the disk"
+        }
+        return "waiting for \(record.device)'s server to write back (pid \(server.pid))"
+    }
+
     /// How long a server that wrote, and who waits for it, may take to end: a slow disk may have much to take in.
     static let writerPatience: Int32 = 600_000
 
-    /// Waits for a process that is about to end, and ends it if it does not. `waiting` is called now and then.
-    static func end(_ process: ProcessIdentity, patience: Int32 = 3000, waiting: () -> Void = {}) {
+    /// Waits up to `patience` milliseconds for a process that is about to end, and ends it if it does not. False: it had to
+    /// be. `waiting` is called now and then.
+    @discardableResult
+    static func end(_ process: ProcessIdentity, patience: Int32 = 3000, waiting: () -> Void = {}) -> Bool {
         do throws(Errno) {
             var left = patience
             while left > 0 {
                 let turn = min(left, 10_000)
-                if try process.waitForEnd(milliseconds: turn) { return }
+                if try process.waitForEnd(milliseconds: turn) { return true }
                 left -= turn
                 waiting()
             }
             try process.kill(SIGKILL)
             _ = try process.waitForEnd(milliseconds: 5000)
+            return false
         } catch {
             // Gone already, or not ours to end: nothing more that could be done.
+            return true
         }
     }
 
@@ -77,7 +98,9 @@ enum LoopCleanup {
 
     /// Takes everything down that the record names, except for a device that is in use and served. Its supervisor,
     /// if any, must be gone.
-    static func clean(_ record: MapRecord, deferred: Bool) throws(ImageError) -> Bool {
+    static func clean(
+        _ record: MapRecord, deferred: Bool, _ notice: @escaping @Sendable (String) -> Void = { _ in }
+    ) throws(ImageError) -> Bool {
         if let mountPoint = record.mountPoint, !isServed(record) { abort(mountPoint) }
         for number in record.loops {
             // A device without a server is of no use to those who use it: it goes when they let go.
@@ -85,9 +108,11 @@ enum LoopCleanup {
             let gone = try LoopUsers.detach(number, of: record, deferred: lazily)
             if !gone && isServed(record) { return false }
         }
-        if let mountPoint = record.mountPoint { unmount(mountPoint) }
+        if let mountPoint = record.mountPoint { endConnection(mountPoint) }
         if let server = record.server, server.isAlive {
-            end(server, patience: record.readOnly ? 500 : writerPatience)
+            WaitNotice.during(waitText(record), notice) {
+                end(server, patience: record.readOnly ? 500 : writerPatience)
+            }
         }
         return true
     }

@@ -2,12 +2,20 @@
 // told, as one JSON argument, and all they tell back, as one JSON line through a pipe.
 import DiskTypes
 import FoundationEssentials
+import Glibc
 import ImageChain
 import MapRegistry
 
-/// What supervisor and server must know. Paths are absolute.
+/// What supervisor and server must know. Paths are absolute, and for messages only: the files are handed over as
+/// descriptors.
 struct LoopConfig: Codable, Sendable {
     var name: String
+    /// What each file of the chain is, in the order of `ImageChain.files`.
+    var files: [KnownFile]
+    /// Bytes of the disk: the same for every server.
+    var size: UInt64
+    /// Bytes of a logical block of the device.
+    var blockSize: Int
     var image: String
     var format: String
     var allowedFolders: [String]
@@ -21,10 +29,13 @@ struct LoopConfig: Codable, Sendable {
     var executable: String
     var registryFolder: String
 
-    init(_ options: LoopMapOptions, name: String, image: String, format: ImageFormat, registry: MapRegistry) {
+    init(_ options: LoopMapOptions, name: String, image: String, chain: ImageChain) {
         self.name = name
+        files = chain.knownFiles
+        size = chain.size
+        blockSize = options.open.blockSize
         self.image = image
-        self.format = format.rawValue
+        format = (chain.layers.first?.format ?? .raw).rawValue
         allowedFolders = options.open.allowedFolders
         snapshot = options.open.snapshot
         l2CacheLimit = options.open.l2CacheLimit
@@ -34,10 +45,10 @@ struct LoopConfig: Codable, Sendable {
         readOnly = options.readOnly
         workers = max(1, min(options.workers, 16))
         executable = options.executable
-        registryFolder = registry.folder
+        registryFolder = options.registry.folder
     }
 
-    var open: OpenOptions {
+    private func open(_ use: OpenedFile.Use, from first: Int32) -> OpenOptions {
         var options = OpenOptions()
         // Never probed again: what the image was when the map was made, it stays.
         options.format = ImageFormat(rawValue: format) ?? .raw
@@ -47,22 +58,40 @@ struct LoopConfig: Codable, Sendable {
         options.lock = lock
         options.direct = direct
         options.depthLimit = depthLimit
+        options.blockSize = blockSize
         options.writable = !readOnly
+        options.filesUse = use
+        options.files = files.enumerated().map { index, known in
+            OpenedFile(descriptor: first + Int32(truncatingIfNeeded: index), known: known)
+        }
         return options
     }
 
-    /// The supervisor holds the image's locks and moves no bytes.
-    var openForLocks: OpenOptions {
-        var options = open
+    /// The supervisor goes on with the files that `map` opened, and with their locks, and moves no bytes. `first`: the
+    /// first of the descriptors that it inherited.
+    func openForLocks(from first: Int32) throws(ImageError) -> ImageChain {
+        var options = open(.share, from: first)
         options.carriesWrites = false
-        return options
+        options.joinsLocks = true
+        return try chain(options, from: first)
     }
 
-    /// A writing server raises the supervisor's locks again: should the supervisor be killed, they must not go.
-    var openForServing: OpenOptions {
-        var options = open
+    /// A server has open file descriptions of its own. A writing one raises the supervisor's locks again: should the
+    /// supervisor be killed, they must not go.
+    func openForServing(from first: Int32) throws(ImageError) -> ImageChain {
+        var options = open(.reopen, from: first)
         options.joinsLocks = !readOnly
-        return options
+        let chain = try chain(options, from: first)
+        guard chain.size >= size else {
+            throw ImageError(.reference, "the disk is smaller than when the map was made", path: image)
+        }
+        return chain
+    }
+
+    /// The chain; the descriptors that it was made from are closed.
+    private func chain(_ options: OpenOptions, from first: Int32) throws(ImageError) -> ImageChain {
+        defer { for index in files.indices { close(first + Int32(truncatingIfNeeded: index)) } }
+        return try ImageChain.open(path: image, options: options)
     }
 
     func encoded() throws(ImageError) -> String { try LoopWire.encode(self) }
@@ -73,6 +102,8 @@ struct LoopConfig: Codable, Sendable {
 struct LoopReport: Codable, Sendable {
     var record: MapRecord?
     var error: WireError?
+    /// What whoever made the map should know.
+    var notes: [String]?
 
     struct WireError: Codable, Sendable {
         var kind: String
@@ -82,7 +113,10 @@ struct LoopReport: Codable, Sendable {
         var path: String?
     }
 
-    init(_ record: MapRecord?) { self.record = record }
+    init(_ record: MapRecord?, notes: [String] = []) {
+        self.record = record
+        self.notes = notes.isEmpty ? nil : notes
+    }
 
     init(_ error: ImageError) {
         self.error = WireError(

@@ -18,12 +18,12 @@ public enum LoopExport {
     /// Makes a loop device; returns when it can be read. Its processes, where it needs any, go on by themselves.
     ///
     /// With `foreground` the calling process is the supervisor: `ready` is called with the record, and the call returns
-    /// after SIGTERM or SIGINT took the map down.
+    /// after SIGTERM or SIGINT took the map down. False from `ready`: the map is of no use, and taken down at once.
     public static func map(
-        _ options: LoopMapOptions, ready: (MapRecord) -> Void = { _ in }
+        _ options: LoopMapOptions, ready: (MapRecord) -> Bool = { _ in true }
     ) throws(ImageError) -> MapRecord {
         let registry = options.registry
-        try cleanUp(registry)
+        try cleanUp(registry, notice: options.notice)
         let image: String
         do throws(Errno) { image = try Filesystem.realPath(options.image) } catch {
             throw ImageError(.system, "cannot open: \(errorText(error.rawValue))", path: options.image)
@@ -31,21 +31,20 @@ public enum LoopExport {
         var open = options.open
         open.writable = !options.readOnly
         open.carriesWrites = false
-        var chain: ImageChain?
+        let chain: ImageChain
         do throws(ImageError) { chain = try ImageChain.open(path: image, options: open) } catch {
             throw error.named(options.image)
         }
-        let format = chain?.layers.first?.format ?? .raw
-        let reservation = try registry.create(options.name ?? MapName.suggested(forImage: image))
+        let reservation = try reserve(image, chain, options)
         do throws(ImageError) {
-            if options.allowPlain, let chain, PlainLoop.suits(chain) {
+            if options.allowPlain, PlainLoop.suits(chain, blockSize: open.blockSize) {
                 return try mapPlain(chain, image, reservation, options, ready)
             }
-            // Its locks are the supervisor's from here on, which of two writers only one can have.
-            chain = nil
-            let config = LoopConfig(
-                options, name: reservation.name, image: image, format: format, registry: registry)
-            return try options.foreground ? supervise(config, reservation, ready) : startSupervisor(config)
+            try requireWholeBlocks(chain, open.blockSize)
+            // From here on no file is opened by its name: the supervisor goes on with these, and with their locks.
+            let config = LoopConfig(options, name: reservation.name, image: image, chain: chain)
+            return try options.foreground
+                ? supervise(config, chain, reservation, options, ready) : startSupervisor(config, chain, options)
         } catch {
             try LoopCleanup.takeDownUnrecorded(registry.folder(of: reservation.name) + "/disk")
             try reservation.remove()
@@ -53,47 +52,66 @@ public enum LoopExport {
         }
     }
 
-    /// Takes a map down. A device in use is refused; with `deferred` it goes as soon as nobody uses it.
+    /// Takes a map down. A device in use is refused; with `deferred` it goes as soon as nobody uses it. `notice` is told
+    /// what a wait of more than a second is for.
+    ///
+    /// Throws, after the map is gone, when something that was written to it may not be in the image.
     public static func unmap(
-        _ record: MapRecord, deferred: Bool = false, registry: MapRegistry = MapRegistry()
+        _ record: MapRecord, deferred: Bool = false, registry: MapRegistry = MapRegistry(),
+        notice: @escaping @Sendable (String) -> Void = { _ in }
     ) throws(ImageError) {
+        if let loss = try takeDown(record, deferred: deferred, registry, notice) { throw loss }
+    }
+
+    /// Nil, or, when the map is gone, what was lost with it.
+    private static func takeDown(
+        _ record: MapRecord, deferred: Bool, _ registry: MapRegistry, _ notice: @escaping @Sendable (String) -> Void
+    ) throws(ImageError) -> ImageError? {
         let reservation = try registry.lock(record.name)
-        guard var current = try registry.record(of: record.name) else { return }
+        guard var current = try registry.record(of: record.name) else { return nil }
         let supervised = current.supervisor.map(\.isAlive) ?? false
         guard supervised else {
-            if !deferred, LoopCleanup.isServed(current) { try LoopCleanup.flush(current) }
-            if try LoopCleanup.clean(current, deferred: deferred) {
+            if !deferred, LoopCleanup.isServed(current) { try LoopCleanup.flush(current, notice) }
+            let loss = LoopLoss.find(current)
+            if try LoopCleanup.clean(current, deferred: deferred, notice) {
                 try reservation.remove()
-                return try tell(current.trouble, unless: deferred)
+                return loss ?? self.loss(current.trouble)
             }
             current.deferred = true
-            return try reservation.write(current)
+            try reservation.write(current)
+            return nil
         }
-        if !deferred { try LoopCleanup.flush(current) }
+        if !deferred { try LoopCleanup.flush(current, notice) }
         for number in current.loops where try !LoopUsers.detach(number, of: current, deferred: deferred) {
             // The supervisor waits for the last user, then takes down the rest.
             current.deferred = true
             try reservation.write(current)
-            return signal(current.supervisor, SIGUSR1)
+            signal(current.supervisor, SIGUSR1)
+            return nil
         }
         signal(current.supervisor, SIGTERM)
+        var hasEnded = true
         if let supervisor = current.supervisor {
-            LoopCleanup.end(
-                supervisor, patience: 10_000 + (current.readOnly ? 0 : LoopCleanup.writerPatience))
+            hasEnded = WaitNotice.during(LoopCleanup.waitText(current), notice) {
+                LoopCleanup.end(supervisor, patience: 10_000 + (current.readOnly ? 0 : LoopCleanup.writerPatience))
+            }
         }
-        let trouble = try registry.record(of: record.name)?.trouble
-        _ = try LoopCleanup.clean(current, deferred: true)
+        var trouble = try registry.record(of: record.name)?.trouble
+        if !hasEnded, !current.readOnly { trouble = trouble ?? "not everything could be written back" }
+        _ = try LoopCleanup.clean(current, deferred: true, notice)
         try reservation.remove()
-        try tell(trouble)
+        return loss(trouble)
     }
 
-    private static func tell(_ trouble: String?, unless silent: Bool = false) throws(ImageError) {
-        guard let trouble, !silent else { return }
-        throw ImageError(.system, trouble, advice: "the system's log says why")
+    private static func loss(_ trouble: String?) -> ImageError? {
+        trouble.map { ImageError(.system, $0, advice: "the system's log says why") }
     }
 
-    /// Takes down what crashed maps left behind: called by every `map`, and by `unmap --all`.
-    public static func cleanUp(_ registry: MapRegistry = MapRegistry()) throws(ImageError) {
+    /// Takes down what crashed maps left behind: called by every `map`, and by `unmap --all`. `notice` is told, a line a
+    /// map, what is lost with them.
+    public static func cleanUp(
+        _ registry: MapRegistry = MapRegistry(), notice: @escaping @Sendable (String) -> Void = { _ in }
+    ) throws(ImageError) {
         try registry.sweep { folder throws(ImageError) in
             try LoopCleanup.takeDownUnrecorded(folder + "/disk")
         }
@@ -101,7 +119,10 @@ public enum LoopExport {
             let supervised = record.supervisor.map(\.isAlive) ?? false
             // A server goes on without its supervisor, and a plain loop device without anybody.
             let isLost = record.health == .dead || !LoopCleanup.isServed(record)
-            if isLost && !supervised { try unmap(record, deferred: true, registry: registry) }
+            guard isLost, !supervised else { continue }
+            if let loss = try takeDown(record, deferred: true, registry, notice) {
+                notice("the map '\(record.name)' of \(printable(record.image)) is taken down: \(loss)")
+            }
         }
     }
 
@@ -119,10 +140,13 @@ public enum LoopExport {
     /// The supervisor's whole life: its exit code.
     public static func runSupervisor(_ arguments: [String]) -> Int32 {
         withConfig(arguments) { config, log in
-            Supervisor(config, log: log).run { outcome in
+            let supervisor = Supervisor(config, log: log) { () throws(ImageError) in
+                try config.openForLocks(from: ServerProcess.firstDevice)
+            }
+            return supervisor.run { outcome in
                 let report: LoopReport =
                     switch outcome {
-                    case .success(let record): LoopReport(record)
+                    case .success(let record): LoopReport(record, notes: supervisor.notes)
                     case .failure(let error): LoopReport(error)
                     }
                 defer { close(ServerProcess.reportNumber) }
@@ -136,6 +160,23 @@ public enum LoopExport {
 
     // MARK: steps
 
+    /// The name that the user gave, or one that no map of another file has.
+    private static func reserve(
+        _ image: String, _ chain: ImageChain, _ options: LoopMapOptions
+    ) throws(ImageError) -> MapReservation {
+        if let name = options.name { return try options.registry.create(name) }
+        return try options.registry.create(
+            suggested: MapName.suggested(forImage: image), for: chain.files[0].identity)
+    }
+
+    /// The loop driver has no part of a block: what is behind the last whole one could not be reached.
+    private static func requireWholeBlocks(_ chain: ImageChain, _ blockSize: Int) throws(ImageError) {
+        guard chain.size % UInt64(blockSize) != 0 else { return }
+        throw .unsupported(
+            "the disk has \(chain.size) bytes, which are no whole blocks of \(blockSize)",
+            advice: "use a smaller --block-size, or resize the image")
+    }
+
     private static func withConfig(_ arguments: [String], _ body: (LoopConfig, Logger) -> Int32) -> Int32 {
         let log = Logger(label: "qblk") { _ in SyslogHandler(program: "qblk") }
         do throws(ImageError) {
@@ -148,24 +189,33 @@ public enum LoopExport {
 
     private static func mapPlain(
         _ chain: ImageChain, _ image: String, _ reservation: borrowing MapReservation, _ options: LoopMapOptions,
-        _ ready: (MapRecord) -> Void
+        _ ready: (MapRecord) -> Bool
     ) throws(ImageError) -> MapRecord {
         let readOnly = options.readOnly
         let record = try PlainLoop.map(
-            chain, name: reservation.name, image: image, readOnly: readOnly
+            chain, name: reservation.name, image: image, readOnly: readOnly, blockSize: options.open.blockSize
         ) { record throws(ImageError) in try reservation.write(record) }
         if options.foreground {
             reservation.letGo()
-            ready(record)
-            try PlainLoop.stay(record, log: Logger(label: "qblk"))
+            if ready(record) {
+                try PlainLoop.stay(record, log: Logger(label: "qblk"))
+            } else {
+                _ = try LoopCleanup.clean(record, deferred: true)
+            }
             try reservation.registry.remove(record.name)
         }
         return record
     }
 
-    private static func startSupervisor(_ config: LoopConfig) throws(ImageError) -> MapRecord {
+    private static func startSupervisor(
+        _ config: LoopConfig, _ chain: ImageChain, _ options: LoopMapOptions
+    ) throws(ImageError) -> MapRecord {
         let pipe = try ReportPipe()
-        let inherit = [ChildProcess.Inheritance(fd: pipe.writing.raw, as: ServerProcess.reportNumber)]
+        var inherit = [ChildProcess.Inheritance(fd: pipe.writing.raw, as: ServerProcess.reportNumber)]
+        for (index, file) in chain.files.enumerated() {
+            inherit.append(
+                ChildProcess.Inheritance(fd: file.fd, as: ServerProcess.firstDevice + Int32(truncatingIfNeeded: index)))
+        }
         let child: ChildProcess
         do throws(Errno) {
             child = try ChildProcess.spawn(
@@ -175,6 +225,7 @@ public enum LoopExport {
         }
         let reading = pipe.keepReading()
         let report = try ReportPipe.receive(reading.raw)
+        for note in report?.notes ?? [] { options.notice(note) }
         if let record = report?.record { return record }
         do throws(Errno) { _ = try child.wait() } catch {}
         throw report?.thrown ?? ImageError(.system, "the supervisor died while it made the map")
@@ -185,21 +236,24 @@ public enum LoopExport {
     }
 
     private static func supervise(
-        _ config: LoopConfig, _ reservation: borrowing MapReservation, _ ready: (MapRecord) -> Void
+        _ config: LoopConfig, _ chain: ImageChain, _ reservation: borrowing MapReservation, _ options: LoopMapOptions,
+        _ ready: (MapRecord) -> Bool
     ) throws(ImageError) -> MapRecord {
         // A copy of the right to let go: closures cannot capture what is borrowed.
         let letGo = reservation.lettingGo
         var outcome: Result<MapRecord, ImageError> = .failure(ImageError(.system, "the map was not made"))
-        let code = Supervisor(config, log: Logger(label: "qblk")).run {
+        var isWanted = true
+        let supervisor = Supervisor(config, log: Logger(label: "qblk")) { () throws(ImageError) in chain }
+        let code = supervisor.run {
             outcome = $0
-            if case .success(let record) = $0 {
-                letGo()
-                ready(record)
-            }
-            return true
+            guard case .success(let record) = $0 else { return true }
+            for note in supervisor.notes { options.notice(note) }
+            letGo()
+            isWanted = ready(record)
+            return isWanted
         }
         let record = try outcome.get()
-        guard code == 0 else {
+        guard code == 0 || !isWanted else {
             try MapRegistry(folder: config.registryFolder).remove(config.name)
             throw ImageError(.system, "not everything could be written back")
         }

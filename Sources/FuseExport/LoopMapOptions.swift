@@ -7,7 +7,7 @@ public import MapRegistry
 public struct LoopMapOptions: Sendable {
     /// Path of the image; relative ones are taken from here.
     public var image: String
-    /// How to open it. `format` nil probes.
+    /// How to open it. `format` nil probes. `blockSize` is the logical block size of the device, too.
     public var open: OpenOptions
     /// Name of the map; nil: the file's name.
     public var name: String?
@@ -19,6 +19,9 @@ public struct LoopMapOptions: Sendable {
     public var foreground = false
     /// Take the plain loop device for raw images where it is possible.
     public var allowPlain = true
+    /// Is told, in one line each time, what does not make the map fail and should be known: protection that the system
+    /// did not grant, what was lost of maps that were cleaned up.
+    public var notice: @Sendable (String) -> Void = { _ in }
     /// Where maps are written down.
     public var registry = MapRegistry()
     /// The program that the hidden verbs are verbs of.

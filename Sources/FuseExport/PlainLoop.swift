@@ -10,28 +10,27 @@ import SystemPackage
 
 enum PlainLoop {
     /// Whether the chain is one raw file that a loop device shows byte for byte.
-    static func suits(_ chain: ImageChain) -> Bool {
+    static func suits(_ chain: ImageChain, blockSize: Int) -> Bool {
         guard chain.layers.count == 1, chain.files.count == 1, chain.layers[0].format == .raw else { return false }
         let file = chain.files[0]
         // The loop driver cuts a last part of a sector off; the engine fills it up.
-        return file.length == chain.size && file.length % 512 == 0 && file.length > 0
+        return file.length == chain.size && file.length % UInt64(blockSize) == 0 && file.length > 0
     }
 
     /// Until `write` has written the record the device goes with this process: a kill leaves nothing behind.
     static func map(
-        _ chain: ImageChain, name: String, image: String, readOnly: Bool, write: (MapRecord) throws(ImageError) -> Void
+        _ chain: ImageChain, name: String, image: String, readOnly: Bool, blockSize: Int,
+        write: (MapRecord) throws(ImageError) -> Void
     ) throws(ImageError) -> MapRecord {
         if !readOnly { try CarrierLock.take(on: chain.files[0]) }
         let device = try LoopDevice.attach(
             fd: chain.files[0].fd, readOnly: readOnly, directIO: true, partitionScan: true, autoClear: true,
-            blockSize: 512,
-            name: image)
+            blockSize: UInt32(truncatingIfNeeded: blockSize), name: image)
         var record = MapRecord(
             name: name, image: image, format: ImageFormat.raw.rawValue, size: chain.size, how: .loop,
             device: device.path, readOnly: readOnly, created: Int64(time(nil)))
         record.loops = [device.number]
-        record.backingDevice = chain.files[0].identity.device
-        record.backingInode = chain.files[0].identity.inode
+        record.imageIdentity = chain.files[0].identity
         do throws(ImageError) {
             try write(record)
             try device.keep()

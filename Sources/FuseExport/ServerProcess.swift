@@ -19,13 +19,20 @@ struct ServerProcess: ~Copyable {
     static let reportNumber: Int32 = 3
     static let firstDevice: Int32 = 4
     static func journalNumber(_ config: LoopConfig) -> Int32 { firstDevice + Int32(config.workers) }
+    static func firstFile(_ config: LoopConfig) -> Int32 { journalNumber(config) + 1 }
 
-    /// `journal`: memory for changes of the mapping that the disk lacks, the same for every server of a map; -1: none.
-    static func start(_ config: LoopConfig, devices: [Int32], journal: Int32) throws(ImageError) -> ServerProcess {
+    /// `files`: the chain's, in the order of `ImageChain.files`. `journal`: memory for changes of the mapping that the disk
+    /// lacks, the same for every server of a map; -1: none.
+    static func start(
+        _ config: LoopConfig, devices: [Int32], files: [Int32], journal: Int32
+    ) throws(ImageError) -> ServerProcess {
         let pipe = try ReportPipe()
         var inherit = [ChildProcess.Inheritance(fd: pipe.writing.raw, as: reportNumber)]
         for (i, device) in devices.enumerated() {
             inherit.append(ChildProcess.Inheritance(fd: device, as: firstDevice + Int32(i)))
+        }
+        for (i, file) in files.enumerated() {
+            inherit.append(ChildProcess.Inheritance(fd: file, as: firstFile(config) + Int32(i)))
         }
         if journal >= 0 { inherit.append(ChildProcess.Inheritance(fd: journal, as: journalNumber(config))) }
         let arguments = ["qblk", LoopExport.serverVerb, try config.encoded()]
@@ -46,15 +53,20 @@ struct ServerProcess: ~Copyable {
         // Whoever stops everything at once (systemd) must not take the server before the supervisor took the disk down.
         for number in [SIGTERM, SIGINT, SIGHUP] { signal(number, SIG_IGN) }
         signal(SIGPIPE, SIG_IGN)
-        becomeStorage(log)
+        let protection = ServerProtection.begin(writable: !config.readOnly)
         do throws(ImageError) {
-            let chain = try ImageChain.open(path: config.image, options: config.openForServing)
+            let chain = try config.openForServing(from: firstFile(config))
             // What is given up goes back to the file system, as with a disk of its own.
             chain.writer?.returnsSpace(true)
             if let writer = chain.writer { try takeOver(writer, config, log) }
             let devices = (0..<config.workers).map { firstDevice + Int32($0) }
-            try FuseServer(chain: chain, file: FuseFile(chain), devices: devices).run {
-                ReportPipe.send(LoopReport(nil), to: reportNumber)
+            var file = FuseFile(chain)
+            // What the file grew by meanwhile is not of the device.
+            file.size = config.size
+            try FuseServer(chain: chain, file: file, devices: devices).run {
+                let notes = protection.complete()
+                for note in notes { log.notice("\(config.image): \(note)") }
+                ReportPipe.send(LoopReport(nil, notes: chain.isWritable ? notes : []), to: reportNumber)
                 close(reportNumber)
             }
             return finish(chain, log)
@@ -98,17 +110,6 @@ struct ServerProcess: ~Copyable {
             log.error("not everything could be written back to \(chain.files.first?.path ?? ""): \(error)")
             return 1
         }
-    }
-
-    /// The system may need this disk in order to free memory. Then this process must not be the one that waits.
-    private static func becomeStorage(_ log: Logger) {
-        do throws(Errno) {
-            try ThreadFlags.markAsIOFlusher()
-            try ThreadFlags.lockMemory()
-        } catch {
-            log.notice("not protected against memory shortage: \(errorText(error.rawValue))")
-        }
-        if !ThreadFlags.protectFromOOM() { log.notice("not protected from the out-of-memory killer") }
     }
 }
 

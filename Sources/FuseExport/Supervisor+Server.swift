@@ -14,11 +14,11 @@ extension Supervisor {
     private static var longestPause: Int64 { 10_000 }
 
     func startServer() throws(ImageError) {
-        guard let devices = connection?.devices else { return }
+        guard let devices = connection?.devices, let files = chain?.files.map(\.fd) else { return }
         serving = false
         startedAt = MonotonicClock.milliseconds()
         try makeJournal()
-        server = try ServerProcess.start(config, devices: devices, journal: journal?.fd ?? -1)
+        server = try ServerProcess.start(config, devices: devices, files: files, journal: journal?.fd ?? -1)
     }
 
     /// Raw images have no mapping that changes.
@@ -39,6 +39,7 @@ extension Supervisor {
                 return nil
             }
             if let error = report.thrown { return error }
+            notes = report.notes ?? []
             serving = true
             return nil
         } catch {
@@ -58,12 +59,27 @@ extension Supervisor {
             case .exited(let code): "ended with code \(code)"
             case .killed(let signal): "was killed by signal \(signal)"
             }
-        guard record != nil else { return ImageError(.system, "the server \(text) before it served") }
+        guard record != nil else {
+            return ImageError(
+                .system, "the server \(text) before it served",
+                advice: end == .killed(signal: SIGKILL)
+                    ? "is its memory limit too small? a writable map takes about 80 MiB" : nil)
+        }
         planRestart(after: text)
         return nil
     }
 
+    /// A server that cannot begin is followed by others, for as long as that may help. It does not when the image's files
+    /// are not what they were: never another disk, but errors.
+    func refuseServing(_ error: ImageError) {
+        guard error.kind == .reference, !hasGivenUp else { return }
+        log.error("\(config.image): \(error): the disk now fails all requests")
+        hasGivenUp = true
+        LoopCleanup.abort(diskPath)
+    }
+
     private func planRestart(after text: String) {
+        guard !hasGivenUp else { return }
         guard connection?.canResend == true else {
             // What the dead server had taken would wait for ever. Errors are better than that.
             log.error("the server \(text); this kernel cannot repeat its requests: the disk now fails all requests")

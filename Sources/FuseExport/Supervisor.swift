@@ -14,8 +14,9 @@ final class Supervisor {
     let config: LoopConfig
     let registry: MapRegistry
     let log: Logger
-    /// Held for its locks.
-    private var chain: ImageChain?
+    /// Held for its locks, and for its descriptors: each server gets them.
+    private(set) var chain: ImageChain?
+    private let openChain: () throws(ImageError) -> ImageChain
     var connection: FuseConnection?
     var server: ServerProcess?
     /// What the server has changed and the disk lacks: the next server goes on from there.
@@ -24,6 +25,10 @@ final class Supervisor {
     private(set) var record: MapRecord?
     /// The server said that it serves.
     var serving = false
+    /// What the server said that should be known.
+    var notes: [String] = []
+    /// No server can serve these files any more: all requests fail.
+    var hasGivenUp = false
     /// Deaths in a row of servers that did not live long; decides how long to wait for the next.
     var quickDeaths = 0
     /// When the last server started, and when to start the next (0: not wanted). Monotonic milliseconds.
@@ -36,9 +41,10 @@ final class Supervisor {
     /// Why the image may lack what was written to the device.
     private(set) var trouble: String?
 
-    init(_ config: LoopConfig, log: Logger) {
+    init(_ config: LoopConfig, log: Logger, _ openChain: @escaping () throws(ImageError) -> ImageChain) {
         self.config = config
         self.log = log
+        self.openChain = openChain
         registry = MapRegistry(folder: config.registryFolder)
     }
 
@@ -58,7 +64,11 @@ final class Supervisor {
         }
         guard ready(.success(made)) else {
             log.notice("whoever wanted the map of \(config.image) is gone: taking it down")
-            _ = takeDown(deferred: true)
+            // Udev and its like look at a new device for a moment.
+            for _ in 0..<50 {
+                if takeDown(deferred: true) { return 1 }
+                usleep(100_000)
+            }
             abandon()
             return 1
         }
@@ -78,7 +88,7 @@ final class Supervisor {
         } catch {
             throw ImageError(.system, "cannot take in signals: \(errorText(error.rawValue))")
         }
-        let chain = try ImageChain.open(path: config.image, options: config.openForLocks)
+        let chain = try openChain()
         self.chain = chain
         let disk = open(diskPath, O_WRONLY | O_CREAT | O_CLOEXEC, config.readOnly ? 0o400 : 0o600)
         guard disk >= 0 else { throw ImageError(.system, "cannot make \(diskPath): \(errorText(errno))") }
@@ -88,7 +98,7 @@ final class Supervisor {
         try startServer()
         try turn(until: { serving }, seconds: 60, what: "the server does not begin to serve")
         let device = try attach()
-        let made = describe(device, size: chain.size)
+        let made = describe(device, chain)
         do throws(ImageError) { try registry.write(made) } catch {
             do throws(ImageError) { try device.detach() } catch { log.error("\(error)") }
             throw error
@@ -98,7 +108,7 @@ final class Supervisor {
     }
 
     private func attach() throws(ImageError) -> LoopDevice {
-        let outcome = try LoopAttacher.start(diskPath, readOnly: config.readOnly)
+        let outcome = try LoopAttacher.start(diskPath, readOnly: config.readOnly, blockSize: config.blockSize)
         attaching = outcome
         var result: Result<LoopDevice, ImageError>?
         try turn(
@@ -113,11 +123,13 @@ final class Supervisor {
         return device
     }
 
-    private func describe(_ device: LoopDevice, size: UInt64) -> MapRecord {
+    private func describe(_ device: LoopDevice, _ chain: ImageChain) -> MapRecord {
         var made = MapRecord(
-            name: config.name, image: config.image, format: config.format, snapshot: config.snapshot, size: size,
+            name: config.name, image: config.image, format: config.format, snapshot: config.snapshot, size: chain.size,
             how: .loop, device: device.path, readOnly: config.readOnly, created: Int64(time(nil)))
         made.loops = [device.number]
+        made.imageIdentity = chain.files.first?.identity
+        if !config.readOnly { made.changesBefore = LoopLoss.changes(device.number) }
         made.mountPoint = diskPath
         made.supervisor = ProcessIdentity.current
         made.server = server?.identity
@@ -160,7 +172,10 @@ final class Supervisor {
         var waits = [signals?.raw ?? -1, report, extra].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
         poll(&waits, 3, Int32(clamping: timeout))
         var trouble: ImageError?
-        if waits[1].revents != 0 { trouble = hear() }
+        if waits[1].revents != 0 {
+            trouble = hear()
+            if let trouble, record != nil { refuseServing(trouble) }
+        }
         takeSignals()
         if let end = reapServer() { trouble = trouble ?? end }
         if restartAt > 0, MonotonicClock.milliseconds() >= restartAt { restart() }
@@ -204,23 +219,49 @@ final class Supervisor {
 
     /// Lets go of everything but the loop device. The record stays.
     private func abandon() {
-        LoopCleanup.unmount(diskPath)
-        // The end of the connection is the server's cue; a stuck one is helped along.
+        // A dead server's changes of the mapping are in the journal alone: they need a server to reach the image.
+        if record != nil { startForWriteBack() }
+        // The end of the connection is the server's cue.
+        LoopCleanup.endConnection(diskPath)
+        if !hasWrittenBack() { trouble = "not everything could be written back" }
         connection = nil
-        if let process = server?.process {
-            if let identity = server?.identity {
-                LoopCleanup.end(identity, patience: config.readOnly ? 3000 : LoopCleanup.writerPatience) { [log] in
-                    log.notice("the server still writes back")
-                }
-            }
-            do throws(Errno) {
-                let end = try process.wait()
-                if !config.readOnly, end != .exited(0) { trouble = "not everything could be written back" }
-            } catch { log.debug("the server was gone already") }
-        }
-        server = nil
         unlink(diskPath)
         chain = nil
+    }
+
+    /// Waits for the end of the server; true when the image has all that was written to the device.
+    private func hasWrittenBack() -> Bool {
+        for _ in 0..<3 {
+            guard let (end, byItself) = endServer() else { return config.readOnly || record == nil }
+            if config.readOnly || end == .exited(0) { return true }
+            // One that was killed meanwhile leaves the rest to the next. One that gave up said why, and one that is stuck
+            // would only be followed by another.
+            guard case .killed = end, byItself, record != nil else { return false }
+            startForWriteBack()
+        }
+        return false
+    }
+
+    /// How the server ended, and whether it did before the patience with it had; nil when there is none.
+    private func endServer() -> (ChildProcess.End, byItself: Bool)? {
+        guard let process = server?.process else { return nil }
+        defer { server = nil }
+        var byItself = true
+        if let identity = server?.identity {
+            byItself = LoopCleanup.end(
+                identity, patience: config.readOnly ? 3000 : LoopCleanup.writerPatience
+            ) { [log] in log.notice("the server still writes back") }
+        }
+        do throws(Errno) { return (try process.wait(), byItself) } catch {
+            log.debug("the server was gone already")
+            return (.exited(255), byItself)
+        }
+    }
+
+    /// Starts a server where there is none and the image may lack something.
+    private func startForWriteBack() {
+        guard server == nil, !config.readOnly, !hasGivenUp else { return }
+        do throws(ImageError) { try startServer() } catch { log.error("\(error)") }
     }
 
     /// A loop device that came up after all when nobody waited for it any more. It cannot take long: the file is gone.

@@ -42,12 +42,21 @@ struct Machine {
             Self.node("ublk", "/dev/ublk-control", "ublk_drv", modules),
             Self.node("vhost-scsi", "/dev/vhost-scsi", "vhost_scsi", modules),
             Self.node("vduse", "/dev/vduse/control", "vduse", modules),
-            Finding(name: "root", state: geteuid() == 0 ? .yes : .no, detail: geteuid() == 0 ? "" : "maps need it"),
+            Finding(
+                name: "root", state: Privileges.obstacleToDevices == nil ? .yes : .no,
+                detail: Privileges.obstacleToDevices ?? ""),
+            Self.memoryLock(),
         ]
     }
 
-    var canLoop: Bool {
-        ["loop", "fuse", "io_uring", "root"].allSatisfy { name in findings.first { $0.name == name }?.state == .yes }
+    /// The choice, or why there is none on this machine. `isPlain`: the image is raw, a loop device without a server.
+    func possible(_ choice: MapChoice, isPlain: Bool) -> MapChoice {
+        let needs: Set =
+            choice.way == .dm ? ["root"] : isPlain ? ["loop", "root"] : ["loop", "fuse", "io_uring", "root"]
+        let missing = findings.filter { needs.contains($0.name) && $0.state != .yes }
+        guard !missing.isEmpty else { return choice }
+        let reasons = missing.map { $0.detail.isEmpty ? "no \($0.name)" : "\($0.name): \($0.detail)" }
+        return MapChoice(way: nil, reason: reasons.joined(separator: "; "))
     }
 
     /// What `--via auto` takes for an image that device-mapper can express.
@@ -61,7 +70,10 @@ struct Machine {
     /// What to do for better, a line each.
     var advice: [String] {
         var lines: [String] = []
-        if geteuid() != 0 { lines.append("run it as root") }
+        if Privileges.obstacleToDevices != nil { lines.append("run it as the machine's root (sudo)") }
+        if let memory = findings.first(where: { $0.name == "memory-lock" }), memory.state == .no {
+            lines.append("memory-lock: give the process CAP_SYS_RESOURCE and CAP_IPC_LOCK before it maps writable")
+        }
         if let advice = deviceMapper.advice { lines.append("device-mapper: \(advice)") }
         for finding in findings where ["loop", "fuse"].contains(finding.name) {
             if finding.state == .loadable { lines.append("\(finding.name): modprobe \(finding.name)") }
@@ -87,9 +99,31 @@ struct Machine {
     }
 
     private static func node(_ name: String, _ path: String, _ module: String, _ modules: KernelModules) -> Finding {
-        if Filesystem.exists(path) { return Finding(name: name, state: .yes, detail: path) }
+        if Filesystem.exists(path) {
+            // A node proves little: a container's may be forbidden, and that of a module that is not there cannot be opened.
+            guard let error = openError(path) else { return Finding(name: name, state: .yes, detail: path) }
+            // What other users may not open is there for root.
+            if error == EACCES, geteuid() != 0 { return Finding(name: name, state: .yes, detail: path) }
+            return Finding(name: name, state: .no, detail: "\(path) cannot be opened: \(errorText(error))")
+        }
         if modules.has(module) { return Finding(name: name, state: .loadable, detail: "modprobe \(module)") }
         return Finding(name: name, state: .no, detail: "\(path) is not there, and this kernel has no module \(module)")
+    }
+
+    private static func openError(_ path: String) -> Int32? {
+        let fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK)
+        guard fd >= 0 else { return errno }
+        close(fd)
+        return nil
+    }
+
+    /// Without these a server's memory is not held, or it waits for itself when memory runs short.
+    private static func memoryLock() -> Finding {
+        let missing = [Privileges.Capability.sysResource, .ipcLock].filter { !Privileges.has($0) }.map(\.name)
+        return Finding(
+            name: "memory-lock", state: missing.isEmpty ? .yes : .no,
+            detail: missing.isEmpty
+                ? "servers are protected against memory shortage" : "without \(missing.joined(separator: ", "))")
     }
 
     private static func ring() -> Finding {

@@ -9,6 +9,7 @@ import HotPlug
 @main
 enum Main {
     static func main() {
+        openStandardDescriptors()
         // A reader that goes away is an error of the write, not a death: a map must not die with the shell's pipe.
         signal(SIGPIPE, SIG_IGN)
         // A limit on file sizes is the error of the write that meets it.
@@ -22,6 +23,14 @@ enum Main {
             try command.run()
         } catch {
             exit(Failure.report(error, arguments))
+        }
+    }
+
+    /// A program may be started with some of these closed. The next file that it opens, an image, would get such a number,
+    /// and messages would be written into it. /dev/null stands in, opened so that using it is the same error as before.
+    private static func openStandardDescriptors() {
+        for number in [STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO] where fcntl(number, F_GETFD) < 0 {
+            guard open("/dev/null", number == STDIN_FILENO ? O_WRONLY : O_RDONLY) == number else { exit(1) }
         }
     }
 

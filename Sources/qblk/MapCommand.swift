@@ -7,6 +7,7 @@ import FuseExport
 import Glibc
 import ImageChain
 import ImageOperations
+import LinuxIO
 import MapRegistry
 
 struct MapCommand: ParsableCommand {
@@ -46,6 +47,13 @@ struct MapCommand: ParsableCommand {
             valueName: "snapshot"))
     var snapshot: String?
 
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Logical block size of the device: 512, 1024, 2048 or 4096. Partition tables count in it.",
+            valueName: "bytes"))
+    var blockSize = 512
+
     @Option(name: .long, help: ArgumentHelp("Queues of the device (ublk only).", valueName: "count"))
     var queues: Int?
 
@@ -69,6 +77,9 @@ struct MapCommand: ParsableCommand {
 
     func validate() throws {
         guard (1...64).contains(workers) else { throw ValidationError("--workers takes 1 to 64") }
+        guard [512, 1024, 2048, 4096].contains(blockSize) else {
+            throw ValidationError("--block-size takes 512, 1024, 2048 or 4096")
+        }
         guard queues.map({ (1...64).contains($0) }) ?? true else { throw ValidationError("--queues takes 1 to 64") }
     }
 
@@ -82,7 +93,12 @@ struct MapCommand: ParsableCommand {
                 .unsupported, "device-mapper makes read-only maps", advice: "add -r, or leave --via dm away",
                 path: path)
         }
+        if let obstacle = Privileges.obstacleToDevices { throw ImageError(.system, obstacle, advice: "use sudo") }
+        // Opened several times by its name: each time it must be the file that was chosen for.
+        let pin = try FilePin(path)
         var options = image.open
+        options.identity = pin.identity
+        options.blockSize = blockSize
         options.format = try ImageFormat.required(image.format, path: path, readOnly: readOnly)
         options.writable = !readOnly
         options.carriesWrites = false
@@ -90,14 +106,15 @@ struct MapCommand: ParsableCommand {
         if let snapshot { options.snapshot = try SnapshotChoice.id(snapshot, in: path, options) }
         let choice =
             via == .auto ? try MapChoice.automatic(path: path, options: options) : MapChoice(way: via, reason: "")
-        if image.verbose > 0, via == .auto { Notice.say("via \(choice.way.rawValue): \(choice.reason)") }
+        if image.verbose > 0, via == .auto { Notice.say("via \(choice.words): \(choice.reason)") }
         switch choice.way {
         case .dm: try mapByDeviceMapper(options)
-        case .loop, .auto: try mapByLoop(options)
+        case .loop, .auto, nil: try mapByLoop(options)
         case .hybrid, .ublk:
             throw ImageError(
-                .unsupported, "--via \(choice.way.rawValue) is not there yet", advice: "use --via auto", path: path)
+                .unsupported, "--via \(choice.words) is not there yet", advice: "use --via auto", path: path)
         }
+        _ = consume pin
     }
 
     private func mapByDeviceMapper(_ open: OpenOptions) throws {
@@ -119,21 +136,44 @@ struct MapCommand: ParsableCommand {
         options.readOnly = readOnly
         options.workers = workers
         options.foreground = foreground
+        let shown = printable(path)
+        options.notice = { Notice.say("\(shown): \($0)") }
         let wait = foreground
         if wait { Logs.toStandardError(verbose: image.verbose > 0) }
+        var failure: (any Error)?
         let made: MapRecord
         do throws(ImageError) {
-            let record = try LoopExport.map(options) { record in if wait { try? announce(record) } }
-            made = record
+            made = try LoopExport.map(options) { record in
+                guard wait else { return true }
+                do { try say(record) } catch { failure = error }
+                return failure == nil
+            }
         } catch {
             throw error.named(path)
         }
+        if let failure { throw failure }
         if !wait { try announce(made) }
     }
 
-    /// Says where the device is. If nobody listens any more the map is there all the same; `list` has it.
+    /// Says where the device is. A device of which no one learns is of no use: where that cannot be said, it goes again.
     private func announce(_ record: MapRecord) throws {
-        PartitionNote.sayIfNeeded(record)
-        try Output.write((json ? MapEntry(record).json.text : record.device) + "\n")
+        do { try say(record) } catch {
+            do throws(ImageError) { try UnmapCommand.takeDown(record, deferred: false) } catch {
+                try UnmapCommand.takeDown(record, deferred: true)
+            }
+            throw error
+        }
+    }
+
+    private func say(_ record: MapRecord) throws {
+        let usual = MapName.suggested(forImage: record.how == .dm ? path : record.image)
+        if name == nil, record.name != usual {
+            Notice.say(
+                "\(printable(path)): a map of another image has the name '\(usual)': this one is '\(record.name)'")
+        }
+        PartitionNote.sayIfNeeded(record, blockSize: blockSize)
+        do { try Output.write((json ? MapEntry(record).json.text : record.device) + "\n") } catch is BrokenPipe {
+            throw Failure("standard output cannot be written: \(errorText(EPIPE)): not mapped")
+        }
     }
 }

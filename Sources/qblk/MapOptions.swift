@@ -12,8 +12,11 @@ enum MapWay: String, ExpressibleByArgument, CaseIterable {
 
 /// The way to map one image, and why.
 struct MapChoice {
-    let way: MapWay
+    /// Nil: there is no way.
+    let way: MapWay?
     let reason: String
+
+    var words: String { way?.rawValue ?? "no way" }
 
     static let writable = MapChoice(way: .loop, reason: "a writable map; device-mapper makes read-only ones")
 
@@ -21,6 +24,9 @@ struct MapChoice {
     static func automatic(path: String, options: OpenOptions) throws -> MapChoice {
         guard !options.writable else {
             return .writable
+        }
+        guard options.blockSize == 512 else {
+            return MapChoice(way: .loop, reason: "device-mapper makes devices with blocks of 512 bytes")
         }
         let doctor = DMDoctor()
         guard doctor.canMap else {

@@ -6,5 +6,5 @@ import Glibc
 
 enum Notice {
     /// One line on standard error that does not change the exit code.
-    static func say(_ line: String) { Failure.print("qblk note: \(line)\n") }
+    @Sendable static func say(_ line: String) { Failure.print("qblk note: \(line)\n") }
 }

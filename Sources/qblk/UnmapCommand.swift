@@ -13,7 +13,9 @@ struct UnmapCommand: ParsableCommand {
         commandName: "unmap",
         abstract: "Takes a map's device away.",
         discussion: """
-            What was written to it is on the disk afterwards. Ends its server, too. A device in use is refused. Also cleans up maps whose server has died.
+            What was written to it is on the disk afterwards, or an error says what may be lost (exit code 1); the map is gone \
+            then all the same. Ends its server, too. A device in use is refused and stays. Also cleans up maps whose server \
+            has died.
 
             Example:
               qblk unmap disk.qcow2
@@ -49,25 +51,30 @@ struct UnmapCommand: ParsableCommand {
         try unmap(record)
     }
 
-    /// Goes through all, and then says how many stayed.
+    /// Goes through all; a line for each that stays or has lost something.
     private func unmapAll(_ registry: MapRegistry) throws {
-        let records = try registry.all()
         var problems: [ImageError] = []
-        for record in records {
+        for record in try registry.all() {
             do throws(ImageError) { try unmap(record) } catch { problems.append(error) }
         }
-        do throws(ImageError) { try LoopExport.cleanUp(registry) } catch { problems.append(error) }
-        if verbose > 0 { for problem in problems { Notice.say(Failure.line(problem)) } }
-        guard let first = problems.first else { return }
-        let rest = problems.count > 1 ? " (and \(problems.count - 1) more maps stay)" : ""
-        throw Failure(Failure.line(first) + rest)
+        do throws(ImageError) { try LoopExport.cleanUp(registry, notice: Notice.say) } catch { problems.append(error) }
+        for problem in problems { Failure.warn(Failure.line(problem)) }
+        if !problems.isEmpty { throw Failure() }
     }
 
     private func unmap(_ record: MapRecord) throws(ImageError) {
+        if let obstacle = Privileges.obstacleToDevices { throw ImageError(.system, obstacle, advice: "use sudo") }
+        try Self.takeDown(record, deferred: deferred)
+    }
+
+    /// Takes one map down by the way it was made.
+    static func takeDown(_ record: MapRecord, deferred: Bool) throws(ImageError) {
         do throws(ImageError) {
             switch record.how {
             case .dm: try DMMap.unmap(record, deferred: deferred)
-            case .loop: try LoopExport.unmap(record, deferred: deferred)
+            case .loop:
+                let name = record.name
+                try LoopExport.unmap(record, deferred: deferred) { Notice.say("\(name): \($0)") }
             case .hybrid, .ublk:
                 throw ImageError(.unsupported, "was mapped via \(record.how.rawValue), which this qblk cannot undo")
             }
@@ -80,7 +87,7 @@ struct UnmapCommand: ParsableCommand {
     private static func wasUnrecorded(_ name: String, _ registry: MapRegistry) throws(ImageError) -> Bool {
         let folder = registry.folder(of: name)
         guard !name.contains("/"), Filesystem.isDirectory(folder) else { return false }
-        try LoopExport.cleanUp(registry)
+        try LoopExport.cleanUp(registry, notice: Notice.say)
         return !Filesystem.exists(folder)
     }
 

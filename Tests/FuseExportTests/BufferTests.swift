@@ -36,9 +36,9 @@ import Testing
         #expect(pool.take(1 << 20) >= 128)
     }
 
-    @Test(arguments: [1, 2, 4, 16])
-    func thePlanKeepsToTheBudget(workers: Int) throws {
-        let budget = FuseWorker.memoryBudget / workers
+    @Test(arguments: [1, 2, 4, 16], [true, false])
+    func thePlanKeepsToTheBudget(workers: Int, readOnly: Bool) throws {
+        let budget = FuseWorker.memoryBudget(FuseFile(size: 512, readOnly: readOnly)) / workers
         let bytes = ReplyPool.plan(budget: budget).reduce(0) { $0 + ($1.capacity + 4096) * $1.count }
         // Below a minimum nothing works; from four workers on that minimum is what each has.
         #expect(bytes <= max(budget, 8 << 20))

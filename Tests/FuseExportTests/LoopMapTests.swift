@@ -8,69 +8,10 @@ import MapRegistry
 import TestKit
 import Testing
 
-private let possible = Tools.canLoop && Tools.haveQblk && Tools.have("qemu-img")
-private let reason = "\(Tools.loopReason), \(Tools.qblkReason), qemu-img"
-
-/// A folder with images, a registry of its own, and the promise that nothing of it is left mounted or attached.
-private struct Bench {
-    let workshop: Workshop
-    let registry: MapRegistry
-
-    static func run(_ body: (Bench) throws -> Void) throws {
-        try Scratch.withFolder("loop") { folder in
-            let bench = Bench(workshop: Workshop(folder: folder), registry: MapRegistry(folder: folder + "/run"))
-            defer { bench.takeAllDown() }
-            try body(bench)
-            for record in try bench.registry.all() { try LoopExport.unmap(record, registry: bench.registry) }
-            try bench.expectNothingLeft()
-        }
-    }
-
-    func map(
-        _ image: String, raw: Bool = false, name: String? = nil, plain: Bool = true, workers: Int = 1,
-        readOnly: Bool = true
-    ) throws -> MapRecord {
-        var options = LoopMapOptions(image: workshop.path(image))
-        options.open.format = raw ? .raw : .qcow2
-        options.name = name
-        options.allowPlain = plain
-        options.workers = workers
-        options.readOnly = readOnly
-        options.registry = registry
-        options.executable = Tools.qblk
-        return try LoopExport.map(options)
-    }
-
-    func unmap(_ record: MapRecord, deferred: Bool = false) throws {
-        try LoopExport.unmap(record, deferred: deferred, registry: registry)
-    }
-
-    /// The record as it is now: servers change.
-    func current(_ record: MapRecord) throws -> MapRecord { try #require(try registry.record(of: record.name)) }
-
-    var hasFolders: Bool { Filesystem.listIfThere(registry.folder).contains { !$0.hasPrefix(".") } }
-
-    func expectNothingLeft() throws {
-        #expect(try registry.all().isEmpty)
-        #expect(!hasFolders)
-        #expect(try MountTable.read().allSatisfy { !$0.mountPoint.hasPrefix(registry.folder) })
-        let loops = try LoopDevice.all().compactMap(\.backingFile)
-        #expect(loops.allSatisfy { !$0.hasPrefix(workshop.folder) }, "\(loops)")
-    }
-
-    /// After a failed test, too.
-    private func takeAllDown() {
-        for record in (try? registry.all()) ?? [] {
-            for process in [record.supervisor, record.server] { _ = try? process?.kill(SIGKILL) }
-            try? LoopExport.unmap(record, deferred: true, registry: registry)
-        }
-    }
-}
-
-@Suite(.serialized, .enabled(if: possible, "\(reason)")) struct LoopMapTests {
+@Suite(.serialized, .enabled(if: LoopBench.isPossible, "\(LoopBench.reason)")) struct LoopMapTests {
     @Test(arguments: [("", 1), ("-c", 1), ("", 2)])
     func contentIsTheImages(option: String, workers: Int) throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             try bench.workshop.rawFile("a.raw", 20 << 20)
             try bench.workshop.run(
                 "qemu-img", "convert", "-O", "qcow2", option.isEmpty ? "-q" : option, "a.raw", "a.qcow2")
@@ -86,7 +27,7 @@ private struct Bench {
 
     @Test(arguments: [512, 513, 1_048_576 + 700, 3 << 20])
     func oddSizes(size: Int) throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             try bench.workshop.rawFile("a.raw", size)
             let rounded = (size + 511) / 512 * 512
             for plain in [true, false] {
@@ -102,7 +43,7 @@ private struct Bench {
     }
 
     @Test func aPlainDeviceIsKnownByItsFileNotItsName() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             try bench.workshop.rawFile("a.raw", 1 << 20)
             let record = try bench.map("a.raw", raw: true)
             #expect(record.server == nil && record.supervisor == nil)
@@ -125,7 +66,7 @@ private struct Bench {
     func aBrokenDeviceOfAnotherProgramIsInNobodysWay() throws {
         let broken = try DeadLoop()
         #expect(throws: ImageError.self) { try LoopDevice.open(broken.number).status() }
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             try bench.workshop.rawFile("a.raw", 2 << 20)
             try bench.workshop.img("convert", "-O", "qcow2", "a.raw", "a.qcow2")
             for record in [try bench.map("a.qcow2"), try bench.map("a.raw", raw: true)] {
@@ -142,7 +83,7 @@ private struct Bench {
     @Test(.enabled(if: DeadLoop.isPossible, "\(DeadLoop.reason)"))
     func ourOwnDeviceThatCannotAnswerIsNotGone() throws {
         let broken = try DeadLoop()
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             var record = MapRecord(
                 name: "plain", image: broken.file, format: "raw", size: 1 << 20, how: .loop,
                 device: "/dev/loop\(broken.number)", readOnly: true, created: 0)
@@ -157,7 +98,7 @@ private struct Bench {
     }
 
     @Test func twoMapsAtOnce() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             try bench.workshop.rawFile("a.raw", 2 << 20, seed: 1)
             try bench.workshop.rawFile("b.raw", 2 << 20, seed: 2)
             for name in ["a", "b"] { try bench.workshop.img("convert", "-O", "qcow2", "\(name).raw", "\(name).qcow2") }
@@ -174,7 +115,7 @@ private struct Bench {
     }
 
     @Test func aDeviceInUseIsNotTakenAway() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             try bench.workshop.rawFile("a.raw", 2 << 20)
             try bench.workshop.img("convert", "-O", "qcow2", "a.raw", "a.qcow2")
             let record = try bench.map("a.qcow2")
@@ -194,7 +135,7 @@ private struct Bench {
     }
 
     @Test func imagesThatCannotBeOpenedLeaveNothing() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             try bench.workshop.rawFile("a.raw", 65536)
             #expect(throws: ImageError.self) { _ = try bench.map("a.raw") }
             #expect(throws: ImageError.self) { _ = try bench.map("missing.qcow2") }
@@ -204,9 +145,10 @@ private struct Bench {
     }
 }
 
-@Suite(.serialized, .enabled(if: possible && Tools.have("fio"), "\(reason), fio")) struct LoopCrashTests {
+@Suite(.serialized, .enabled(if: LoopBench.isPossible && Tools.have("fio"), "\(LoopBench.reason), fio"))
+struct LoopCrashTests {
     /// A qcow2 image that fio wrote its checksums into.
-    private func verified(_ bench: Bench) throws -> MapRecord {
+    private func verified(_ bench: LoopBench) throws -> MapRecord {
         try bench.workshop.run(
             "fio", "--name=w", "--filename=v.raw", "--size=64M", "--rw=write", "--bs=4k", "--verify=crc32c",
             "--do_verify=0", "--ioengine=psync")
@@ -215,7 +157,7 @@ private struct Bench {
     }
 
     @Test func readersDoNotNoticeThatServersDie() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             let record = try verified(bench)
             var reader = try Command([
                 "fio", "--name=r", "--filename=\(record.device)", "--size=64M", "--rw=randread", "--bs=4k",
@@ -248,7 +190,7 @@ private struct Bench {
         .disabled(if: ProcessInfo.processInfo.environment["QBLK_GUEST"] == "uml", "needs a kernel with fast GUP"),
         arguments: [true, false])
     func writersDoNotNoticeThatServersDie(raw: Bool) throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             let image = raw ? "w.raw" : "w.qcow2"
             try bench.workshop.img("create", "-q", "-f", raw ? "raw" : "qcow2", image, "64M")
             let record = try bench.map(image, raw: raw, plain: false, workers: 2, readOnly: false)
@@ -283,7 +225,7 @@ private struct Bench {
     }
 
     @Test func aWritingServerKeepsTheLocksOfItsDeadSupervisor() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             try bench.workshop.create("1M", as: "a.qcow2")
             let record = try bench.map("a.qcow2", readOnly: false)
             let supervisor = try #require(record.supervisor)
@@ -301,18 +243,18 @@ private struct Bench {
     }
 
     @Test func theServerGoesOnWithoutItsSupervisor() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             let record = try verified(bench)
             try #require(record.supervisor).kill(SIGKILL)
             #expect(try #require(record.supervisor).waitForEnd(milliseconds: 30_000))
-            #expect(record.health == .crippled)
+            #expect(record.health == .degraded)
             #expect(try differenceOfFiles(record.device, bench.workshop.path("v.raw")) == nil)
             try bench.unmap(record)
         }
     }
 
     @Test func theNextMapCleansUpWhenBothAreDead() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             let record = try verified(bench)
             for process in [record.supervisor, record.server] { try #require(process).kill(SIGKILL) }
             for process in [record.supervisor, record.server] {
@@ -325,7 +267,7 @@ private struct Bench {
     }
 
     @Test func aMapKilledBeforeItHadARecordIsCleanedUp() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             let record = try verified(bench)
             for process in [record.supervisor, record.server] { try #require(process).kill(SIGKILL) }
             for process in [record.supervisor, record.server] {
@@ -339,7 +281,7 @@ private struct Bench {
     }
 
     @Test func aSupervisorThatIsToldToStopTakesEverythingDown() throws {
-        try Bench.run { bench in
+        try LoopBench.run { bench in
             let record = try verified(bench)
             let supervisor = try #require(record.supervisor)
             try supervisor.kill(SIGTERM)

@@ -59,7 +59,7 @@ public struct Outcome: Sendable, CustomStringConvertible {
     /// The most memory it held at once; nil when it was not measured (see `Command.measuresMemory`).
     public let peakBytes: Int?
     public let output: String
-    public let errors: String
+    public var errors: String
 
     /// The lines of standard error that say something.
     public var errorLines: [Substring] { errors.split(separator: "\n").filter { !$0.isEmpty } }

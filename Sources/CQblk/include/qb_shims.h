@@ -3,6 +3,7 @@
 // unless said otherwise.
 #ifndef QB_SHIMS_H
 #define QB_SHIMS_H
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -58,6 +59,12 @@ int qb_pidfd_open(pid_t pid);
 int qb_pidfd_send_signal(int pidfd, int signal);
 int qb_set_io_flusher(void);
 int qb_set_death_signal(int signal);
+/// A mount namespace of its own for this process, which must have one thread only.
+int qb_unshare_mounts(void);
+/// Bytes of stack of the threads that are made from now on; 0, or an errno.
+int qb_set_thread_stack(size_t bytes);
+/// Has malloc keep what it has, take everything from one heap, and hold `bytes` of touched memory ready in it.
+void qb_reserve_heap(size_t bytes);
 /// Where a SIGBUS or SIGSEGV came from (siginfo_t's address is a macro).
 const void *qb_fault_address(const void *siginfo);
 

@@ -1,0 +1,45 @@
+// A writing server keeps changes of the mapping in memory until a sync. When it is killed the supervisor has that memory for
+// the next server; when both are killed it is gone, and with it what was written since the last sync. The command that
+// takes the map down must say so.
+import DiskTypes
+import Glibc
+import LinuxIO
+import MapRegistry
+
+/// What is lost with a map.
+enum LoopLoss {
+    /// The error for a map whose processes were both killed, if something may have been written that the image lacks.
+    /// Asked before the device is taken down.
+    static func find(_ record: MapRecord) -> ImageError? {
+        guard !record.readOnly, record.server != nil, record.trouble == nil, !LoopCleanup.isServed(record) else {
+            return nil
+        }
+        if let number = record.loops.first, record.ownsLoop(number), !hasWritten(number, record) { return nil }
+        return ImageError(
+            .system, "its server and its supervisor were killed: what was written since the last sync may be lost",
+            advice: "check what is on \(record.image)")
+    }
+
+    /// Sectors of the device that were written or discarded since the machine started; nil where the kernel does not count
+    /// them. (Requests are no measure: a flush is one, too.)
+    static func changes(_ number: Int32) -> UInt64? {
+        // Documentation/block/stat: fields 7 and 14 are sectors written and discarded.
+        let fields = Filesystem.readIfThere("/sys/block/loop\(number)/stat")?.split(whereSeparator: \.isWhitespace)
+        guard let fields, fields.count > 13, let written = UInt64(fields[6]), let discarded = UInt64(fields[13]) else {
+            return nil
+        }
+        return written &+ discarded
+    }
+
+    private static func hasWritten(_ number: Int32, _ record: MapRecord) -> Bool {
+        // What is still in the device's page cache was acknowledged, too. Sent now, it fails, and counts.
+        if let mountPoint = record.mountPoint { LoopCleanup.abort(mountPoint) }
+        let fd = open(record.device, O_RDONLY | O_CLOEXEC)
+        if fd >= 0 {
+            fsync(fd)
+            close(fd)
+        }
+        guard let before = record.changesBefore, let now = changes(number) else { return true }
+        return now != before
+    }
+}

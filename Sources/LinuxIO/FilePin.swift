@@ -1,0 +1,21 @@
+// A file that is looked at and then opened again by its name may be another one by then, even with the same inode number if
+// the first was removed. A pin keeps that number taken.
+import CQblk
+public import DiskTypes
+import Glibc
+
+/// A file that is neither read nor written, only kept in existence.
+public struct FilePin: ~Copyable, Sendable {
+    public let identity: FileIdentity
+    private let descriptor: OwnedFD
+
+    public init(_ path: String) throws(ImageError) {
+        let fd = open(path, Int32(QB_O_PATH) | O_CLOEXEC)
+        guard fd >= 0 else {
+            throw ImageError(.system, "cannot open: \(errorText(errno))", path: path, number: errno)
+        }
+        let owned = OwnedFD(taking: fd)
+        identity = FileIdentity(try HostFile.status(of: fd))
+        descriptor = owned
+    }
+}

@@ -1,0 +1,119 @@
+// A map is of files, not of names: whatever is renamed, replaced or cut under it, a server that follows a killed one has
+// the files that the first one had, or the disk fails.
+import DiskTypes
+import FuseExport
+import Glibc
+import LinuxIO
+import MapRegistry
+import TestKit
+import Testing
+
+@Suite(.serialized, .enabled(if: LoopBench.isPossible, "\(LoopBench.reason)")) struct LoopIdentityTests {
+    /// Kills the map's server and waits for the next.
+    private func killServer(_ bench: LoopBench, _ record: MapRecord) throws {
+        let server = try #require(try bench.current(record).server)
+        try server.kill(SIGKILL)
+        for _ in 0..<2000 where try bench.current(record).server == server { usleep(10_000) }
+        #expect(try bench.current(record).server != server)
+    }
+
+    @Test(arguments: ["raw", "qcow2"]) func theNextServerHasTheSameImage(format: String) throws {
+        try LoopBench.run { bench in
+            let shop = bench.workshop
+            for (name, seed) in [("a", UInt64(1)), ("b", 2), ("c", 3)] {
+                try shop.rawFile("\(name).raw", 4 << 20, seed: seed)
+            }
+            for name in ["a", "b"] { try shop.img("convert", "-O", format, "\(name).raw", "\(name).img") }
+            try shop.run("ln", "a.img", "kept.img")
+            try shop.run("cp", "b.img", "canary.img")
+            let record = try bench.map("a.img", raw: format == "raw", plain: false, readOnly: false)
+            try shop.run("dd", "if=c.raw", "of=\(record.device)", "bs=1M", "count=1", "conv=fsync", "status=none")
+            try shop.run("mv", "b.img", "a.img")
+            try killServer(bench, record)
+            try shop.run("dd", "if=c.raw", "of=\(record.device)", "bs=1M", "skip=1", "seek=1", "count=1", "status=none")
+            try bench.unmap(record)
+            try shop.run("cmp", "a.img", "canary.img")
+            try shop.img("convert", "-f", format, "-O", "raw", "kept.img", "after.raw")
+            try shop.run("cmp", "-n", "2097152", "after.raw", "c.raw")
+            try shop.run("sh", "-c", "tail -c 2097152 after.raw | cmp - <(tail -c 2097152 a.raw)".inBash)
+        }
+    }
+
+    @Test(arguments: ["base.raw", "mid.qcow2", "top.data"]) func theNextServerHasTheSameReferences(file: String) throws
+    {
+        try LoopBench.run { bench in
+            let shop = bench.workshop
+            try shop.rawFile("base.raw", 2 << 20)
+            try shop.create("2M", backing: "raw:base.raw", as: "mid.qcow2")
+            try shop.io(["write -P 7 256k 64k"], on: "mid.qcow2")
+            try shop.create("2M", "data_file=top.data", backing: "qcow2:mid.qcow2", as: "top.qcow2")
+            try shop.io(["write -P 9 512k 64k"], on: "top.qcow2")
+            try shop.img("convert", "-O", "raw", "top.qcow2", "expected.raw")
+            let record = try bench.map("top.qcow2")
+            try shop.run("sh", "-c", "head -c $(stat -c %s \(file)) /dev/urandom >new; mv new \(file)")
+            try killServer(bench, record)
+            try shop.run("dd", "if=\(record.device)", "of=device.raw", "bs=1M", "iflag=direct", "status=none")
+            #expect(try differenceOfFiles(shop.path("device.raw"), shop.path("expected.raw")) == nil)
+        }
+    }
+
+    @Test func whatIsCutBeforeTheNextServerIsAnErrorNotZeros() throws {
+        try LoopBench.run { bench in
+            let shop = bench.workshop
+            try shop.rawFile("base.raw", 2 << 20)
+            try shop.create("2M", backing: "raw:base.raw", as: "top.qcow2")
+            let record = try bench.map("top.qcow2")
+            try shop.run("truncate", "-s", "1M", "base.raw")
+            try #require(record.server).kill(SIGKILL)
+            let read = try Command(["dd", "if=\(record.device)", "of=/dev/null", "bs=4k", "iflag=direct"]).run()
+            #expect(read.exit == 1 && read.errors.contains("error"), "\(read)")
+            try bench.unmap(record)
+        }
+    }
+
+    /// The supervisor is a process that is started after the image was opened and looked at.
+    @Test func aRenameWhileAMapIsMadeChangesNothing() throws {
+        try LoopBench.run { bench in
+            let shop = bench.workshop
+            for (name, seed) in [("a", UInt64(1)), ("b", 2)] {
+                try shop.rawFile("\(name).raw", 1 << 20, seed: seed)
+                try shop.img("convert", "-O", "qcow2", "\(name).raw", "\(name).qcow2")
+            }
+            try shop.run(
+                "sh", "-c",
+                """
+                printf '#!/bin/sh\\ntest ! -e b.qcow2 || mv b.qcow2 a.qcow2\\nexec %s "$@"\\n' \(Tools.qblk) >late
+                sed -i "s#b.qcow2#$PWD/b.qcow2#g; s# a.qcow2# $PWD/a.qcow2#" late; chmod +x late
+                """)
+            let record = try bench.map("a.qcow2", executable: shop.path("late"))
+            #expect(!Filesystem.exists(shop.path("b.qcow2")), "it was renamed")
+            #expect(try differenceOfFiles(record.device, shop.path("a.raw")) == nil)
+        }
+    }
+
+    @Test func filesOfOneNameGetMapsOfTwoNames() throws {
+        try LoopBench.run { bench in
+            let shop = bench.workshop
+            for (name, seed) in [("a", UInt64(1)), ("b", 2)] {
+                try shop.run("mkdir", name)
+                try shop.rawFile("\(name)/raw", 1 << 20, seed: seed)
+                try shop.img("convert", "-O", "qcow2", "\(name)/raw", "\(name)/disk.qcow2")
+            }
+            let first = try bench.map("a/disk.qcow2")
+            let second = try bench.map("b/disk.qcow2")
+            #expect(first.name == "disk.qcow2" && second.name == "disk.qcow2-2")
+            #expect(try differenceOfFiles(second.device, shop.path("b/raw")) == nil)
+            let again = #expect(throws: ImageError.self) { _ = try bench.map("a/disk.qcow2") }
+            #expect(again?.description.contains("there already") == true)
+            // The file is meant, by whatever name.
+            try shop.run("sh", "-c", "mv a/disk.qcow2 moved.qcow2; cp b/disk.qcow2 a/disk.qcow2")
+            #expect(try bench.registry.find(shop.path("moved.qcow2"))?.name == first.name)
+            #expect(try bench.registry.find(shop.path("a/disk.qcow2")) == nil)
+        }
+    }
+}
+
+extension String {
+    /// The script as an argument of `sh -c`, run by bash.
+    fileprivate var inBash: String { "exec bash -c '\(self)'" }
+}
