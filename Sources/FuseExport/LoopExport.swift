@@ -23,7 +23,7 @@ public enum LoopExport {
         _ options: LoopMapOptions, ready: (MapRecord) -> Bool = { _ in true }
     ) throws(ImageError) -> MapRecord {
         let registry = options.registry
-        try cleanUp(registry, notice: options.notice)
+        let hasCleaned = try cleanUp(registry, notice: options.notice)
         let image: String
         do throws(Errno) { image = try Filesystem.realPath(options.image) } catch {
             throw ImageError(.system, "cannot open: \(errorText(error.rawValue))", path: options.image)
@@ -32,7 +32,7 @@ public enum LoopExport {
         open.writable = !options.readOnly
         open.carriesWrites = false
         let chain: ImageChain
-        do throws(ImageError) { chain = try ImageChain.open(path: image, options: open) } catch {
+        do throws(ImageError) { chain = try openLocked(image, open, patience: hasCleaned ? 3000 : 0) } catch {
             throw error.named(options.image)
         }
         let reservation = try reserve(image, chain, options)
@@ -108,10 +108,11 @@ public enum LoopExport {
     }
 
     /// Takes down what crashed maps left behind: called by every `map`, and by `unmap --all`. `notice` is told, a line a
-    /// map, what is lost with them.
-    public static func cleanUp(
+    /// map, what is lost with them. Whether there were any.
+    @discardableResult public static func cleanUp(
         _ registry: MapRegistry = MapRegistry(), notice: @escaping @Sendable (String) -> Void = { _ in }
-    ) throws(ImageError) {
+    ) throws(ImageError) -> Bool {
+        var hasCleaned = false
         try registry.sweep { folder throws(ImageError) in
             try LoopCleanup.takeDownUnrecorded(folder + "/disk")
         }
@@ -120,10 +121,12 @@ public enum LoopExport {
             // A server goes on without its supervisor, and a plain loop device without anybody.
             let isLost = record.health == .dead || !LoopCleanup.isServed(record)
             guard isLost, !supervised else { continue }
+            hasCleaned = true
             if let loss = try takeDown(record, deferred: true, registry, notice) {
                 notice("the map '\(record.name)' of \(printable(record.image)) is taken down: \(loss)")
             }
         }
+        return hasCleaned
     }
 
     /// Runs a hidden verb if `arguments` (with the program's name first) ask for one: its exit code. nil: not one of
@@ -159,6 +162,21 @@ public enum LoopExport {
     public static func runServer(_ arguments: [String]) -> Int32 { withConfig(arguments, ServerProcess.live) }
 
     // MARK: steps
+
+    /// Opens the image. A server that was killed is gone before its rings are, and its locks last as long as those: such
+    /// are waited for, for so many milliseconds.
+    private static func openLocked(
+        _ image: String, _ options: OpenOptions, patience: Int
+    ) throws(ImageError) -> ImageChain {
+        var waited = 0
+        while true {
+            do throws(ImageError) { return try ImageChain.open(path: image, options: options) } catch {
+                guard error.kind == .locked, waited < patience else { throw error }
+            }
+            usleep(50_000)
+            waited += 50
+        }
+    }
 
     /// The name that the user gave, or one that no map of another file has.
     private static func reserve(

@@ -24,9 +24,12 @@ struct ServerProtection {
         made.attempt("PR_SET_IO_FLUSHER") { () throws(Errno) in try ThreadFlags.markAsIOFlusher() }
         if !ThreadFlags.protectFromOOM() { made.refusals.append("oom_score_adj") }
         ResidentMemory.setThreadStack(stack)
-        ResidentMemory.raiseLimit()
         // What is mapped later, too.
-        made.attempt("mlockall") { () throws(Errno) in try ThreadFlags.lockMemory() }
+        if ResidentMemory.raiseLimit() {
+            made.attempt("mlockall") { () throws(Errno) in try ThreadFlags.lockMemory() }
+        } else {
+            made.refusals.append("mlockall: limited")
+        }
         if writable { ResidentMemory.reserveHeap(heap) }
         do throws(Errno) { made.mounts = try PrivateMounts() } catch {
             made.refusals.append("unshare: \(errorText(error.rawValue))")

@@ -6,16 +6,17 @@ public import SystemPackage
 
 /// The process's memory, brought in and held.
 public enum ResidentMemory {
-    /// Raises the limit on locked memory as far as this process may. Without CAP_IPC_LOCK the limit holds, and is often
-    /// smaller than a server.
-    public static func raiseLimit() {
+    /// Raises the limit on locked memory as far as this process may. False: a limit holds (as it does without CAP_IPC_LOCK,
+    /// and it is often smaller than a server). Then future mappings must not be locked: those beyond it would fail.
+    public static func raiseLimit() -> Bool {
         var limit = rlimit()
         let resource = __rlimit_resource_t(UInt32(QB_RLIMIT_MEMLOCK))
-        guard getrlimit(resource, &limit) == 0 else { return }
+        guard getrlimit(resource, &limit) == 0 else { return Privileges.has(.ipcLock) }
         var most = rlimit(rlim_cur: rlim_t.max, rlim_max: rlim_t.max)
-        if setrlimit(resource, &most) == 0 { return }
+        if setrlimit(resource, &most) == 0 { return true }
         limit.rlim_cur = limit.rlim_max
         _ = setrlimit(resource, &limit)
+        return limit.rlim_cur == rlim_t.max || Privileges.has(.ipcLock)
     }
 
     /// Touches and locks everything that is mapped now, but for files of data: their pages are the system's. Where locking

@@ -13,6 +13,7 @@ struct MapEntry {
             "name": .string(record.name),
             "device": .string(record.device),
             "image": .string(record.image),
+            "image-renamed": record.isImageRenamed ? .bool(true) : nil,
             "format": .string(record.format),
             "snapshot": record.snapshot.map { .string($0) },
             "size": .unsigned(record.size),
@@ -25,7 +26,8 @@ struct MapEntry {
         ])
         columns = [
             record.name, record.device, ByteSize.text(record.size), record.how.rawValue, record.readOnly ? "yes" : "no",
-            record.server.map { String($0.pid) } ?? "-", state, record.image,
+            record.server.map { String($0.pid) } ?? "-", state,
+            record.image + (record.isImageRenamed ? " (renamed)" : ""),
         ]
     }
 

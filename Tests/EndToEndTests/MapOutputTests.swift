@@ -55,6 +55,17 @@ struct MapOutputTests {
             "\(outcome)")
     }
 
+    @Test("list says that an image has another name by now")
+    func renamed() throws {
+        let outcome = try shell(
+            """
+            $Q map -r --via loop --name m image.qcow2 >/dev/null; mv image.qcow2 other.qcow2; cp other.qcow2 image.qcow2
+            $Q list | grep -c 'image.qcow2 (renamed)$'; $Q list --json | grep -c '"image-renamed": true'
+            $Q unmap image.qcow2 2>&1 | grep -c "is not mapped"; $Q unmap other.qcow2; echo "exit $?"
+            """)
+        #expect(outcome.output == "1\n1\n1\nexit 0\n", "\(outcome)")
+    }
+
     @Test("files of one name get two maps, and the second says what it is called")
     func names() throws {
         let outcome = try shell(

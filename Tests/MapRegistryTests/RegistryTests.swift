@@ -104,12 +104,13 @@ private func record(_ name: String, image: String = "/images/a.qcow2", device: S
             made.imageIdentity = Filesystem.identity(of: image)
             let reservation = try registry.create("one")
             try reservation.write(made)
-            #expect(try registry.find(image)?.name == "one")
+            #expect(try registry.find(image)?.name == "one" && !made.isImageRenamed)
             #expect(rename(image, image + "-3") == 0)
+            #expect(made.isImageRenamed)
             #expect(try registry.find(image + "-3")?.name == "one")
             #expect(try registry.find(image)?.name == "one", "no other file has its name")
             #expect(rename(image + "-2", image) == 0)
-            #expect(try registry.find(image) == nil, "another file has its name")
+            #expect(try registry.find(image) == nil && made.isImageRenamed, "another file has its name")
         }
     }
 
