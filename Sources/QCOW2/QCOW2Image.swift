@@ -72,6 +72,18 @@ public struct QCOW2Image: Sendable {
                 "the image was not closed properly and its refcounts may be stale",
                 advice: "run qblk check -r all first, or open it read-only (-r)")
         }
+        try requireNoEnabledBitmap()
+    }
+
+    /// An enabled bitmap has to record every write from now on, and would be wrong for ever after one that it does not.
+    private func requireNoEnabledBitmap() throws(ImageError) {
+        guard case .success(let list) = bitmaps, let bitmap = list.first(where: { $0.isAuto && !$0.isInUse }) else {
+            return
+        }
+        let name = printable(bitmap.name)
+        throw .unsupported(
+            "the bitmap \"\(name)\" is enabled and has to record every write, which this version cannot do",
+            advice: "open the image read-only (-r), or give the bitmap up: qemu-img bitmap --disable IMAGE \"\(name)\"")
     }
 
     static func readExtensions(_ first: BigEndianBytes, _ header: Header) throws(ImageError) -> HeaderExtensions {

@@ -19,6 +19,7 @@ enum Main {
         if let code = HotPlug.runHiddenVerb(CommandLine.arguments) { exit(code) }
         let arguments = ResizeCommand.prepared(Array(CommandLine.arguments.dropFirst()))
         do {
+            try refuseEmpty(arguments)
             var command = try Qblk.parseAsRoot(arguments)
             try command.run()
         } catch {
@@ -31,6 +32,20 @@ enum Main {
     private static func openStandardDescriptors() {
         for number in [STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO] where fcntl(number, F_GETFD) < 0 {
             guard open("/dev/null", number == STDIN_FILENO ? O_WRONLY : O_RDONLY) == number else { exit(1) }
+        }
+    }
+
+    /// An argument without any text is what an unset variable of a script leaves. No option means anything by it, and some
+    /// would take it for "none": a disk without its backing file, the active state instead of a snapshot.
+    private static func refuseEmpty(_ arguments: [String]) throws {
+        for (place, argument) in arguments.enumerated() {
+            if argument.isEmpty {
+                let before = place > 0 ? " after '\(arguments[place - 1])'" : ""
+                throw ValidationError("an argument is empty\(before)")
+            }
+            if argument.hasPrefix("--"), argument.hasSuffix("="), argument.count > 3 {
+                throw ValidationError("'\(argument)' is given an empty value")
+            }
         }
     }
 

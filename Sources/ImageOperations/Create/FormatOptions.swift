@@ -92,10 +92,14 @@ public struct FormatOptions: Sendable {
     }
 
     private mutating func set(_ name: String, _ value: String) throws(ImageError) {
+        // Nothing is never meant: it is what an unset variable of a script leaves.
+        guard !value.isEmpty else {
+            throw .unsupported("'\(name)' is given an empty value", advice: "leave the option out if none is meant")
+        }
         given[name] = value
         switch name {
-        case "backing_file": image.backingName = value.isEmpty ? nil : value
-        case "backing_fmt": image.backingFormat = value.isEmpty ? nil : value
+        case "backing_file": image.backingName = value
+        case "backing_fmt": image.backingFormat = value
         case "cluster_size": image.clusterSize = try Self.bytes(name, value)
         case "compat":
             guard let version = ["0.10": 2, "v2": 2, "1.1": 3, "v3": 3][value] else { throw Self.bad(name, value) }
