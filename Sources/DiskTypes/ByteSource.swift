@@ -23,6 +23,16 @@ extension ByteSource {
         }
         return bytes
     }
+
+    /// Up to `count` bytes; an error where fewer come than a source of `known` bytes has there: it was cut meanwhile.
+    public func read(at offset: HostOffset, count: Int, ofLength known: UInt64) throws(ImageError) -> [UInt8] {
+        let bytes = try read(at: offset, count: count)
+        let there = offset.bytes < known ? Int(clamping: min(UInt64(clamping: count), known - offset.bytes)) : 0
+        guard bytes.count >= there else {
+            throw .malformed("the file was cut while it was read", at: offset, advice: "its end is lost")
+        }
+        return bytes
+    }
 }
 
 /// A source in memory.

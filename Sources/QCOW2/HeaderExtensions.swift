@@ -67,14 +67,7 @@ public struct HeaderExtensions: Sendable {
         else { throw .malformed("the backing file name lies outside the first cluster", at: HostOffset(8)) }
         // An offset with an empty name means no backing file, as QEMU reads it.
         if size > 0 {
-            guard header.backingNameOffset >= UInt64(header.length) else {
-                throw .malformed("the backing file name overlaps the header", at: HostOffset(8))
-            }
-            let name = try first.slice(at: Int(header.backingNameOffset), count: size)
-            guard !name.contains(0) else {
-                throw .malformed("the backing file name contains a NUL byte", at: HostOffset(header.backingNameOffset))
-            }
-            backingName = String(decoding: name, as: UTF8.self)
+            backingName = try Self.text(first, Int(header.backingNameOffset), size)
         }
         return min(cluster, Int(header.backingNameOffset))
     }
@@ -85,9 +78,7 @@ public struct HeaderExtensions: Sendable {
             guard length <= 15 else {
                 throw .malformed("the backing format name is too long", at: HostOffset(UInt64(at)))
             }
-            // QEMU reads it as a C string, and an empty one as none.
-            let name = try b.slice(at: at, count: length).prefix { $0 != 0 }
-            backingFormat = name.isEmpty ? nil : String(decoding: name, as: UTF8.self)
+            backingFormat = try Self.text(b, at, length)
         case Kind.featureNames: try takeFeatureNames(b, at, length)
         case Kind.bitmaps: try takeBitmaps(b, at, length)
         case Kind.encryptionHeader:
@@ -96,14 +87,16 @@ public struct HeaderExtensions: Sendable {
             }
             encryptionHeader = (HostOffset(try b.u64(at: at)), try b.u64(at: at + 8))
         case Kind.externalDataFile:
-            let name = try b.slice(at: at, count: length)
-            guard !name.contains(0) else {
-                throw .malformed("the data file name contains a NUL byte", at: HostOffset(UInt64(at)))
-            }
-            externalDataFile = String(decoding: name, as: UTF8.self)
+            externalDataFile = try Self.text(b, at, length)
         default:
             unknown.append(Unknown(type: type, bytes: Array(try b.slice(at: at, count: length))))
         }
+    }
+
+    /// A name, as QEMU reads it: as far as the first NUL byte. An empty one is none.
+    private static func text(_ b: BigEndianBytes, _ at: Int, _ count: Int) throws(ImageError) -> String? {
+        let name = try b.slice(at: at, count: count).prefix { $0 != 0 }
+        return name.isEmpty ? nil : String(decoding: name, as: UTF8.self)
     }
 
     private mutating func takeFeatureNames(_ b: BigEndianBytes, _ at: Int, _ length: Int) throws(ImageError) {

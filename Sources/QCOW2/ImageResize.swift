@@ -20,6 +20,11 @@ public enum ImageResize {
         guard header.version >= 3 || header.snapshotCount == 0 else {
             throw .unsupported("a version 2 image that has snapshots cannot be resized")
         }
+        if case .success(let list) = image.snapshots, let short = list.first(where: { !$0.isComplete }) {
+            throw .unsupported(
+                "the snapshot \"\(printable(short.name))\" does not say how large its disk is",
+                advice: "complete the snapshot table first with qblk check -r all")
+        }
         guard header.autoclear.contains(.bitmaps), image.extensions.bitmaps != nil else { return }
         throw .unsupported(
             "the image has bitmaps, which are for a disk of its size",

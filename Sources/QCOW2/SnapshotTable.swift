@@ -14,10 +14,13 @@ public struct Snapshot: Sendable, Equatable {
     /// Nanoseconds the guest had run.
     public let vmClock: UInt64
     public let vmStateSize: UInt64
-    /// Bytes of the disk when it was taken; nil in old version 2 entries, which had the image's size.
+    /// Bytes of the disk when it was taken; nil in short entries, as old version 2 images have them: the image's size.
     public let diskSize: UInt64?
     /// Instruction counter of record/replay; nil when absent (all ones on disk).
     public let icount: UInt64?
+
+    /// The entry says how large the disk was, as every entry of a version 3 image should.
+    public var isComplete: Bool { diskSize != nil }
 }
 
 public enum SnapshotTable {
@@ -40,11 +43,40 @@ public enum SnapshotTable {
         var list: [Snapshot] = []
         var at: UInt64 = 0
         for _ in 0..<header.snapshotCount {
-            let (snapshot, bytes) = try entry(&window, at: at, version: header.version)
+            let (snapshot, bytes) = try entry(&window, at: at)
             list.append(snapshot)
             at += bytes
         }
         return (list, at)
+    }
+
+    /// The bytes of the whole table with every entry complete: sizes that an entry lacks are the ones that readers take
+    /// instead. What later versions have added to an entry stays.
+    static func completed(_ header: Header, from source: some ByteSource) throws(ImageError) -> [UInt8] {
+        var window = Window(
+            source: source, start: header.snapshotsOffset,
+            room: min(Limits.snapshotTableBytes, source.length - min(source.length, header.snapshotsOffset.bytes)))
+        var table: [UInt8] = []
+        var at: UInt64 = 0
+        for _ in 0..<header.snapshotCount {
+            let (snapshot, bytes) = try entry(&window, at: at)
+            let old = try window.bytes(at: at, count: bytes)
+            table += try completed(snapshot, old.bytes, diskSize: header.diskSize, try old.u32(at: 36))
+            at += bytes
+        }
+        return table
+    }
+
+    private static func completed(
+        _ snapshot: Snapshot, _ old: [UInt8], diskSize: UInt64, _ extraSize: UInt32
+    ) throws(ImageError) -> [UInt8] {
+        if snapshot.isComplete { return old }
+        let strings = BigEndianBytes(old)
+        let count = Int(try strings.u16(at: 12)) + Int(try strings.u16(at: 14))
+        let extra = bigEndian(snapshot.vmStateSize) + bigEndian(diskSize) + bigEndian(UInt64.max)
+        var new = Array(old[..<36]) + bigEndian(UInt32(extra.count)) + extra
+        new += try strings.slice(at: 40 + Int(extraSize), count: count)
+        return new + [UInt8](repeating: 0, count: -new.count & 7)
     }
 
     /// Finds a snapshot as qemu-img does: by id first, then by name.
@@ -58,7 +90,7 @@ public enum SnapshotTable {
     }
 
     private static func entry<S: ByteSource>(
-        _ window: inout Window<S>, at: UInt64, version: UInt32
+        _ window: inout Window<S>, at: UInt64
     ) throws(ImageError) -> (Snapshot, UInt64) {
         let fixed = try window.bytes(at: at, count: 40)
         let idSize = UInt64(try fixed.u16(at: 12))
@@ -66,9 +98,6 @@ public enum SnapshotTable {
         let extraSize = UInt64(try fixed.u32(at: 36))
         guard extraSize <= Limits.snapshotTableBytes else {
             throw .malformed("a snapshot entry claims \(extraSize) bytes of extra data", at: window.start + at)
-        }
-        guard version == 2 || extraSize >= 16 else {
-            throw .malformed("a snapshot entry lacks the extra data of version 3", at: window.start + at)
         }
         let known = try window.bytes(at: at + 40, count: min(extraSize, 24))
         let strings = try window.bytes(at: at + 40 + extraSize, count: idSize + nameSize)

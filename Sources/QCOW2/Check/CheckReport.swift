@@ -49,6 +49,8 @@ public struct CheckReport: Sendable, Equatable {
     public internal(set) var findingsLeftOut: UInt64 = 0
     /// The refcount table or a block of it cannot be used, or is missing: repair has to make a new one.
     public internal(set) var needsRebuild = false
+    /// Something that the image uses lies behind the end of its file.
+    public internal(set) var isTruncated = false
     /// Why the refcounts of clusters that seem unused were kept by a repair; nil when they may be given back.
     public internal(set) var keepsLeaks: String?
 

@@ -27,11 +27,13 @@ public enum ImageCheck {
     ///    new structure is written behind everything else first, then the header switches to it in one write.
     /// 3. COPIED flags are put right. (One too many lets a writer change shared data: none survives step 2 for long.)
     /// 4. Refcounts go down to give leaks back; not while an entry is damaged that may have meant those clusters.
-    /// 5. A check of its own finds nothing corrupt: the dirty and corrupt bits are cleared, last of all.
+    /// 5. A check of its own finds nothing corrupt but incomplete entries of the snapshot table: a complete table is written
+    ///    elsewhere, then the header switches to it in one write, then the old one is free.
+    /// 6. A check of its own finds nothing corrupt: the dirty and corrupt bits are cleared, last of all.
     ///
     /// Entries that point nowhere are left as they are: a repair never guesses at data and never drops any.
     public static func repair(
-        _ storage: some ImageStorage, _ mode: RepairMode, _ options: CheckOptions = CheckOptions(),
+        _ storage: some ResizableStorage, _ mode: RepairMode, _ options: CheckOptions = CheckOptions(),
         found: (CheckReport) -> Void = { _ in }
     ) throws(ImageError) -> CheckReport {
         let checker = try ImageChecker(storage, options)
@@ -40,12 +42,19 @@ public enum ImageCheck {
         found(before)
         let repair = ImageRepair(checker, storage)
         if before.verdict != .clean { try repair.run(mode) }
-        guard repair.hasWritten || checker.header.incompatible.intersection([.dirty, .corrupt]).rawValue != 0 else {
-            return before
-        }
+        let completes = mode == .all && checker.incompleteSnapshots > 0
+        guard
+            repair.hasWritten || completes
+                || checker.header.incompatible.intersection([.dirty, .corrupt]).rawValue != 0
+        else { return before }
         try checker.stopIfInterrupted()
-        let second = try ImageChecker(storage, options)
+        var second = try ImageChecker(storage, options)
         try second.run()
+        if completes, second.report.corruptions == second.incompleteSnapshots {
+            try completeSnapshots(storage)
+            second = try ImageChecker(storage, options)
+            try second.run()
+        }
         var after = second.report
         if after.corruptions == 0 { try ImageRepair(second, storage).clearBits() }
         after.corruptionsFixed = before.corruptions - min(after.corruptions, before.corruptions)

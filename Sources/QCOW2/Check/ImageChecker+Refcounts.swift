@@ -15,7 +15,7 @@ extension ImageChecker {
             find(.corruption, "the image has no refcount table that can be used", at: at)
             return []
         }
-        var table = tableWords(try storage.read(at: at, count: Int(bytes)))
+        var table = tableWords(try read(at: at, count: Int(bytes)))
         for (index, word) in table.enumerated() where word != 0 {
             let problem: String? =
                 if word & 0x1ff != 0 { "has reserved bits set" } else if word & (clusterSize - 1) != 0 {

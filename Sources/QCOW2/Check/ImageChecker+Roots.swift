@@ -39,7 +39,11 @@ extension ImageChecker {
         }
         _ = try claim(header.snapshotsOffset, bytes: bytes, as: .unique, "the snapshot table")
         var roots: [L1Root] = []
-        for snapshot in list {
+        for (index, snapshot) in list.enumerated() {
+            if header.version >= 3, !snapshot.isComplete {
+                incompleteSnapshots += 1
+                find(.corruption, "snapshot table entry \(index) is incomplete", at: header.snapshotsOffset)
+            }
             let root = L1Root(
                 offset: snapshot.l1Offset, entries: UInt64(snapshot.l1Entries), isActive: false,
                 name: "the L1 table of snapshot \(printable(snapshot.id))")

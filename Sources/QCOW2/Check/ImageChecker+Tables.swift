@@ -42,7 +42,7 @@ extension ImageChecker {
         let perCluster = header.hasSubclusters ? 2 : 1
         for cluster in tables.keys.sorted() {
             guard let use = tables[cluster] else { continue }
-            let words = tableWords(try storage.read(at: HostOffset(cluster << clusterBits), count: Int(clusterSize)))
+            let words = tableWords(try read(at: HostOffset(cluster << clusterBits), count: Int(clusterSize)))
             var walk = TableWalk(table: HostOffset(cluster << clusterBits), use: use)
             for first in stride(from: 0, to: words.count - words.count % perCluster, by: perCluster) {
                 let bitmap = perCluster == 2 ? words[first + 1] : 0

@@ -36,6 +36,8 @@ final class ImageChecker<Storage: ByteSource> {
     /// Refcounts differ from the references; COPIED flags are wrong.
     var hasWrongCounts = false
     var hasWrongFlags = false
+    /// Entries of the snapshot table without the sizes that version 3 asks for.
+    var incompleteSnapshots: UInt64 = 0
     /// The last cluster whose stored refcount is not 0, as far as clusters are in the file.
     var highestStored: UInt64?
     private var done: UInt64 = 0
@@ -109,6 +111,7 @@ final class ImageChecker<Storage: ByteSource> {
         guard !overflow, end <= fileLength || end - fileLength < clusterSize else {
             findBroken("\(what()) lies past the end of the file: the image is truncated or damaged", at: start)
             markDangling(start, bytes: bytes)
+            report.isTruncated = true
             return .outside
         }
         var claim = Claim.counted
@@ -145,11 +148,16 @@ final class ImageChecker<Storage: ByteSource> {
             let count = min(piece, entries - first)
             let (at, overflow) = start.bytes.addingReportingOverflow(first * 8)
             guard !overflow, at < fileLength else { return }
-            let words = tableWords(try storage.read(at: HostOffset(at), count: Int(count * 8)))
+            let words = tableWords(try read(at: HostOffset(at), count: Int(count * 8)))
             if words.isEmpty { return }
             for (i, word) in words.enumerated() where word != 0 { try body(first + UInt64(i), word) }
             first += count
         }
+    }
+
+    /// Up to `count` bytes, fewer only where the file ended when the check began: what was cut off since is no zeros.
+    func read(at place: HostOffset, count: Int) throws(ImageError) -> [UInt8] {
+        try storage.read(at: place, count: count, ofLength: fileLength)
     }
 
     // MARK: pace

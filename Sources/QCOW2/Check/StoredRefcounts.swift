@@ -10,12 +10,15 @@ struct StoredRefcounts<Storage: ByteSource> {
     let clusterBits: UInt64
     /// Where each block is; 0 where there is none, or none that can be used.
     var table: [UInt64]
+    /// Bytes of the file when it was opened.
+    private let fileLength: UInt64
     private var cache: [Int: [UInt8]] = [:]
     private var hot: (index: Int, block: [UInt8]) = (-1, [])
     private let cacheLimit: Int
 
     init(_ storage: Storage, _ header: Header, table: [UInt64]) {
         self.storage = storage
+        fileLength = storage.length
         order = header.refcountOrder
         clusterBits = UInt64(header.clusterBits)
         self.table = table
@@ -35,7 +38,7 @@ struct StoredRefcounts<Storage: ByteSource> {
     func block(_ index: Int) throws(ImageError) -> [UInt8]? {
         guard index < table.count, table[index] != 0 else { return nil }
         let size = 1 << Int(clusterBits)
-        var bytes = try storage.read(at: HostOffset(table[index]), count: size)
+        var bytes = try storage.read(at: HostOffset(table[index]), count: size, ofLength: fileLength)
         if bytes.count < size { bytes += [UInt8](repeating: 0, count: size - bytes.count) }
         return bytes
     }
