@@ -53,7 +53,13 @@ public struct FixedLayout: Sendable {
 
     /// How long the file is once the tables are written: up to the end of the data, if it is in here.
     public var fileLength: UInt64 {
-        dataStart != nil && !image.hasExternalData ? tablesEnd + image.size : tablesEnd
+        dataStart != nil && !image.hasExternalData ? tablesEnd + dataLength : tablesEnd
+    }
+
+    /// Bytes of the data from `dataStart` on: the disk's in a file of their own, else whole clusters, so that a disk that
+    /// grows finds its last cluster there.
+    public var dataLength: UInt64 {
+        image.hasExternalData ? image.size : image.guestClusters << image.clusterBits
     }
 
     /// Everything but the header and the data, in the order of the file and in pieces of bounded size.

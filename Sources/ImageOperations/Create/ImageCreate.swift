@@ -122,7 +122,7 @@ public struct ImageCreate: Sendable {
             try DataSpace.give(data.file, from: HostOffset(0), image)
             try data.file.sync()
         } else if let start = layout.dataStart {
-            try DataSpace.give(target.file, from: start, image)
+            try DataSpace.give(target.file, from: start, image, length: layout.dataLength)
         }
         try Self.writeHeader(header, target.file)
     }
@@ -158,24 +158,29 @@ enum DataFile {
 enum DataSpace {
     private static let zeros = [UInt8](repeating: 0, count: 1 << 20)
 
-    /// Gives `image.size` bytes from `start` on the space that its preallocation asks for.
-    static func give(_ file: HostFile, from start: HostOffset, _ image: NewImage) throws(ImageError) {
-        let end = start + image.size
+    /// Gives `length` bytes from `start` on the space that the preallocation asks for. A device has its space: of it only the disk's own
+    /// `image.size` bytes are needed.
+    static func give(
+        _ file: HostFile, from start: HostOffset, _ image: NewImage, length: UInt64? = nil
+    ) throws(ImageError) {
         guard !file.isBlockDevice else {
+            let end = start + image.size
             guard file.length >= end.bytes else {
                 throw ImageError(
                     .unsupported, "the device has \(file.length) bytes and needs \(end.bytes)", path: file.path)
             }
             return
         }
+        let length = length ?? image.size
+        let end = start + length
         if file.length < end.bytes { try file.truncate(to: end.bytes) }
-        guard image.size > 0 else { return }
+        guard length > 0 else { return }
         switch image.options.preallocation {
         case .off, .metadata: return
         case .falloc:
             // Where the file system cannot keep space without writing, writing it is.
-            if try !file.reserve(at: start, length: image.size) { try fill(file, from: start, image.size) }
-        case .full: try fill(file, from: start, image.size)
+            if try !file.reserve(at: start, length: length) { try fill(file, from: start, length) }
+        case .full: try fill(file, from: start, length)
         }
     }
 

@@ -113,6 +113,7 @@ private struct ImageFileResize {
             throw .unsupported(
                 "the backing file has data behind the disk's end, and a version 2 image has no entries that hide it")
         }
+        try completeLastCluster()
         try growDataFile()
         try ImageResize.growTables(file, to: newSize)
         try ImageResize.clearBehind(file, data: data, to: newSize, hidesBacking: hidesBacking)
@@ -125,6 +126,19 @@ private struct ImageFileResize {
         try clearLastCluster()
         try data?.sync()
         try ImageResize.setSize(file, to: newSize)
+    }
+
+    /// A preallocated file may end with the disk, inside its last cluster. The rest of that cluster becomes part of the disk,
+    /// and has to be there to be looked at. Nothing else may be cut short: its bytes would become zeros.
+    private func completeLastCluster() throws(ImageError) {
+        let cluster = image.header.clusterSize
+        let end = file.length & ~(cluster - 1)
+        guard data == nil, !file.isBlockDevice, end < file.length, chain.size >= 512 else { return }
+        guard case .extent(let last) = ExtentWalker.lookup(chain, GuestOffset(chain.size - 512), length: 512),
+            last.layer == 0, last.kind == .data, last.host.bytes & ~(cluster - 1) == end,
+            last.host.bytes + 512 <= file.length
+        else { return }
+        try file.truncate(to: end + cluster)
     }
 
     /// The data file's new part: zeros, whatever was there.
