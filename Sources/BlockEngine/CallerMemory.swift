@@ -40,6 +40,13 @@ struct CallerMemory {
         parts(at: at, length: length) { memory, length, before in memcpy(target + before, memory, length) }
     }
 
+    /// The byte at `at`.
+    func byte(_ at: Int) -> UInt8 {
+        var byte: UInt8 = 0
+        parts(at: at, length: 1) { memory, _, _ in byte = memory.load(as: UInt8.self) }
+        return byte
+    }
+
     @inline(__always) func copy(_ source: UnsafeRawPointer, at: Int, length: Int) {
         parts(at: at, length: length) { memory, length, before in memcpy(memory, source + before, length) }
     }

@@ -97,6 +97,10 @@ extension RequestEngine {
         record.pointee.pieces &+= 1
         record.pointee.needsSync = true
         statistics.allocations &+= 1
+        guard !hidesCut(ticket.host.bytes, Int(truncatingIfNeeded: ticket.length)) else {
+            failCut(slot)
+            return endAllocation(index, EIO, .atOnce)
+        }
         switch ticket.rest {
         case .nothing:
             if !zeros, goesStraight(slot, at: ticket.guest.bytes &+ inside, UInt64(op.pointee.length)) {

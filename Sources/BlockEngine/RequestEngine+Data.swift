@@ -42,10 +42,18 @@ extension RequestEngine {
         let record = slots + Int(slot)
         let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
         let length = Int(truncatingIfNeeded: extent.length)
+        if record.pointee.operation == .write, hidesCut(extent.host.bytes, length) {
+            failCut(slot)
+            return true
+        }
         if record.pointee.operation == .write, extent.file == plainFile,
             writeNow(slot, at: at, length, extent.host.bytes)
         {
             record.pointee.cursor &+= extent.length
+            return true
+        }
+        if isCutKnown, record.pointee.operation == .write {
+            failCut(slot)
             return true
         }
         if record.pointee.operation == .read, moveTogether(slot, at: at, length, extent.file, extent.host.bytes) {

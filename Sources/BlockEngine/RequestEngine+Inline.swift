@@ -1,5 +1,6 @@
 // Why this file exists: the ring hands every buffered write of a file to a thread of the kernel, which costs more than the
 // write: the page cache takes one in a microsecond. So the worker writes itself, as long as that is all it takes.
+import DiskTypes
 import Glibc
 import LinuxIO
 
@@ -29,10 +30,42 @@ extension RequestEngine {
     @inline(__always) func writeInline(
         _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ slot: Int32
     ) -> Bool {
-        guard moveTogether(slot, at: 0, length, plainFile, host) || writeNow(host, base, length) else { return false }
+        guard moveTogether(slot, at: 0, length, plainFile, host) || writeNow(host, base, length) else {
+            return isCutKnown && endsCut(slot)
+        }
         finish(slot)
         return true
     }
+
+    /// Whether a write would hide that the file was cut: one that reaches the file's end gives it back its length. Any other
+    /// leaves the file shorter than it was, which the next flush notices.
+    @inline(__always) func hidesCut(_ host: UInt64, _ length: Int) -> Bool {
+        host &+ UInt64(truncatingIfNeeded: length) >= watchedEnd && isCutNow()
+    }
+
+    @inline(never) private func isCutNow() -> Bool {
+        watchedEnd = chain.files[Int(plainFile)].assuredLength
+        isCutKnown = chain.isCut()
+        return isCutKnown
+    }
+
+    /// Ends a write to a file that was cut: another try would make it longer again.
+    @inline(never) private func endsCut(_ slot: Int32) -> Bool {
+        failCut(slot)
+        finish(slot)
+        return true
+    }
+
+    func failCut(_ slot: Int32) {
+        let start = GuestOffset(slots[Int(slot)].start)
+        failDamaged(
+            slot,
+            MapDamage(
+                reason: .fileWasCut, guest: start, length: slots[Int(slot)].end &- start.bytes, table: HostOffset(0)))
+    }
+
+    /// A write through the mapping met no page, or pages that the file does not have: somebody may have cut it.
+    @inline(never) func suspectCut() { if chain.isCut() { isCutKnown = true } }
 
     /// Writes `length` bytes into the file of the data. False: not all of them are there; the ring does it (again).
     /// `isNew`: the bytes have no pages in memory yet.
@@ -42,6 +75,7 @@ extension RequestEngine {
         guard mayWriteNow(plainFile, length) else { return false }
         return timed(plainFile) {
             if !isNew, writeMapped(host, base, length) { return true }
+            if isCutKnown { return false }
             let written = pwrite(files[Int(plainFile)].data, base, length, off_t(truncatingIfNeeded: host))
             if written == length { wrotePages(host, length) }
             return written == length

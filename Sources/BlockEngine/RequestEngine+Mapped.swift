@@ -48,12 +48,25 @@ extension RequestEngine {
     ) -> Bool {
         let pages = files[Int(file)].pages
         guard pages.holds(host, length), length <= RequestEngine.copyLimit, mayTouch(file) else { return false }
-        if pages.copy(host, to: base, length) {
+        if pages.copy(host, to: base, length),
+            !isCut(file, host, length, last: base.load(fromByteOffset: length &- 1, as: UInt8.self))
+        {
             statistics.mapped &+= 1
             return true
         }
         files[Int(file)].window?._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
         return false
+    }
+
+    /// Whether bytes that were copied out of a mapping may be zeros that stand behind the end of a file that was cut. `last`:
+    /// the last of them; whatever else the file lost before it was no page any more.
+    @inline(__always) func isCut(_ file: UInt16, _ host: UInt64, _ length: Int, last: UInt8) -> Bool {
+        last == 0 && !reaches(file, host &+ UInt64(truncatingIfNeeded: length))
+    }
+
+    /// Whether the file is so long that it has the byte before `end`.
+    @inline(never) private func reaches(_ file: UInt16, _ end: UInt64) -> Bool {
+        files[Int(file)].window?._withUnsafeGuaranteedRef { $0.reaches(end) } ?? false
     }
 
     /// Takes a whole request in whose pages are in memory; it is copied by `nextFinished` at the latest. False: nothing
@@ -87,14 +100,28 @@ extension RequestEngine {
         var first = 0
         while first < count {
             let done = PageCopy.run(copies.copies + first, count &- first)
-            for i in 0..<done { finish(copies.slots[first &+ i]) }
-            statistics.mapped &+= UInt64(truncatingIfNeeded: done)
+            let end = lastByteInDoubt(first, done)
+            if end == 0 || reaches(plainFile, end) {
+                for i in 0..<done { finish(copies.slots[first &+ i]) }
+                statistics.mapped &+= UInt64(truncatingIfNeeded: done)
+            } else {
+                for i in 0..<done { lost(copies.slots[first &+ i]) }
+            }
             first &+= done
             if first < count {
                 lost(copies.slots[first])
                 first &+= 1
             }
         }
+    }
+
+    /// The position in the file up to which it must reach for `count` copies to be its bytes; 0: they are for certain.
+    @inline(__always) private func lastByteInDoubt(_ first: Int, _ count: Int) -> UInt64 {
+        var end: UInt64 = 0
+        for i in first..<first &+ count where copies.copies[i].endsInZero {
+            end = max(end, copies.copies[i].end(in: files[Int(plainFile)].pages))
+        }
+        return end
     }
 
     /// The file does not have the bytes of a request any more: whoever asks for them will say why.
@@ -117,6 +144,7 @@ extension RequestEngine {
         let place = pages.base + Int(truncatingIfNeeded: host)
         guard pread(source.fd, place, length, off_t(truncatingIfNeeded: source.offset)) == length else {
             files[Int(plainFile)].window?._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
+            suspectCut()
             return false
         }
         statistics.mapped &+= 1

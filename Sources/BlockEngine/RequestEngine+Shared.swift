@@ -26,12 +26,14 @@ extension RequestEngine {
             memory: memory(of: slot), at: at, length: length, isWrite: isWrite, fd: side.data, host: host,
             byMapping: side.isMemory, pages: side.pages, sources: sources, pieceBytes: partner.pieceBytes)
         if isWrite {
-            guard transfer.isInSectors(), window._withUnsafeGuaranteedRef({ $0.makeRoom(host, length) }) else {
+            guard transfer.isInSectors() else { return false }
+            guard window._withUnsafeGuaranteedRef({ $0.makeRoom(host, length) }) else {
+                suspectCut()
                 return false
             }
         }
         let helped = timed(file) { partner.run(transfer) }
-        guard let helped else {
+        guard let helped, isWrite || !isCut(file, host, length, last: memory(of: slot).byte(at &+ length &- 1)) else {
             window._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
             return false
         }

@@ -109,6 +109,10 @@ extension RequestEngine {
         guard let host, isStraight(plainFile, host.bytes, base, length) else { return beginWalk(slot) }
         record.pointee.state = .draining
         if isWrite {
+            if hidesCut(host.bytes, length) {
+                failCut(slot)
+                return finish(slot)
+            }
             if writeInline(host.bytes, base, length, slot) { return }
         } else if copySoon(host.bytes, base, length, slot) {
             return

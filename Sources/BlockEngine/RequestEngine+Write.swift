@@ -85,6 +85,10 @@ extension RequestEngine {
             record.pointee.cursor &+= extent.length
             return true
         }
+        guard !hidesCut(extent.host.bytes, Int(truncatingIfNeeded: extent.length)) else {
+            failCut(slot)
+            return true
+        }
         let piece = takePiece(for: slot)
         guard piece >= 0 else { return park(slot) }
         let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)

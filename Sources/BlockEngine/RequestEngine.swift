@@ -52,6 +52,10 @@ public final class RequestEngine {
     var copies = CopyLine()
     /// Where the callers' memory comes from, as far as files can be read that it is.
     var sources = MemoryFiles()
+    /// The active image's file was cut: no write of this engine touches it any more.
+    var isCutKnown = false
+    /// Writes that reach this position of the file of the data, its end when last looked at, ask first: see `hidesCut`.
+    var watchedEnd: UInt64
     /// What the file of the data can do, as far as it was tried.
     var canPunch = true
     var canZero = true
@@ -123,6 +127,8 @@ public final class RequestEngine {
         allocations = try Allocations(chain, slots: count)
         counts = allocations.map { $0.writer.counts(of: $0.seat) }
         isPrepared = allocations?.writer.plan.isPrepared ?? true
+        let written = chain.files[Int(plainFile)]
+        watchedEnd = chain.isWritable && !written.isBlockDevice ? written.assuredLength : .max
         // Those behind the door's own read what allocating writes must copy.
         slots = slab(count + (allocations?.count ?? 0), of: Slot())
         // Most requests are one extent; the rest park a moment rather than cost memory always.

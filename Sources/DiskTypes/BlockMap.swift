@@ -33,6 +33,8 @@
         case badSubclusterBitmap
         case tableUnreadable
         case externalOffsetMismatch
+        /// Not the image's fault: somebody made its file shorter while it was in use.
+        case fileWasCut
     }
     public var reason: Reason
     public var layer: UInt16
@@ -88,7 +90,8 @@ public protocol BlockMap: Sendable {
 
 extension MapDamage: CustomStringConvertible {
     public var description: String {
-        "\(reason.words) (\(guest), \(table.bytes == 0 ? "in the L1 table" : "in the table at \(table)"))"
+        if reason == .fileWasCut { return "\(reason.words) (\(guest))" }
+        return "\(reason.words) (\(guest), \(table.bytes == 0 ? "in the L1 table" : "in the table at \(table)"))"
     }
 }
 
@@ -104,6 +107,7 @@ extension MapDamage.Reason {
         case .badSubclusterBitmap: "a subcluster bitmap contradicts itself"
         case .tableUnreadable: "a mapping table cannot be read"
         case .externalOffsetMismatch: "a cluster of the external data file is mapped to another offset than its own"
+        case .fileWasCut: "the file was cut while it was in use, and its end is lost"
         }
     }
 }

@@ -6,6 +6,7 @@ import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
+import Synchronization
 import SystemPackage
 
 /// Confined to the thread that makes it.
@@ -31,6 +32,8 @@ final class FuseWorker {
     let lists: UnsafeMutablePointer<iovec>
     let rests: UnsafeMutablePointer<ZeroRest>
     let isReadOnly: Bool
+    /// For the system's log.
+    private let imageName: String
     /// Replies that found no room on the ring: a stack of slots.
     let unsent: UnsafeMutablePointer<UInt16>
     var unsentCount = 0
@@ -66,6 +69,7 @@ final class FuseWorker {
         lists.initialize(repeating: iovec(), count: requests.count)
         rests.initialize(repeating: ZeroRest(), count: requests.count)
         isReadOnly = file.readOnly
+        imageName = printable(chain.files.first?.path ?? "")
         self.fuse = fuse
         replies = FuseReplies(file: file)
         diskSize = file.size
@@ -148,9 +152,18 @@ final class FuseWorker {
         let start = reply(slot)
         let header = start.load(as: fuse_out_header.self)
         if done.error == 0 { return Int(header.len) }
+        sayFailure(done)
         let error = slot < pool.count ? done.error : FuseChange.error(done.error)
         return FuseReplies.header(start, unique: header.unique, error: error)
     }
+
+    /// The first request of this process that fails is a line in the system's log.
+    @inline(never) private func sayFailure(_ done: RequestEngine.Finished) {
+        guard !Self.hasSaidFailure.exchange(true, ordering: .relaxed) else { return }
+        let why = done.damage.map { "\($0)" } ?? errorText(done.error)
+        SystemLog.write(.error, "\(imageName): a request fails: \(why)")
+    }
+    private static let hasSaidFailure = Atomic<Bool>(false)
 
     /// Where the reply of a slot's request is.
     @inline(__always) func reply(_ slot: Int) -> UnsafeMutableRawPointer {

@@ -67,9 +67,19 @@ private struct ChainOpener {
         let file = files[Int(top.metadataFile)]
         do throws(ImageError) {
             let plan = try QCOW2Writer(image, map: map, storage: file, hasBacking: built.count > 1)
+            if plan.hasMissingClusters { try refuseTruncated(file) }
             return try ImageWriter(
                 plan: plan, storage: file, data: top.dataFile == top.metadataFile ? nil : files[Int(top.dataFile)])
         } catch { throw error.named(path) }
+    }
+
+    /// Clusters behind the file's end count as used. Where entries name them the file must not grow: whoever opened it next
+    /// would read zeros there. Else they are leaks of a crash.
+    private func refuseTruncated(_ file: HostFile) throws(ImageError) {
+        guard try ImageCheck.check(file).isTruncated else { return }
+        throw .malformed(
+            "the image is truncated: it uses clusters behind the end of its file, and is not written to",
+            advice: "open it read-only (-r), or copy what is left of it with qblk convert --salvage")
     }
 
     /// Opens one layer and says which comes below it.
@@ -210,7 +220,11 @@ private struct ChainOpener {
     }
 
     private func lock(_ file: HostFile, _ mode: LockMode) throws(ImageError) {
-        if options.lock { try ImageLock.take(mode, on: file, joining: options.joinsLocks) }
+        if options.lock {
+            try ImageLock.take(mode, on: file, joining: options.joinsLocks)
+            // Whoever wrote the file before may have changed its length between the opening and the lock.
+            if !options.joinsLocks { _ = try file.currentLength() }
+        }
         if file.isWritable, options.carriesWrites { try CarrierLock.take(on: file) }
     }
 

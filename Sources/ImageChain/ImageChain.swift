@@ -2,6 +2,7 @@
 // the first layer that has one. Doors and the engine see no formats, only this.
 
 public import DiskTypes
+import Glibc
 public import LinuxIO
 import Synchronization
 
@@ -53,12 +54,19 @@ public final class ImageChain: BlockMap {
         try close()
     }
 
+    /// Throws when a file has been cut since it was opened: what was read of it last may have been zeros instead of its
+    /// bytes. To be asked once everything is read.
+    public func requireWholeFiles() throws(ImageError) {
+        for file in files { try file.requireBytes() }
+    }
+
     /// Looks whether the file or device of a writable raw image has grown; true when the disk has. A disk never shrinks
     /// here.
     public func refreshSize() throws(ImageError) -> Bool {
         guard isRaw, isWritable, let file = layers.first.map({ files[Int($0.dataFile)] }) else { return false }
-        let length = try file.currentLength() & ~511
+        let length = try file.presentLength() & ~511
         guard length > size else { return false }
+        file.grow(to: length)
         currentSize.store(length, ordering: .releasing)
         return true
     }
@@ -125,7 +133,36 @@ public final class ImageChain: BlockMap {
     /// write once and then forgets it; after that no later flush through the page cache can promise anything.
     public func flushed(_ error: Int32, buffered: Bool) -> Int32 {
         if error != 0, buffered { flushFailure.store(error, ordering: .relaxed) }
+        if error == 0, isCut() { return EIO }
         return error != 0 ? error : flushFailure.load(ordering: .relaxed)
+    }
+
+    /// Looks whether somebody has made the active image's files shorter, and then gives them up: a write in place would make
+    /// them longer again, and what was lost would read as zeros. True from then on. Asks the system: not for every request.
+    public func isCut() -> Bool {
+        guard isWritable else { return false }
+        if wasCut { return true }
+        let top = layers[0]
+        do throws(ImageError) {
+            try files[Int(top.metadataFile)].requireBytes()
+            if top.dataFile != top.metadataFile { try files[Int(top.dataFile)].requireBytes() }
+            return false
+        } catch {
+            // A device that cannot be asked has not become shorter.
+            guard error.kind == .malformed else { return false }
+            loseActiveFile()
+            return true
+        }
+    }
+
+    /// What `isCut` has found before.
+    public var wasCut: Bool { hasCut.load(ordering: .relaxed) || writer?.plan.isCut ?? false }
+    private let hasCut = Atomic<Bool>(false)
+
+    private func loseActiveFile() {
+        hasCut.store(true, ordering: .relaxed)
+        writer?.plan.foundCut()
+        sides.pointee.loseRaw()
     }
 
     /// Whether the active image is raw: its file is the disk.

@@ -38,7 +38,7 @@ enum LayerMap: Sendable {
     let size: UInt64
     let metadataFile: UInt16
     let dataFile: UInt16
-    private let raw: RawMap
+    private var raw: RawMap
     /// Owned by the layer, which lives as long as the chain; nil for raw layers.
     private let qcow2: Unmanaged<QCOW2Map>?
 
@@ -56,6 +56,9 @@ enum LayerMap: Sendable {
             qcow2 = Unmanaged.passUnretained(map)
         }
     }
+
+    /// The raw file is not believed any more. One aligned word changes: others see the old one or the new one.
+    mutating func loseRaw() { raw.lose() }
 
     @inline(__always) func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
         guard let qcow2 else { return raw.lookup(guest, length: length) }

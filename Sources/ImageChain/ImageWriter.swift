@@ -183,6 +183,12 @@ public final class ImageWriter: Sendable {
 
     /// The last changes, when nobody makes others any more.
     private func end() throws(ImageError) {
+        if plan.isCut {
+            throw ImageError(
+                .malformed,
+                "the file was cut while it was in use: what came after the last good flush is not in the image",
+                path: storage.path)
+        }
         if hasLost {
             throw ImageError(.system, "a flush has failed: what came after the last good one is not in the image")
         }

@@ -68,7 +68,8 @@ public import Synchronization
         }
     }
 
-    /// Copies bytes of the file out. False: the file does not have them any more, or its disk does not.
+    /// Copies bytes of the file out. False: the file does not have them any more, or its disk does not. Where the file was
+    /// cut inside the last of their pages, see `PageCopy.endsInZero`.
     public func copy(_ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) -> Bool {
         var one = PageCopy(from: self, offset, to: memory, length)
         return PageCopy.run(&one, 1) == 1
@@ -85,6 +86,18 @@ public struct PageCopy: BitwiseCopyable {
         copy = qb_copy(to: memory, from: pages.base + Int(truncatingIfNeeded: offset), count: length)
     }
     public init() { copy = qb_copy(to: nil, from: nil, count: 0) }
+
+    /// Whether the last byte of the copy is 0. The kernel fills the rest of the page in which a file is cut with zeros and
+    /// raises no signal there; so bytes that the file has lost end in 0, and only then it need be asked for its length.
+    @inlinable @inline(__always) public var endsInZero: Bool { endsIn == 0 }
+    @usableFromInline var endsIn: UInt8 {
+        copy.to.unsafelyUnwrapped.load(fromByteOffset: copy.count &- 1, as: UInt8.self)
+    }
+
+    /// The position in the file behind the bytes, of a copy out of `pages`.
+    public func end(in pages: FilePages) -> UInt64 {
+        UInt64(truncatingIfNeeded: copy.from.unsafelyUnwrapped - UnsafeRawPointer(pages.base) &+ copy.count)
+    }
 
     /// Does `count` copies; how many are done before one whose bytes the file does not have any more.
     @inline(__always)

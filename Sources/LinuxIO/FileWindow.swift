@@ -122,6 +122,12 @@ public final class FileWindow: Sendable {
         return true
     }
 
+    /// Whether the file is `end` bytes long or longer, as the system has it now.
+    public func reaches(_ end: UInt64) -> Bool {
+        var status = stat()
+        return fstat(fd, &status) == 0 && end <= UInt64(clamping: status.st_size)
+    }
+
     /// The bytes were written through the page cache: whole pages are in memory for certain.
     public func wrote(_ offset: UInt64, _ length: Int) {
         let pages = self.pages

@@ -27,6 +27,7 @@ extension HostFile {
             if errno != EINTR { throw failed("resize to \(newLength) bytes") }
         }
         knownLength.store(newLength, ordering: .relaxed)
+        leastLength.store(newLength, ordering: .relaxed)
     }
 
     /// Makes a range read as zeros and gives its space back. False where the file system cannot; nothing changed then.
@@ -42,7 +43,7 @@ extension HostFile {
     /// Claims space on the disk for a range, so that writes there cannot fail for want of it.
     public func reserve(at offset: HostOffset, length: UInt64) throws(ImageError) -> Bool {
         let done = try allocate(Allocation.reserve, offset, length, "reserve space")
-        if done { _ = try currentLength() }
+        if done { grow(to: try presentLength()) }
         return done
     }
 
@@ -66,7 +67,7 @@ extension HostFile {
 
     /// The first byte from `offset` on that is in a hole; the file's end counts as one. Nil past the end.
     public func nextHole(from offset: HostOffset) throws(ImageError) -> HostOffset? {
-        try seek(offset, Int32(QB_SEEK_HOLE), unsupported: HostOffset(try currentLength()))
+        try seek(offset, Int32(QB_SEEK_HOLE), unsupported: HostOffset(try presentLength()))
     }
 
     /// `unsupported`: the answer where the file knows no holes (block devices): all of it is data.
@@ -78,7 +79,7 @@ extension HostFile {
         if found >= 0 { return HostOffset(UInt64(found)) }
         switch errno {
         case ENXIO: return nil
-        case EINVAL, EOPNOTSUPP: return offset.bytes < (try currentLength()) ? unsupported : nil
+        case EINVAL, EOPNOTSUPP: return offset.bytes < (try presentLength()) ? unsupported : nil
         default: throw failed("look for holes", at: offset)
         }
     }

@@ -30,7 +30,8 @@ extension HostFile {
         // Sized by what the file has, not by what was asked: the count may come out of a hostile image.
         var known = length
         if offset.bytes.addingReportingOverflow(UInt64(clamping: count)).partialValue > known {
-            known = try currentLength()
+            known = try presentLength()
+            grow(to: known)
         }
         guard count > 0, offset.bytes < known else { return [] }
         var bytes = [UInt8](repeating: 0, count: min(count, Int(clamping: known - offset.bytes)))
@@ -81,8 +82,10 @@ extension HostFile {
             .system, "cannot \(verb): \(errorText(number))", at: offset, advice: advice, path: path, number: number)
     }
 
-    private func grow(to end: UInt64) {
+    /// Takes note that the file has `end` bytes or more.
+    public func grow(to end: UInt64) {
         guard !isBlockDevice else { return }
         knownLength.max(end, ordering: .relaxed)
+        leastLength.max(end, ordering: .relaxed)
     }
 }

@@ -31,6 +31,8 @@ public final class HostFile: Sendable, ResizableStorage {
     private let buffered: OwnedFD
     private let direct: OwnedFD?
     let knownLength: Atomic<UInt64>
+    /// Bytes that the file has for certain, unless somebody else cut it: see `requireBytes`.
+    let leastLength: Atomic<UInt64>
     /// A mapping shows what the kernel has in memory, and the kernel tells this process the truth about that.
     private let hasPages: Bool
     private let window = Mutex<FileWindow?>(nil)
@@ -131,15 +133,23 @@ public final class HostFile: Sendable, ResizableStorage {
         directOffsetAlignment = way?.offset ?? 1
         if let way { direct = OwnedFD(taking: way.fd) } else { direct = nil }
         knownLength = Atomic(size)
+        leastLength = Atomic(size)
         buffered = owned
     }
 
-    /// Asks the system for the length: files grow, devices are resized.
+    /// Asks the system for the length, which `length` is from here on: files grow, devices are resized. Whatever was known
+    /// before is forgotten: only for who has just got the file to itself.
     public func currentLength() throws(ImageError) -> UInt64 {
+        let size = try presentLength()
+        knownLength.store(size, ordering: .relaxed)
+        leastLength.store(size, ordering: .relaxed)
+        return size
+    }
+
+    /// The length in bytes as the system has it now. `length` stays as it is.
+    public func presentLength() throws(ImageError) -> UInt64 {
         do {
-            let size = try HostFile.size(of: fd, try HostFile.status(of: fd))
-            knownLength.store(size, ordering: .relaxed)
-            return size
+            return try HostFile.size(of: fd, try HostFile.status(of: fd))
         } catch {
             throw error.named(path)
         }

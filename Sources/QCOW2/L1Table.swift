@@ -46,6 +46,10 @@ final class FileEnds: Sendable {
         self.data = Atomic(data)
     }
 
+    /// The files are not believed any more: no entry may name a place in them.
+    func lose() { isLost.store(true, ordering: .relaxed) }
+    private let isLost = Atomic<Bool>(false)
+
     func grow(file end: UInt64) { file.max(end, ordering: .relaxed) }
     func grow(data end: UInt64) { data.max(end, ordering: .relaxed) }
 
@@ -55,6 +59,7 @@ final class FileEnds: Sendable {
         now.guarded = guarded
         now.fileLength = file.load(ordering: .relaxed)
         now.dataLength = data.load(ordering: .relaxed)
+        if isLost.load(ordering: .relaxed) { (now.fileLength, now.dataLength) = (0, 0) }
         return now
     }
 }

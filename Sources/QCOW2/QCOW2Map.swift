@@ -102,6 +102,15 @@ public final class QCOW2Map: BlockMap {
         return bytes
     }
 
+    /// Every range that has a table is damage from here on, what was looked up before excepted: see `QCOW2Writer.foundCut`.
+    func loseFile() {
+        ends.lose()
+        let word = MappingWord(damage: .fileWasCut).raw
+        for i in 0..<l1.count where l1[i] != 0 { l1.set(i, word) }
+        // Lookups of whole entries ask the slices that are here and no L1 table.
+        cache.fillAll(word)
+    }
+
     public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
         let slice = Int(table.token & 0xffff_ffff)
         let generation = UInt32(truncatingIfNeeded: table.token >> 32)

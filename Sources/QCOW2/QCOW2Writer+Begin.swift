@@ -216,12 +216,14 @@ extension QCOW2Writer {
         }
         let run: Range<UInt64>
         do throws(RefcountStore.Lack) {
-            run = try allocateClusters(state.reservations.wanted(count, at: place), &state)
+            // Where the file cannot grow by steps, nobody takes more than is written.
+            run = try allocateClusters(state.growth > 0 ? state.reservations.wanted(count, at: place) : count, &state)
         } catch {
             return lacks(error, &state)
         }
         if canGrow, run.upperBound << map.clusterBits > state.fileLength {
             // Taken back: they are the first to be taken when the file is longer.
+            state.neededLength = (run.lowerBound + UInt64(min(count, run.count))) << map.clusterBits
             for cluster in run { _ = try? state.refcounts.release(cluster) }
             return want(.room, &state)
         }

@@ -11,9 +11,6 @@ import Synchronization
 #endif
 
 extension QCOW2Writer {
-    /// The file grows in steps, so that few writes wait for it.
-    private static let growth: UInt64 = 64 << 20
-
     /// Does what `begin` wanted. By one thread at a time, the one that also calls `writeBack`.
     public func fulfil(_ want: Want, _ storage: some ResizableStorage) throws(ImageError) {
         switch want {
@@ -34,14 +31,29 @@ extension QCOW2Writer {
         }
     }
 
-    /// The file is longer than all that is allocated, and by a good step.
+    /// The file is longer than all that is allocated, and by a good step, so that few writes wait for it.
     private func makeRoom(_ storage: some ResizableStorage) throws(ImageError) {
-        let (end, length) = state.withLock { ($0.refcounts.end << map.clusterBits, $0.fileLength) }
-        // Clusters were given back when the file was too short: `end` counts them already.
-        guard canGrow, end + 16 * map.clusterSize > length else { return }
-        let target = (max(end, length) + max(Self.growth, 16 * map.clusterSize) - 1) & ~(map.clusterSize - 1)
-        try storage.truncate(to: target)
-        state.withLock { $0.fileLength = target }
+        try requireWholeFile(storage)
+        while true {
+            let (end, length, step, needed) = state.withLock {
+                ($0.refcounts.end << map.clusterBits, $0.fileLength, $0.growth, $0.neededLength)
+            }
+            // Clusters were given back when the file was too short: `end` counts them already.
+            guard canGrow, step > 0 ? end + 16 * map.clusterSize > length : needed > length else { return }
+            let target =
+                step > 0
+                ? (max(end, length) + max(step, 16 * map.clusterSize) - 1) & ~(map.clusterSize - 1) : needed
+            do throws(ImageError) {
+                try storage.truncate(to: target)
+            } catch {
+                // A limit for this file, or a quota. What is needed may still have room: smaller steps, then no more
+                // than that.
+                guard step > 0, [EFBIG, ENOSPC, EDQUOT].contains(error.number ?? 0) else { throw error }
+                state.withLock { $0.growth = step > 1 << 20 ? step >> 3 : 0 }
+                continue
+            }
+            return state.withLock { $0.fileLength = target }
+        }
     }
 
     /// Unused growth is given back. Only when nobody writes any more.
@@ -51,6 +63,19 @@ extension QCOW2Writer {
         guard canGrow, length > wanted else { return }
         try storage.truncate(to: wanted)
         state.withLock { $0.fileLength = wanted }
+    }
+
+    /// Throws when the file is shorter than it was made: somebody has cut it. From then on nothing is written, and nothing
+    /// read that this file has: were it to grow again, what was lost would read as zeros.
+    func requireWholeFile(_ storage: some ResizableStorage) throws(ImageError) {
+        guard canGrow else { return }
+        let least = state.withLock { $0.fileLength }
+        let present = try storage.presentLength()
+        guard present < least else { return }
+        foundCut()
+        throw ImageError(
+            .malformed, "the file was cut while it was in use: it had \(least) bytes and has \(present)",
+            advice: "its end is lost", number: EIO)
     }
 
     // MARK: L2 tables
@@ -99,7 +124,11 @@ extension QCOW2Writer {
             }
             switch result {
             case .success(let place):
-                guard canGrow, place + map.clusterSize > state.withLock({ $0.fileLength }) else { return place }
+                let isThere = state.withLock { state in
+                    state.neededLength = max(state.neededLength, place + map.clusterSize)
+                    return place + map.clusterSize <= state.fileLength
+                }
+                guard canGrow, !isThere else { return place }
                 do throws(ImageError) { try makeRoom(storage) } catch {
                     state.withLock { _ = try? $0.refcounts.release(place >> map.clusterBits) }
                     throw error

@@ -33,11 +33,17 @@ public final class QCOW2Writer: Sendable {
         var reservations: Reservations
         /// The file is this long.
         var fileLength: UInt64
+        /// How much longer than needed the file is made, in bytes; less once the system has refused a step.
+        var growth: UInt64 = 64 << 20
+        /// The file must be so long for the writes that wait.
+        var neededLength: UInt64 = 0
         /// The header says that somebody writes, as far as it must.
         var isPrepared: Bool
         /// Nothing may change any more: the image is corrupt, or nobody knows what of it is on the disk.
         var isClosed = false
         var hasFailedSync = false
+        /// Somebody has cut the file.
+        var isCut = false
         var wanted = Wanted()
         var failures: [Want: Int32] = [:]
         /// Where changes stand that the disk lacks, should this process be killed.
@@ -134,6 +140,23 @@ public final class QCOW2Writer: Sendable {
             state.journal?.fail()
         }
     }
+
+    /// The image's file is shorter than it was. How much of it is lost cannot be known: a write in place may have made it
+    /// longer again, with zeros in between. So no byte of it is believed any more, and none is written.
+    public func foundCut() {
+        state.withLock { state in
+            state.isClosed = true
+            state.hasFailedSync = true
+            state.isCut = true
+            state.journal?.fail()
+            map.loseFile()
+        }
+    }
+    /// See `foundCut`.
+    public var isCut: Bool { state.withLock { $0.isCut } }
+
+    /// Clusters behind the file's end counted as used when it was opened: it is truncated, or a crash has left leaks.
+    public var hasMissingClusters: Bool { map.guarded.withLock { !$0.missing.isEmpty } }
 
     /// Something changed that the disk does not have, or does not have for sure.
     public var isDirty: Bool { state.withLock { $0.isDirty || $0.isWritingBack } }

@@ -205,6 +205,13 @@ extension TableCache {
         unsafe directory[table].store(Self.next(before) | UInt64(slot + 1), ordering: .releasing)
     }
 
+    /// Makes every word of every slice that is here `word`. Readers see the old ones or this one.
+    func fillAll(_ word: UInt64) {
+        clock.withLock { clock in
+            for i in 0..<clock.used * wordsPerSlice { unsafe slab[i].store(word, ordering: .releasing) }
+        }
+    }
+
     /// Bytes of a slice that were asked for before this do not come in any more.
     func outdate(_ table: Int) {
         clock.withLock { _ in

@@ -38,6 +38,7 @@ extension QCOW2Writer {
     public func writeBack(
         to storage: some ResizableStorage, data: (some ImageStorage)?
     ) throws(ImageError) -> FreedClusters {
+        try requireWholeFile(storage)
         let changes = takeChanges()
         do throws(ImageError) {
             if let data { try sync(data) }

@@ -12,9 +12,11 @@ final class GuestRig {
     let rig: Rig
     let memory: SharedMemory
 
-    init(_ chain: ImageChain, maxIovecs: Int = 1, partner: TransferPartner? = nil) throws {
+    init(
+        _ chain: ImageChain, maxIovecs: Int = 1, seesPages: Bool = true, partner: TransferPartner? = nil
+    ) throws {
         self.chain = chain
-        rig = try Rig(chain, maxIovecs: maxIovecs, seesPages: true, partner: partner)
+        rig = try Rig(chain, maxIovecs: maxIovecs, seesPages: seesPages, partner: partner)
         memory = try SharedMemory("qblk-test", count: 4 << 20)
         rig.engine.setMemoryFiles([
             MemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0)

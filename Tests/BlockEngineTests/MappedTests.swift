@@ -77,6 +77,35 @@ struct MappedTests {
         }
     }
 
+    @Test(
+        "A file that is cut inside a page gives an error there, not the zeros that the kernel fills the page with",
+        arguments: ["/dev/shm", "/tmp"])
+    func cutInsideAPage(place: String) throws {
+        for cut in [66_000, (64 << 10) + 1, (68 << 10) - 1] {
+            let images = try Images(in: place)
+            try images.write("d.raw", [UInt8](repeating: 7, count: 1 << 20))
+            let it = try GuestRig(images.open("d.raw", direct: false, format: .raw))
+            for _ in 0..<2 { #expect(it.read(0, 1 << 20).error == 0) }
+            for at in 0..<32 { #expect(it.read(at * 4096, 4096).error == 0) }
+            #expect(truncate(images.path("d.raw"), off_t(cut)) == 0)
+            for length in [4096, 512, 64 << 10] {
+                #expect(it.read((68 << 10) - length, length).error == EIO, "\(length) bytes of a file of \(cut)")
+            }
+            #expect(it.read(0, 64 << 10).bytes == [UInt8](repeating: 7, count: 64 << 10))
+        }
+    }
+
+    @Test("Data that ends in zeros is read by the mapping all the same")
+    func zeroTails() throws {
+        let images = try Images(in: "/dev/shm")
+        try images.write("d.raw", [UInt8](repeating: 0, count: 1 << 20))
+        let it = try GuestRig(images.open("d.raw", format: .raw))
+        for _ in 0..<2 { #expect(it.read(0, 64 << 10).error == 0) }
+        let before = it.mapped
+        for at in 0..<16 { #expect(it.read(at * 4096, 4096).bytes == [UInt8](repeating: 0, count: 4096)) }
+        #expect(it.mapped == before + 16)
+    }
+
     @Test("Zeros that are written over known pages are read, and written over")
     func zeros() throws {
         let images = try Images(in: "/dev/shm")

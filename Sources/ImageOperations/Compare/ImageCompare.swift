@@ -74,11 +74,15 @@ final class CompareJob: Sendable {
     func run(_ report: (ImageCompare.Progress) -> Void) throws(CompareFailure) -> Comparison.Verdict {
         let count = max(1, min(options.workers, ConvertOptions.workerLimit))
         Workers.run(count, "qblk-compare", { self.work { _ in } }, first: { work(report) })
-        switch finding.withLock({ $0 })?.what {
-        case .none: return .identical
-        case .verdict(let verdict): return verdict
-        case .failure(let failure): throw failure
-        }
+        let what = finding.withLock({ $0 })?.what
+        if case .failure(let failure) = what { throw failure }
+        // Bytes that went missing while they were compared are no difference and no equality.
+        do throws(ImageError) {
+            try first.requireWholeFiles()
+            try second.requireWholeFiles()
+        } catch { throw CompareFailure(step: .reading, error: error) }
+        guard case .verdict(let verdict) = what else { return .identical }
+        return verdict
     }
 
     private func work(_ report: (ImageCompare.Progress) -> Void) {

@@ -16,7 +16,9 @@ extension ImageConvert {
             throw error.named(target)
         }
         do throws(ImageError) {
-            try ConvertJob(chain, .image(output, isZero: options.targetIsZero), options, skipped).run(report)
+            let job = ConvertJob(chain, .image(output, isZero: options.targetIsZero), options, skipped)
+            try job.run(report)
+            try job.requireWholeSource()
         } catch {
             // What was written so far is as whole as any image that is written.
             try? output.close()

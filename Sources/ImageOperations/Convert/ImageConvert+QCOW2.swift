@@ -74,10 +74,14 @@ private struct QCOW2Output {
             return try job.run(report)
         }
         try ImageCreate.writeTables(layout, target.file)
-        if data == nil { try DataSpace.give(target.file, from: start, image) }
+        if data == nil {
+            try DataSpace.give(target.file, from: start, image, length: layout.dataLength)
+        }
         let store = data?.file ?? target.file
         let place = CopyTarget(store, isZero: !store.isBlockDevice, start: start)
-        try ConvertJob(chain, .file(place), options, skipped).run(report)
+        let job = ConvertJob(chain, .file(place), options, skipped)
+        try job.run(report)
+        try job.requireWholeSource()
         if let data { try data.file.sync() }
         try ImageCreate.writeHeader(header, target.file)
     }

@@ -23,6 +23,7 @@ public enum ImageConvert {
         do {
             let job = ConvertJob(chain, .file(output), options, skipped)
             try job.run(report)
+            try job.requireWholeSource()
             if options.flush { try output.file.sync() }
         } catch {
             throw error.named(source).advising("\(printable(target)) is incomplete")
@@ -92,6 +93,9 @@ final class ConvertJob: Sendable {
         Workers.run(options.threads, "qblk-convert", { self.work { _ in } }, first: { work(report) })
         try queue.check()
     }
+
+    /// After the last read: throws when the source was cut meanwhile.
+    func requireWholeSource() throws(ImageError) { if !options.salvage { try chain.requireWholeFiles() } }
 
     private func work(_ report: (ImageConvert.Progress) -> Void) {
         do throws(ImageError) {

@@ -53,6 +53,8 @@ final class ImageWriteJob: Sendable {
     func run(_ report: (ImageConvert.Progress) -> Void) throws(ImageError) {
         Workers.run(options.threads, "qblk-convert", { self.work { _ in } }, first: { work(report) })
         let rest = try places.finish(try queue.check())
+        if !options.salvage { try chain.requireWholeFiles() }
+        try backing?.requireWholeFiles()
         try write(rest.tables)
         if !file.isBlockDevice, file.length < rest.fileLength { try file.truncate(to: rest.fileLength) }
         if data.file !== file { try data.file.sync() }

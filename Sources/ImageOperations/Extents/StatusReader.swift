@@ -57,11 +57,13 @@ public struct StatusReader: Sendable {
     private mutating func look(at start: UInt64, length: UInt64, inLayer depth: Int) throws(ImageError) -> Look {
         let layer = chain.layers[depth]
         let length = min(length, layer.size - start)
-        guard layer.image != nil else { return .status(rawStatus(at: start, length: length, layer, depth)) }
+        guard layer.image != nil else {
+            return .status(try rawStatus(at: start, length: length, layer, depth))
+        }
         // More tries than one lookup can need tables: others may push them out of the cache in between.
         for _ in 0..<4096 {
             switch chain.lookup(GuestOffset(start), length: length, inLayer: depth) {
-            case .extent(let extent): return .status(tableStatus(extent, depth))
+            case .extent(let extent): return .status(try tableStatus(extent, depth))
             case .damaged(let damage): return .damaged(damage)
             case .needs(let table): try fetch(table)
             }
@@ -74,7 +76,7 @@ public struct StatusReader: Sendable {
         bytes.withUnsafeBytes { chain.supply(table, $0) }
     }
 
-    private mutating func tableStatus(_ extent: Extent, _ depth: Int) -> BlockStatus {
+    private mutating func tableStatus(_ extent: Extent, _ depth: Int) throws(ImageError) -> BlockStatus {
         var status = BlockStatus(start: extent.guest.bytes, length: extent.length)
         status.depth = depth
         status.isZero = extent.kind.isZero
@@ -84,12 +86,14 @@ public struct StatusReader: Sendable {
             status.offset = extent.host.bytes
             status.file = extent.file
         }
-        if extent.kind == .data, hasPreallocation(depth) { askFile(&status) }
+        if extent.kind == .data, hasPreallocation(depth) { try askFile(&status) }
         return status
     }
 
-    private func rawStatus(at start: UInt64, length: UInt64, _ layer: ImageLayer, _ depth: Int) -> BlockStatus {
-        let hole = chain.files[Int(layer.dataFile)].holeStatus(at: start, length: length)
+    private func rawStatus(
+        at start: UInt64, length: UInt64, _ layer: ImageLayer, _ depth: Int
+    ) throws(ImageError) -> BlockStatus {
+        let hole = try chain.files[Int(layer.dataFile)].holeStatus(at: start, length: length)
         var status = BlockStatus(start: start, length: hole.length)
         status.depth = depth
         status.isZero = hole.isHole
@@ -100,7 +104,7 @@ public struct StatusReader: Sendable {
     }
 
     /// Lets the file system say whether mapped bytes were ever written.
-    private func askFile(_ status: inout BlockStatus) {
+    private func askFile(_ status: inout BlockStatus) throws(ImageError) {
         guard let offset = status.offset, let index = status.file else { return }
         let file = chain.files[Int(index)]
         status.asksFile = true
@@ -109,7 +113,7 @@ public struct StatusReader: Sendable {
             return
         }
         let room = ((file.length + 511) & ~511) - offset
-        let hole = file.holeStatus(at: offset, length: min(status.length, room))
+        let hole = try file.holeStatus(at: offset, length: min(status.length, room))
         status.isZero = hole.isHole
         // A hole that reaches the file's end goes on past it.
         if !(hole.isHole && hole.length == room) { status.length = hole.length }
