@@ -67,7 +67,14 @@ public struct HeaderExtensions: Sendable {
         else { throw .malformed("the backing file name lies outside the first cluster", at: HostOffset(8)) }
         // An offset with an empty name means no backing file, as QEMU reads it.
         if size > 0 {
+            guard header.backingNameOffset >= UInt64(header.length) else {
+                throw .malformed("the backing file name overlaps the header", at: HostOffset(8))
+            }
             backingName = try Self.text(first, Int(header.backingNameOffset), size)
+            // QEMU would take it for none, and the disk for one without its backing file.
+            guard backingName != nil else {
+                throw .malformed("the backing file name is empty", at: HostOffset(header.backingNameOffset))
+            }
         }
         return min(cluster, Int(header.backingNameOffset))
     }
