@@ -48,7 +48,9 @@ struct MapFailureTests {
         #expect(said["unmap"]?.hasPrefix("1 qblk: m: ") == true, "\(said)")
         #expect(said["unmap"]?.contains("--deferred") == true, "\(said)")
         #expect(said["deferred"]?.contains("not everything could be written back") == true, "\(said)")
-        #expect(said["check"]?.hasPrefix("0 ") == true, "\(said)")
+        // Free clusters that the workers kept cannot be given back any more: leaks, and nothing else.
+        #expect(said["check"]?.hasPrefix("0 ") == true || said["check"]?.hasPrefix("3 Leaked") == true, "\(said)")
+        #expect(said["check"]?.contains("ERROR") == false, "\(said)")
         #expect(said["content"]?.hasPrefix("0 ") == true, "\(said)")
         #expect(said["list"] == "0 [] ", "\(said)")
     }
