@@ -40,11 +40,13 @@ public struct DirtyLog: BitwiseCopyable {
 }
 
 extension Virtqueue {
-    /// Logs from now on, or stops to. `ring`: also what is written into the ring itself (VHOST_VRING_F_LOG), which the
-    /// guest has at `usedGuestAddress` (nil: as it was).
+    /// Logs from now on, or stops to. `ring`: also what is written into the ring itself (VHOST_VRING_F_LOG). Writes to a
+    /// split ring's used area are logged from `usedGuestAddress` on (nil: as it was), as vhost-user has it: the address
+    /// may be outside the guest's memory. A packed ring has two areas that the device writes, and one such number in the
+    /// protocol: both are logged where the memory table has them.
     public mutating func setLog(_ log: DirtyLog, ring: Bool, usedGuestAddress: GuestAddress? = nil) {
         self.log = log
-        if let usedGuestAddress { self.usedGuestAddress = usedGuestAddress.raw }
+        if let usedGuestAddress, !isPacked { deviceLogAddress = usedGuestAddress.raw }
         logRing = ring && log.isOn
         refresh()
     }
@@ -62,9 +64,32 @@ extension Virtqueue {
         }
     }
 
-    /// `bytes` at `offset` of the part of the ring that the device writes.
-    @inline(never) mutating func logRingWrite(_ offset: Int, _ bytes: Int) {
-        log.mark(usedGuestAddress &+ UInt64(offset), UInt64(bytes))
+    /// Where a ring that begins, or that is found in other memory, is logged. `used`: see `setLog`; nil: as it was.
+    mutating func setLogAddresses(_ places: RingPlaces, used: GuestAddress?) {
+        descriptorsLogAddress = places.descriptorsAddress
+        if isPacked { deviceLogAddress = places.deviceAddress } else if let used { deviceLogAddress = used.raw }
+    }
+
+    /// `bytes` at `offset` of the device area: the used ring, or a packed ring's event suppression.
+    @inline(never) mutating func logDeviceArea(_ offset: Int, _ bytes: Int) {
+        log.mark(deviceLogAddress &+ UInt64(offset), UInt64(bytes))
+    }
+
+    /// The packed ring's entry at `index`.
+    @inline(never) mutating func logEntry(_ index: Int) {
+        let bytes = RingLayout.descriptorBytes
+        log.mark(descriptorsLogAddress &+ UInt64(index * bytes), UInt64(bytes))
+    }
+
+    /// The used element at `position`, a value of `nextUsed`, has been written.
+    @inline(never) mutating func logUsed(_ position: UInt16) {
+        if isPacked {
+            // The first entry of a batch is not in the ring before `publish`, which logs it.
+            if position != publishedUsed { logEntry(Int(position)) }
+        } else {
+            let offset = RingLayout.usedRingOffset + RingLayout.usedElementBytes * (Int(position) & mask)
+            logDeviceArea(offset, RingLayout.usedElementBytes)
+        }
     }
 }
 

@@ -6,6 +6,9 @@ public struct RingPlaces: BitwiseCopyable {
     public let descriptors: UnsafeMutableRawPointer
     public let driver: UnsafeMutableRawPointer
     public let device: UnsafeMutableRawPointer
+    /// Where the guest has the two areas that the device writes: for the dirty log.
+    let descriptorsAddress: UInt64
+    let deviceAddress: UInt64
 
     /// The three addresses of a ring, in the guest's memory or in the front-end's address space.
     public enum Addresses: Sendable {
@@ -31,6 +34,15 @@ public struct RingPlaces: BitwiseCopyable {
         descriptors = try Self.checked(found[0], .descriptors, alignment: 16)
         driver = try Self.checked(found[1], .driver, alignment: isPacked ? 4 : 2)
         device = try Self.checked(found[2], .device, alignment: 4)
+        descriptorsAddress = try Self.guestAddress(of: descriptors, .descriptors, in: memory)
+        deviceAddress = try Self.guestAddress(of: device, .device, in: memory)
+    }
+
+    private static func guestAddress(
+        of place: UnsafeMutableRawPointer, _ part: RingPart, in memory: GuestMemorySnapshot
+    ) throws(VirtqueueError) -> UInt64 {
+        guard let address = memory.guestAddress(of: place) else { throw .ringOutsideMemory(part) }
+        return address
     }
 
     private static func checked(
@@ -54,6 +66,14 @@ public struct InflightMemory: BitwiseCopyable {
     public static func bytes(size: Int, isPacked: Bool) -> Int {
         isPacked ? InflightPacked.bytes(size: size) : InflightSplit.bytes(size: size)
     }
+
+    /// Makes the record that of a ring which never ran: the next `start` begins at the base it is given. No queue may
+    /// run with the record.
+    public func forget() {
+        // Both kinds have their version there; 0 means that nothing of the record counts.
+        guard bytes >= InflightSplit.headerBytes else { return }
+        release16(base + InflightSplit.Field.version, 0)
+    }
 }
 
 extension Virtqueue {
@@ -61,7 +81,7 @@ extension Virtqueue {
     public static let packedBase: UInt32 = 0x8000_8000
 
     /// Starts at `base` as `stop` gave it (VHOST_USER_SET_VRING_BASE). With an in-flight record, requests that an
-    /// earlier process did not finish come out of `pop` first. `usedGuestAddress` is for the dirty log.
+    /// earlier process did not finish come out of `pop` first. `usedGuestAddress`: see `setLog`.
     public mutating func start(
         _ places: RingPlaces, base: UInt32, inflight: InflightMemory? = nil, usedGuestAddress: GuestAddress? = nil
     ) throws(VirtqueueError) {
@@ -71,7 +91,7 @@ extension Virtqueue {
         descriptors = places.descriptors
         driver = places.driver
         device = places.device
-        self.usedGuestAddress = usedGuestAddress?.raw ?? 0
+        setLogAddresses(places, used: usedGuestAddress)
         replayCount = 0
         replayed = 0
         entriesInFlight = 0
@@ -132,6 +152,7 @@ extension Virtqueue {
         for _ in 0..<entries {
             let flags = wrap ? RingLayout.flagAvail : RingLayout.flagUsed
             release16(descriptors + index * RingLayout.descriptorBytes + 14, flags)
+            if logRing { logEntry(index) }
             index += 1
             if index == size {
                 index = 0
@@ -176,6 +197,7 @@ extension Virtqueue {
         descriptors = places.descriptors
         driver = places.driver
         device = places.device
+        setLogAddresses(places, used: nil)
     }
 
     /// No request in flight was read with an older snapshot than the current one.

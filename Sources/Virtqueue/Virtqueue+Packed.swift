@@ -136,7 +136,6 @@ extension Virtqueue {
         let word = UInt64(written) | UInt64(id) << 32 | UInt64(flags) << 48
         // The first of a batch is stored last: the driver looks at it first, and behind it only when it is used.
         if pendingEntries == 0 { pendingWord = word } else { store64(entry(nextUsed) + 8, word) }
-        if logRing { logRingWrite(Int(nextUsed) &* RingLayout.descriptorBytes, RingLayout.descriptorBytes) }
         let entries = Int(chain.pointee.ringEntries)
         pendingEntries &+= entries
         entriesInFlight &-= entries
@@ -158,6 +157,7 @@ extension Virtqueue {
         } else {
             release64(entry(publishedUsed) + 8, pendingWord)
         }
+        if logRing { logEntry(Int(publishedUsed)) }
         var old = publishedUsed
         publishedUsed = nextUsed
         pendingEntries = 0
@@ -199,5 +199,6 @@ extension Virtqueue {
             store16(
                 device + RingLayout.eventFlagsOffset, isOn ? RingLayout.eventEnable : RingLayout.eventDisable)
         }
+        if logRing { logDeviceArea(0, RingLayout.eventBytes) }
     }
 }

@@ -60,7 +60,9 @@ extension Virtqueue {
 
     @inline(never) private mutating func refuseSplit(_ head: UInt16) {
         refused &+= 1
+        let position = nextUsed
         writeUsedSplit(head, 0)
+        if logRing { logUsed(position) }
     }
 
     @inline(__always) mutating func gatherSplit(_ chain: UnsafeMutablePointer<DescriptorChain>, _ head: Int) {
@@ -103,7 +105,6 @@ extension Virtqueue {
         place.storeBytes(of: written.littleEndian, toByteOffset: 4, as: UInt32.self)
         nextUsed &+= 1
         pendingEntries &+= 1
-        if logRing { logRingWrite(offset, RingLayout.usedElementBytes) }
     }
 
     @inline(__always) mutating func publishSplit() -> Bool {
@@ -112,7 +113,7 @@ extension Virtqueue {
         } else {
             release16(device + RingLayout.usedIndexOffset, nextUsed)
         }
-        if logRing { logRingWrite(RingLayout.usedIndexOffset, 2) }
+        if logRing { logDeviceArea(RingLayout.usedIndexOffset, 2) }
         let old = publishedUsed
         publishedUsed = nextUsed
         pendingEntries = 0
@@ -145,10 +146,10 @@ extension Virtqueue {
             guard isOn else { return }
             let offset = RingLayout.usedRingOffset + RingLayout.usedElementBytes * size
             store16(device + offset, nextAvail)
-            if logRing { logRingWrite(offset, 2) }
+            if logRing { logDeviceArea(offset, 2) }
         } else {
             store16(device, isOn ? 0 : RingLayout.usedNoNotify)
-            if logRing { logRingWrite(0, 2) }
+            if logRing { logDeviceArea(0, 2) }
         }
     }
 }

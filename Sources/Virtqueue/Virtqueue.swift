@@ -76,7 +76,9 @@ public struct Virtqueue: ~Copyable {
     // Migration and crash recovery.
     var log = DirtyLog.off
     var logRing = false
-    var usedGuestAddress: UInt64 = 0
+    /// Guest addresses under which writes to the device area (`device`) and to a packed ring's entries are logged.
+    var deviceLogAddress: UInt64 = 0
+    var descriptorsLogAddress: UInt64 = 0
     var inflightSplit: InflightSplit?
     var inflightPacked: InflightPacked?
     /// Records of the requests pushed but not published: heads (split) or entries (packed).
@@ -172,7 +174,9 @@ public struct Virtqueue: ~Copyable {
             batch[batchCount] = isPacked ? chain.pointee.record : chain.pointee.id
             batchCount &+= 1
         }
+        let position = nextUsed
         if isPacked { writeUsedPacked(chain, written) } else { writeUsedSplit(chain.pointee.id, written) }
+        if logRing { logUsed(position) }
     }
 
     /// To be called when anything changes that `isPlain` is about.

@@ -57,18 +57,19 @@ public final class MockDriver {
     var kickedAvail: UInt16 = 0
     public private(set) var inFlight = 0
 
-    /// Nil when the memory has no room for the ring. `tableEntries`: how long an indirect table may be.
+    /// Nil when the memory has no room for the ring. `tableEntries`: how long an indirect table may be. `spacing` (a
+    /// power of two): the areas begin at its multiples.
     public init?(
-        memory: MockMemory, size: Int, features: RingFeatures = [.indirect], tableEntries: Int = 8, region: Int = 0
+        memory: MockMemory, size: Int, features: RingFeatures = [.indirect], tableEntries: Int = 8, region: Int = 0,
+        spacing: UInt64 = 16
     ) {
         isPacked = features.contains(.packed)
         let driverBytes = isPacked ? RingLayout.eventBytes : RingLayout.availBytes(size: size)
         let deviceBytes = isPacked ? RingLayout.eventBytes : RingLayout.usedBytes(size: size)
         let tableBytes = size * tableEntries * RingLayout.descriptorBytes
-        guard let descriptorArea = memory.allocate(RingLayout.descriptorBytes * size, region: region),
-            let driverArea = memory.allocate(driverBytes, region: region),
-            let deviceArea = memory.allocate(deviceBytes, region: region),
-            let tables = memory.allocate(max(tableBytes, 1), region: region),
+        func allocate(_ bytes: Int) -> UInt64? { memory.allocate(bytes, alignment: spacing, region: region) }
+        guard let descriptorArea = allocate(RingLayout.descriptorBytes * size), let driverArea = allocate(driverBytes),
+            let deviceArea = allocate(deviceBytes), let tables = allocate(max(tableBytes, 1)),
             let descriptors = memory.host(descriptorArea), let driver = memory.host(driverArea),
             let device = memory.host(deviceArea), let tablesHost = memory.host(tables)
         else { return nil }
@@ -88,6 +89,22 @@ public final class MockDriver {
         links = Array(repeating: -1, count: size)
         entries = Array(repeating: 0, count: size)
         freeEntries = size
+    }
+
+    /// Makes the ring anew, as the next driver of the device would: zeros, from the first entry on. What is in flight is
+    /// forgotten; the device must not use the ring.
+    public func startOver() {
+        let driverBytes = isPacked ? RingLayout.eventBytes : RingLayout.availBytes(size: size)
+        let deviceBytes = isPacked ? RingLayout.eventBytes : RingLayout.usedBytes(size: size)
+        descriptors.initializeMemory(as: UInt8.self, repeating: 0, count: RingLayout.descriptorBytes * size)
+        driver.initializeMemory(as: UInt8.self, repeating: 0, count: driverBytes)
+        device.initializeMemory(as: UInt8.self, repeating: 0, count: deviceBytes)
+        free = (0..<size).reversed().map { UInt16($0) }
+        links = Array(repeating: -1, count: size)
+        entries = Array(repeating: 0, count: size)
+        (freeEntries, inFlight) = (size, 0)
+        (nextAvail, nextUsed, kickedAvail) = (0, 0, 0)
+        (availWrap, usedWrap) = (true, true)
     }
 
     /// The ring's addresses, for `RingPlaces`.

@@ -15,14 +15,14 @@ final class Lane {
     /// Kept: with it the connection and the memory would go.
     private let frontend: VhostUserFrontend
 
-    /// `region`: where the rings are.
-    init(_ frontend: VhostUserFrontend, tableEntries: Int = 64, region: Int = 0) throws {
+    /// `region`: where the rings are. `spacing`: see `MockDriver`.
+    init(_ frontend: VhostUserFrontend, tableEntries: Int = 64, region: Int = 0, spacing: UInt64 = 16) throws {
         self.frontend = frontend
         memory = frontend.memory.guest
         guard
             let driver = MockDriver(
                 memory: memory, size: frontend.options.queueSize, features: frontend.ringFeatures,
-                tableEntries: tableEntries, region: region)
+                tableEntries: tableEntries, region: region, spacing: spacing)
         else { throw TestFailure("no room for a ring") }
         self.driver = driver
         isIndirectAgreed = frontend.ringFeatures.contains(.indirect)

@@ -60,6 +60,71 @@ struct DirtyLogTests {
         #expect(bitmap.take() == [rig.driver.deviceArea >> 12])
     }
 
+    /// The areas of a ring may lie anywhere, and QEMU's only number for them is the device area's. What is written with
+    /// `publish` is marked after it: a page that is copied in between would miss it.
+    @Test func writesToAPackedRingAreLoggedWhereTheMemoryTableHasIt() throws {
+        let rig = try Rig(.packed, size: 512, start: false, spacing: 0x10000)
+        let bitmap = Bitmap()
+        rig.queue.setLog(bitmap.log, ring: true)
+        let elsewhere = GuestAddress(Rig.low + 0x30_0000)
+        try rig.queue.start(rig.places(), base: Virtqueue.packedBase, usedGuestAddress: elsewhere)
+        let entries = rig.driver.descriptorArea
+        #expect(entries >> 12 != rig.driver.deviceArea >> 12)
+        rig.queue.disableKicks()
+        #expect(bitmap.take() == [rig.driver.deviceArea >> 12])
+        // Two pages of entries; the batch begins on the first and ends on the second.
+        for _ in 0..<300 { rig.driver.publish([MockBuffer(Rig.far, 8, isWritable: false)]) }
+        var chains: [UnsafeMutablePointer<DescriptorChain>] = []
+        while let chain = rig.pop() { chains.append(chain) }
+        for chain in chains { rig.push(chain, written: 0) }
+        #expect(bitmap.take() == [entries >> 12, (entries >> 12) + 1])
+        _ = rig.publish()
+        #expect(bitmap.take() == [entries >> 12])
+        _ = rig.enableKicks()
+        #expect(bitmap.take() == [rig.driver.deviceArea >> 12])
+    }
+
+    /// The places of a ring change with the memory table.
+    @Test func aPackedRingIsLoggedWhereTheNewMemoryTableHasIt() throws {
+        let rig = try Rig(.packed, spacing: 0x10000)
+        let bitmap = Bitmap()
+        rig.queue.setLog(bitmap.log, ring: true)
+        let moved: UInt64 = 0x1000_0000
+        let regions = rig.memory.regions.map {
+            GuestRegion(guest: GuestAddress($0.guest.raw + moved), size: $0.size, host: $0.host)
+        }
+        try rig.guest.replace(regions)
+        let places = try RingPlaces(
+            .guest(
+                descriptors: GuestAddress(rig.driver.descriptorArea + moved),
+                driver: GuestAddress(rig.driver.driverArea + moved),
+                device: GuestAddress(rig.driver.deviceArea + moved)), size: 16, isPacked: true,
+            in: rig.guest.snapshot)
+        rig.queue.adopt(rig.guest.snapshot, places)
+        rig.driver.publish([MockBuffer(Rig.far + moved, 8, isWritable: false)])
+        _ = rig.drain()
+        #expect(bitmap.take() == [(rig.driver.descriptorArea + moved) >> 12])
+        rig.queue.disableKicks()
+        #expect(bitmap.take() == [(rig.driver.deviceArea + moved) >> 12])
+    }
+
+    /// A record of requests in flight makes the next process write entries before it publishes anything.
+    @Test func entriesThatAreTakenBackAreLogged() throws {
+        let record = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 64)
+        defer { record.deallocate() }
+        record.initializeMemory(as: UInt8.self, repeating: 0, count: 4096)
+        let memory = InflightMemory(base: record, bytes: 4096)
+        let rig = try Rig(.packed, start: false, spacing: 0x10000)
+        try rig.queue.start(rig.places(), base: Virtqueue.packedBase, inflight: memory)
+        rig.driver.publish([MockBuffer(Rig.far, 8, isWritable: false)])
+        _ = rig.pop()
+        let bitmap = Bitmap()
+        var next = try Virtqueue(size: 16, features: Kind.packed.features, memory: rig.guest.snapshot)
+        next.setLog(bitmap.log, ring: true)
+        try next.start(rig.places(), base: Virtqueue.packedBase, inflight: memory)
+        #expect(bitmap.take() == [rig.driver.descriptorArea >> 12])
+    }
+
     @Test func pagesBeyondTheLogAreNotTouched() {
         let bitmap = Bitmap()
         let log = DirtyLog(bits: bitmap.bits, bytes: 1)

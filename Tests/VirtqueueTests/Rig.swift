@@ -37,13 +37,15 @@ final class Rig {
     var queue: Virtqueue
 
     init(
-        _ kind: Kind, size: Int = 16, features more: RingFeatures = [], tableEntries: Int = 8, start: Bool = true
+        _ kind: Kind, size: Int = 16, features more: RingFeatures = [], tableEntries: Int = 8, start: Bool = true,
+        spacing: UInt64 = 16
     ) throws {
         memory = MockMemory([(Self.low, Self.lowBytes), (Self.middle, 0x10000), (Self.far, 0x10000)])
         guest = try GuestMemory(memory.regions)
         let features = kind.features.union(more)
         guard
-            let driver = MockDriver(memory: memory, size: size, features: features, tableEntries: tableEntries)
+            let driver = MockDriver(
+                memory: memory, size: size, features: features, tableEntries: tableEntries, spacing: spacing)
         else { throw RigError.noRoom }
         self.driver = driver
         queue = try Virtqueue(size: size, features: features, memory: guest.snapshot)
