@@ -70,13 +70,7 @@ func fillWithNoise(_ memory: UnsafeMutableRawPointer, _ bytes: Int) {
 
 /// A ring for `entries` requests, or why there is none.
 func newRing(_ entries: Int) throws(ImageError) -> Ring {
-    do throws(Errno) {
-        return try Ring(entries: UInt32(clamping: entries))
-    } catch {
-        throw ImageError(
-            .system, "io_uring is not to be had: \(errorText(error.rawValue))",
-            advice: "look at /proc/sys/kernel/io_uring_disabled")
-    }
+    try Ring.make(entries: UInt32(clamping: entries))
 }
 
 /// What is driven.

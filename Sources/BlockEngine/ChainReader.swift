@@ -18,13 +18,7 @@ public final class ChainReader {
     var pipelined = 0
 
     public init(_ chain: ImageChain, depth: Int = 16, decodedCacheBytes: Int = 8 << 20) throws(ImageError) {
-        do {
-            ring = try Ring(entries: UInt32(clamping: min(max(depth * 2, 8), 4096)))
-        } catch {
-            throw ImageError(
-                .system, "io_uring is not to be had: \(error)",
-                advice: "qblk needs a kernel with io_uring; look at /proc/sys/kernel/io_uring_disabled")
-        }
+        ring = try Ring.make(entries: UInt32(clamping: min(max(depth * 2, 8), 4096)))
         // One slot more, for blocking reads.
         engine = try RequestEngine(
             chain: chain, ring: ring, slots: depth + 1, decodedCacheBytes: decodedCacheBytes)

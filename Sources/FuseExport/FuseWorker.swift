@@ -51,15 +51,15 @@ final class FuseWorker {
     static func memoryBudget(_ file: FuseFile) -> Int { file.readOnly ? 32 << 20 : 16 << 20 }
 
     init(fuse: Int32, chain: ImageChain, file: FuseFile, workers: Int) throws(ImageError) {
+        ring = try Ring.make(entries: 256)
         do throws(Errno) {
-            ring = try Ring(entries: 256)
             pool = try ReplyPool(ReplyPool.plan(budget: Self.memoryBudget(file) / max(workers, 1)))
             requests = try RequestBuffers(
                 count: Self.requestCount(file, workers: workers), size: FuseLimits.requestBytes(maxWrite: file.maxWrite)
             )
             scratch = try AlignedBuffer(count: FuseReplies.capacity)
         } catch {
-            throw ImageError(.system, "cannot set up a worker: \(error)")
+            throw ImageError(.system, "cannot set up a worker: no memory for its buffers: \(errorText(error.rawValue))")
         }
         // A reply buffer's number is the slot of its read; those of request buffers follow.
         let slots = pool.count + requests.count

@@ -66,8 +66,8 @@ final class QueueWorker {
     /// Queues give up or settle: look at them when their requests are done.
     var hasEnds = false
 
-    init(mailbox: Mailbox<WorkerCommand>, poll: PollMode, log: Logger) throws(Errno) {
-        ring = try Ring(entries: 512)
+    init(mailbox: Mailbox<WorkerCommand>, poll: PollMode, log: Logger) throws(ImageError) {
+        ring = try Ring.make(entries: 512)
         self.mailbox = mailbox
         self.poll = poll
         self.log = log
@@ -168,11 +168,11 @@ struct WorkerLife: ThreadWork, ~Copyable {
     let mailbox: Mailbox<WorkerCommand>
     let poll: PollMode
     let log: Logger
-    let ready: Answer<Errno?>
+    let ready: Answer<ImageError?>
 
     consuming func run() {
         let worker: QueueWorker
-        do throws(Errno) {
+        do throws(ImageError) {
             worker = try QueueWorker(mailbox: mailbox, poll: poll, log: log)
         } catch {
             return ready.give(error)

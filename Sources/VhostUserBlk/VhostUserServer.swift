@@ -44,31 +44,33 @@ public final class VhostUserServer {
         self.log = log
         var mailboxes: [Mailbox<WorkerCommand>] = []
         var threads: [JoinBox] = []
-        do throws(Errno) {
-            for i in 0..<max(options.workers, 1) {
-                let (mailbox, thread) = try Self.startWorker(i, options, log)
-                mailboxes.append(mailbox)
-                threads.append(thread)
-            }
-            stopEvent = StopEvent(try EventFD())
-        } catch {
-            throw ImageError(
-                .system, "cannot start workers: \(error)",
-                advice: "qblk needs a kernel with io_uring; look at /proc/sys/kernel/io_uring_disabled")
+        for i in 0..<max(options.workers, 1) {
+            let (mailbox, thread) = try Self.startWorker(i, options, log)
+            mailboxes.append(mailbox)
+            threads.append(thread)
         }
+        do throws(Errno) { stopEvent = StopEvent(try EventFD()) } catch { throw Self.noThread(error) }
         workers = mailboxes
         workerThreads = threads
     }
 
     private static func startWorker(
         _ index: Int, _ options: ServerOptions, _ log: Logger
-    ) throws(Errno) -> (Mailbox<WorkerCommand>, JoinBox) {
-        let mailbox = try Mailbox<WorkerCommand>()
-        let ready = Answer<Errno?>()
-        let life = WorkerLife(mailbox: mailbox, poll: options.poll, log: log, ready: ready)
-        let thread = JoinBox(try WorkerThread.start("qblk-worker-\(index)", life))
+    ) throws(ImageError) -> (Mailbox<WorkerCommand>, JoinBox) {
+        let ready = Answer<ImageError?>()
+        let mailbox: Mailbox<WorkerCommand>
+        let thread: JoinBox
+        do throws(Errno) {
+            mailbox = try Mailbox<WorkerCommand>()
+            let life = WorkerLife(mailbox: mailbox, poll: options.poll, log: log, ready: ready)
+            thread = JoinBox(try WorkerThread.start("qblk-worker-\(index)", life))
+        } catch { throw noThread(error) }
         if let error = ready.wait() { throw error }
         return (mailbox, thread)
+    }
+
+    private static func noThread(_ error: Errno) -> ImageError {
+        ImageError(.system, "cannot start a thread: \(errorText(error.rawValue))")
     }
 
     /// Begins to serve a disk.
@@ -88,23 +90,24 @@ public final class VhostUserServer {
             exportThreads.append(JoinBox(try WorkerThread.start("qblk-export-\(export.number)", life)))
             exports.append(export)
         } catch {
-            throw ImageError(.system, "cannot start a thread: \(error)")
+            throw Self.noThread(error)
         }
     }
 
-    /// Looks whether images have grown, and tells their front-ends.
+    /// Looks whether images have grown, and tells the front-ends that do not know the size.
     public func refreshSizes() {
         for export in exports {
             // One that is elsewhere is opened anew before it is served again.
             guard let chain = export.image.chain else { continue }
             do throws(ImageError) {
-                guard try chain.refreshSize() else { continue }
+                if try chain.refreshSize() {
+                    export.change { $0.capacity = chain.size >> VirtioBlk.sectorBits }
+                    log.info("\(export.name): the disk has \(chain.size) bytes now")
+                }
             } catch {
                 log.error("\(export.name): \(error)")
-                continue
             }
-            export.change { $0.capacity = chain.size >> VirtioBlk.sectorBits }
-            log.info("\(export.name): the disk has \(chain.size) bytes now")
+            // Also when nothing has changed here: a front-end may know a size from a server before this one.
             export.resized.signal()
         }
     }
@@ -112,19 +115,29 @@ public final class VhostUserServer {
     /// True when every export's connection has ended and none can come: inherited connections do not come back.
     public var isOver: Bool { exports.allSatisfy { $0.isOver } }
 
-    /// Ends: what is in flight is finished, connections and sockets are closed.
-    public func stop() {
+    /// Ends: what is in flight is finished, connections and sockets are closed. False: something that was written may be
+    /// lost, and the log says of which disk.
+    @discardableResult public func stop() -> Bool {
         stopEvent.signal()
         for thread in exportThreads { thread.join() }
         for worker in workers { worker.post(.quit) }
         for thread in workerThreads { thread.join() }
+        var isWhole = true
         for export in exports {
-            do throws(ImageError) { try export.image.chain?.closeAndUnlock() } catch {
+            guard let chain = export.image.chain else { continue }
+            do throws(ImageError) {
+                try chain.closeAndUnlock()
+                // Of a raw image nothing is left to write here: what was written has failed before.
+                let error = chain.flushed(0, buffered: true)
+                if error != 0 { throw ImageError(.system, "a flush has failed: \(errorText(error))") }
+            } catch {
                 log.error("\(export.name): what was written last may be lost: \(error)")
+                isWhole = false
             }
         }
         exportThreads = []
         workerThreads = []
+        return isWhole
     }
 }
 

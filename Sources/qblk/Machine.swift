@@ -79,9 +79,8 @@ struct Machine {
             if finding.state == .loadable { lines.append("\(finding.name): modprobe \(finding.name)") }
             if finding.state == .no { lines.append("\(finding.name): use a kernel that has it; maps via loop need it") }
         }
-        if findings.contains(where: { $0.name == "io_uring" && $0.state == .no }) {
-            lines.append(
-                "io_uring: needed; look at /proc/sys/kernel/io_uring_disabled and at the container's seccomp filter")
+        do throws(ImageError) { _ = try Ring.make(entries: 1) } catch {
+            lines.append("io_uring: needed; \(error.advice ?? error.what)")
         }
         return lines
     }
