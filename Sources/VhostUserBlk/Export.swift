@@ -56,15 +56,30 @@ final class Export: Sendable {
     let log: Logger
     /// Signalled when the disk's size changed.
     let resized: EventFD
+    /// The cache mode before a guest chooses one.
+    let startsWriteback: Bool
     private let firstQueue: Int
     private let ignoresFlushes: Bool
     private let discards: Bool
     private let over = Atomic<Bool>(false)
     private let current: Mutex<VirtioBlkDisk>
+    private let lastTrouble = Mutex<String?>(nil)
 
     /// The disk as it is now: its size, and the cache mode that the guest chose.
     var disk: VirtioBlkDisk { current.withLock { $0 } }
     func change(_ body: (inout VirtioBlkDisk) -> Void) { current.withLock { body(&$0) } }
+
+    /// Says why a connection was closed. A front-end that comes back ten times a second for the same answer is logged once.
+    func sayBroken(_ why: String) {
+        let isNews = lastTrouble.withLock { last in
+            defer { last = why }
+            return last != why
+        }
+        log.log(level: isNews ? .error : .debug, "\(name): connection closed: \(why)")
+    }
+
+    /// A front-end is served: what went wrong before is over, and news when it happens again.
+    func forgetTrouble() { lastTrouble.withLock { $0 = nil } }
 
     /// No front-end will come any more.
     var isOver: Bool { over.load(ordering: .relaxed) }
@@ -83,6 +98,7 @@ final class Export: Sendable {
         else { throw .invalidArgument }
         self.resized = resized
         disk.isWriteback = options.cache.isWriteback
+        startsWriteback = options.cache.isWriteback
         hasJournal = isWritable && !options.chain.isRaw
         image = HeldImage(options.isIncoming ? nil : options.chain, open: options.reopen)
         options.chain.writer?.returnsSpace(options.discards)

@@ -88,7 +88,7 @@ extension QueueWorker {
         return nil
     }
 
-    private func stop(_ id: QueueID, _ answer: Answer<UInt32?>) {
+    private func stop(_ id: QueueID, _ answer: Answer<StoppedQueue?>) {
         let found = with(id) { place in
             queues[place].state = .stopping(answer)
             queues[place].reopen()
@@ -123,14 +123,15 @@ extension QueueWorker {
         hasEnds = waits || !settling.isEmpty
     }
 
-    private func giveUp(at i: Int, _ answer: Answer<UInt32?>) {
+    private func giveUp(at i: Int, _ answer: Answer<StoppedQueue?>) {
         let place = Int(active[i])
+        let hasReplays = queues[place].virtqueue.replaysLeft > 0
         let base = queues[place].virtqueue.stop()
         (queues + place).deinitialize(count: 1)
         active[i] = active[activeCount - 1]
         activeCount -= 1
         freePlaces.append(place)
-        answer.give(base)
+        answer.give(StoppedQueue(base: base, hasReplays: hasReplays))
     }
 
     private func setEvent(_ place: Int, _ event: QueueEvent, _ fd: SharedFD?) {

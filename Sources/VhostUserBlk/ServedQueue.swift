@@ -10,7 +10,7 @@ struct ServedQueue: ~Copyable {
     enum State {
         case running
         /// No new requests; ends when nothing is in flight.
-        case stopping(Answer<UInt32?>)
+        case stopping(Answer<StoppedQueue?>)
     }
 
     let id: QueueID

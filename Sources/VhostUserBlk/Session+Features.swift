@@ -25,6 +25,11 @@ extension Session {
         guard (wanted ^ features) & fixed == 0 || !rings.contains(where: \.isStarted) else {
             throw Refusal("features cannot change while rings run")
         }
+        // "If CONFIG_WCE is negotiated but FLUSH is not, the device MUST initialize writeback to 0."
+        let cache = VirtioBlk.Feature.flush | VirtioBlk.Feature.configWriteback
+        if (wanted ^ features) & cache != 0, wanted & cache == VirtioBlk.Feature.configWriteback {
+            export.change { $0.isWriteback = false }
+        }
         features = wanted
         // Without the protocol's extensions there is no message to enable a ring.
         if wanted & VirtioBlk.Feature.protocolFeatures == 0 {
@@ -58,7 +63,9 @@ extension Session {
             // "uses a zero length of payload to indicate an error".
             return Reply(message.header.reply(payloadBytes: 0).encoded)
         }
-        let all = export.disk.configuration(count: VhostUserLimits.maxConfigBytes)
+        let disk = export.disk
+        let all = disk.configuration(count: VhostUserLimits.maxConfigBytes)
+        if offset == VirtioBlk.Config.capacity, access.data.count >= 8 { knownCapacity = disk.capacity }
         let answer = ConfigAccess(
             offset: access.offset, flags: access.flags, data: Array(all[offset..<offset + access.data.count]))
         return Reply(answer.reply(to: message.header))
@@ -86,10 +93,26 @@ extension Session {
         backendSocket = fd
     }
 
-    /// The disk grew: the workers' checks and the front-end must know.
-    func announceSize() {
+    // MARK: size
+
+    /// The size was looked at, and may be another: the workers' checks and the front-end must know.
+    func takeInSize() {
         export.resized.take()
         spread { .disk(export: export.number, export.disk, isDurable: isDurable, $0) }
+        announceSize()
+    }
+
+    /// A ring has started. A front-end that comes back goes by the size that it read on an earlier connection, maybe from
+    /// a server before this one. QEMU takes the announcement for nothing as long as no ring runs.
+    func announceSizeAtStart() {
+        if announcedCapacity != export.disk.capacity { announceSize() }
+    }
+
+    /// Tells the front-end to read the configuration space, unless it knows the disk's size.
+    private func announceSize() {
+        let capacity = export.disk.capacity
+        guard knownCapacity != capacity else { return }
+        if rings.contains(where: \.isStarted) { announcedCapacity = capacity }
         guard protocolFeatures.contains(.backendRequests), let backendSocket else { return }
         do {
             try DescriptorMessage.send(
@@ -107,10 +130,16 @@ extension Session {
         if value == 0 { reset() }
     }
 
-    /// Back to the state before the driver came. Memory and connection stay.
+    /// Back to the state before the driver came: rings, features, the cache mode that it chose, and the record of its
+    /// requests, which says nothing about the next driver's. What belongs to the connection stays: protocol features,
+    /// memory, the log's memory (LOG_ALL is a feature), and the channel to the front-end.
     func reset() {
         giveUpRings()
+        for index in rings.indices { inflight?.forget(index) }
+        inflight = nil
         rings = Array(repeating: RingSetup(), count: export.queueCount)
+        features = 0
+        export.change { $0.isWriteback = export.startsWriteback }
         status = 0
     }
 }

@@ -132,8 +132,22 @@ extension Session {
             layout,
             try SharedArea(
                 fd: fd.raw, offset: description.mmapOffset, size: description.mmapSize, most: 1 << 32))
-        if let journal = area.journal, let writer = try image().writer { try takeOver(journal, writer) }
+        let chain = try image()
+        try claim(area, chain)
+        if let journal = area.journal, let writer = chain.writer { try takeOver(journal, writer) }
         inflight = area
+    }
+
+    /// The record of a server that was killed is about its image, and about no other: not about an overlay of it either,
+    /// which would show the image without the changes that only the record has.
+    private func claim(_ area: InflightArea, _ chain: ImageChain) throws(Refusal) {
+        guard let owner = area.owner, let image = chain.files.first?.identity else { return }
+        if let old = owner.file, old != image {
+            throw Refusal(
+                "the VM's disk is another file (inode \(old.inode) on device \(old.device)), whose server was killed: "
+                    + "give that file its name back, or restart the VM", endsConnection: true)
+        }
+        owner.claim(image)
     }
 
     /// The image, which is fetched first if it was where the guest comes from.
@@ -164,48 +178,5 @@ extension Session {
         } catch {
             throw Refusal("changes of a killed server cannot be taken over now: \(error)")
         }
-    }
-}
-
-/// The shared record of requests in flight: a part for each queue.
-final class InflightArea: Sendable {
-    struct Layout: Sendable {
-        let queues: Int
-        let size: Int
-        let isPacked: Bool
-        let stride: Int
-        /// Bytes behind the queues' parts: changes of the mapping that the disk lacks. See `MappingJournal`.
-        let journalBytes: Int
-        var queueBytes: Int { queues * stride }
-        var bytes: Int { queueBytes + journalBytes }
-
-        init(queues: Int, size: Int, isPacked: Bool, most: Int, hasJournal: Bool) throws(Refusal) {
-            guard queues > 0, queues <= most, size > 0, size <= 32768 else {
-                throw Refusal("a record for \(queues) queues of \(size) entries")
-            }
-            self.queues = queues
-            self.size = size
-            self.isPacked = isPacked
-            journalBytes = hasJournal ? MappingJournal.usualBytes : 0
-            // Queues are of different workers: no cache line has two of them.
-            stride = (InflightMemory.bytes(size: size, isPacked: isPacked) + 127) & ~127
-        }
-    }
-    private let layout: Layout
-    private let area: SharedArea
-
-    init(_ layout: Layout, _ area: SharedArea) {
-        self.layout = layout
-        self.area = area
-    }
-
-    /// The part behind the queues', for an image that is written.
-    var journal: MappingJournal? {
-        MappingJournal(area.base + layout.queueBytes, bytes: area.count - layout.queueBytes, keeping: self)
-    }
-
-    func memory(of index: Int) throws(Refusal) -> InflightMemory {
-        guard index < layout.queues else { throw Refusal("ring \(index) has no record of requests in flight") }
-        return InflightMemory(base: area.base + index * layout.stride, bytes: layout.stride)
     }
 }

@@ -158,6 +158,8 @@ extension Session {
             throw Refusal("ring \(index): \(why)")
         }
         rings[index].isStarted = true
+        export.forgetTrouble()
+        announceSizeAtStart()
     }
 
     // MARK: end
@@ -166,7 +168,10 @@ extension Session {
     func stopRing(_ state: VringState, _ message: FrontendMessage) throws(Refusal) -> Reply {
         let index = try ringIndex(state.index)
         if rings[index].isStarted {
-            if let base = ask(index, { .stop(id(index), $0) }) { rings[index].base = base }
+            if let stopped = ask(index, { .stop(id(index), $0) }) {
+                rings[index].base = stopped.base
+                if !stopped.hasReplays { finishedRing = index }
+            }
             rings[index].isStarted = false
             settle()
         }
@@ -175,31 +180,42 @@ extension Session {
         return Reply(VringState(index: state.index, num: rings[index].base).reply(to: message.header))
     }
 
-    /// All rings finish what is in flight and stop: the front-end is gone, or the device is reset.
-    func giveUpRings() {
-        var answers: [Answer<UInt32?>] = []
+    /// To be called once the front-end has the answer to GET_VRING_BASE. A ring that was stopped so has nothing in flight,
+    /// and the base that the front-end gives next is the only truth about it: of a new driver's ring it is another than
+    /// the record's. Before the answer is out the record must stay: should this process die, it is all there is.
+    func forgetFinishedRing() {
+        if let index = finishedRing.take() { inflight?.forget(index) }
+    }
+
+    /// All rings finish what is in flight and stop: the front-end is gone, or the device is reset. True: the disk has
+    /// everything.
+    @discardableResult func giveUpRings() -> Bool {
+        var answers: [Answer<StoppedQueue?>] = []
         for index in rings.indices where rings[index].isStarted {
             rings[index].isStarted = false
-            let answer = Answer<UInt32?>()
+            let answer = Answer<StoppedQueue?>()
             export.worker(of: index).post(.stop(id(index), answer))
             answers.append(answer)
         }
         for answer in answers { _ = answer.wait() }
-        settle()
+        return settle()
     }
 
     /// With the last ring stopped the disk gets everything: whoever takes the guest elsewhere finds an empty journal.
-    private func settle() {
-        guard !rings.contains(where: \.isStarted) else { return }
+    @discardableResult private func settle() -> Bool {
+        guard !rings.contains(where: \.isStarted) else { return true }
         do throws(ImageError) {
             if isMigrating, try export.image.giveAway() {
+                inflight?.owner?.release()
                 log.info("\(export.name): the guest may go elsewhere, and its image with it")
             } else {
                 try export.image.chain?.writer?.settle()
             }
         } catch {
             log.error("\(export.name): what was written is not all on the disk: \(error)")
+            return false
         }
+        return true
     }
 
     /// Somebody follows what the device writes into the guest's memory, which only a migration does.

@@ -35,6 +35,12 @@ final class Session {
     var logArea: SharedArea?
     var inflight: InflightArea?
     var backendSocket: SharedFD?
+    /// A ring whose stop the front-end is about to be told of.
+    var finishedRing: Int?
+    /// The capacity (in sectors) that the front-end has read on this connection, and the one it was told of while rings
+    /// ran; nil: none.
+    var knownCapacity: UInt64?
+    var announcedCapacity: UInt64?
     /// Refusals that were logged: a front-end that goes on must not fill the log.
     private var saidRefusals = 0
     private static let refusalsSaid = 20
@@ -55,10 +61,12 @@ final class Session {
                 try serve(reader.next())
             } catch {
                 if error == .noticed {
-                    announceSize()
+                    takeInSize()
                     continue
                 }
-                if case .broken(let why) = error { log.error("\(export.name): connection closed: \(why)") }
+                if case .broken(let why) = error { export.sayBroken(why) }
+                // Ended in order: another file may be served to this front-end next.
+                if error == .stopped, giveUpRings() { inflight?.owner?.release() }
                 return error == .stopped
             }
         }
@@ -75,7 +83,10 @@ final class Session {
         } catch {
             result = .failure(error)
         }
-        if case .success(let reply?) = result { return try send(reply.bytes, descriptors: reply.descriptor) }
+        if case .success(let reply?) = result {
+            try send(reply.bytes, descriptors: reply.descriptor)
+            return forgetFinishedRing()
+        }
         if case .failure(let refusal) = result, request.hasReply || refusal.endsConnection {
             // An answer is owed and there is none, or there is no disk: all that is left is to part.
             throw .broken("\(request): \(refusal.why)")

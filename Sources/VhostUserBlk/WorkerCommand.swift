@@ -52,14 +52,22 @@ struct ExportSettings: Sendable {
     let discards: Bool
 }
 
+/// How a queue was left.
+struct StoppedQueue: Sendable {
+    /// The number that GET_VRING_BASE answers: where the ring goes on.
+    let base: UInt32
+    /// Requests of an earlier process are still in the record of requests in flight, and were not begun here.
+    let hasReplays: Bool
+}
+
 /// The event descriptors of a queue.
 enum QueueEvent: Sendable { case kick, call, err }
 
 enum WorkerCommand: Sendable {
     /// nil, or why the queue cannot start.
     case start(QueueStart, Answer<String?>)
-    /// Finishes what is in flight and gives the queue up; its base, nil when there is no such queue.
-    case stop(QueueID, Answer<UInt32?>)
+    /// Finishes what is in flight and gives the queue up; nil when there is no such queue.
+    case stop(QueueID, Answer<StoppedQueue?>)
     case enable(QueueID, Bool, Answer<Bool>)
     case event(QueueID, QueueEvent, SharedFD?, Answer<Bool>)
     /// The guest's memory changed; answered when nothing in flight was read with the old one.

@@ -31,6 +31,31 @@ struct SessionTests {
         #expect(try frontend.number(.getMaxMemorySlots) == 509)
     }
 
+    /// formats/vhost-user/messages.tsv says what each answer is; these are those of 8 bytes.
+    @Test(arguments: ["GET_FEATURES", "GET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "GET_MAX_MEM_SLOTS", "SET_LOG_BASE"])
+    func answersWithTheTablesPayload(name: String) throws {
+        let table = URL(filePath: #filePath).deletingLastPathComponent()
+            .appending(path: "../../formats/vhost-user/messages.tsv").standardizedFileURL
+        let rows = try String(contentsOf: table, encoding: .utf8).split(separator: "\n").map {
+            $0.split(separator: "\t").map(String.init)
+        }
+        let row = try #require(rows.first { $0[0] == "front-end" && $0[1] == name })
+        #expect(row[4] == "u64")
+        let request = try #require(UInt32(row[2]).flatMap(FrontendRequest.init(rawValue:)))
+        let served = try Served()
+        var options = FrontendOptions()
+        options.protocolFeatures.insert(.logSharedMemory)
+        let frontend = try VhostUserFrontend.connect(try served.disk(), options)
+        if request == .setLogBase {
+            let log = try SharedMemory("log", count: 4096)
+            let description = LogDescription(mmapSize: 4096, mmapOffset: 0)
+            try frontend.connection.send(description.message(request), descriptors: [log.fd])
+        } else {
+            try frontend.connection.send(MessageHeader.bare(request))
+        }
+        #expect(try frontend.connection.reply(to: request).payload.count == WireNumber.bytes)
+    }
+
     @Test func takesNoFeatureThatWasNotOffered() throws {
         let served = try Served()
         let frontend = try VhostUserFrontend.connect(try served.disk())
@@ -198,6 +223,8 @@ struct GrowthTests {
         var options = rings.options
         options.protocolFeatures.insert(.backendRequests)
         let (frontend, clients) = try VhostUserFrontend.running(socket, options)
+        #expect(try frontend.backendRequests?.next(milliseconds: 5000) == .configChange)
+        #expect(try frontend.capacity() == 1 << 20)
         let bytes = Array(repeating: UInt8(9), count: 512)
         #expect(try clients[0].perform(.write(sector: 2048, bytes)).status == RequestStatus.ioError.rawValue)
         #expect(truncate(served.path("disk0.raw"), 3 << 20) == 0)
