@@ -1,19 +1,26 @@
 // Why this file exists: attach may be killed between any two of its steps, and VMs end without a word to us. What is left
 // behind is found by its folder, and taken down in an order in which no step waits for what is dead.
 import DiskTypes
+import ImageChain
 import LinuxIO
 import MapRegistry
 import QEMUMonitor
 import SystemPackage
 
 enum AttachmentCleanup {
-    /// Ends the processes of a disk that no VM has any more, and forgets it. Its lock must be held.
-    static func takeDown(_ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry) throws(ImageError) {
+    /// Ends the processes of a disk that no VM has any more, and forgets it. Its lock must be held. Returns why something
+    /// that the guest wrote may be lost.
+    @discardableResult
+    static func takeDown(
+        _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry
+    ) throws(ImageError) -> String? {
         // The supervisor gives its server 30 s to finish.
         if let supervisor = record.supervisor { Supervision.end(supervisor, patience: 36_000) }
         if let server = record.server, server.isAlive { Supervision.end(server, patience: 30_000) }
         endUnrecorded(registry.folder(of: key) + "/disk.sock")
+        let trouble = try registry.record(key)?.trouble
         try registry.remove(key)
+        return trouble
     }
 
     /// After a failed attach: nothing in the VM, no process, no folder. What cannot be undone is left to the next sweep.
@@ -57,13 +64,61 @@ enum AttachmentCleanup {
         guard try monitor.hasDevice(record.id) else {
             // The guest or somebody else took it out, or it never came in.
             try monitor.removeBehind(record.id)
-            return try takeDown(record, key, registry)
+            try takeDown(record, key, registry)
+            return
         }
-        guard !record.isPlugged else { return }
+        guard !record.isPlugged else { return try mend(record, key, registry, monitor) }
         // It came in, and only whoever brought it died before he could write that down.
         var known = record
         known.isPlugged = true
         try registry.write(known, key)
+    }
+
+    /// The VM has the disk, and nothing watches over its server any more: starts both anew. QEMU reconnects by itself, and
+    /// what was in flight is served again. An image that cannot be opened is no reason to refuse the command at hand.
+    private static func mend(
+        _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry, _ monitor: QEMUMonitor
+    ) throws(ImageError) {
+        guard record.how == .vhostUser, let socket = record.socket, record.serveArguments != nil,
+            record.supervisor.map({ !$0.isAlive }) ?? true
+        else { return }
+        do throws(ImageError) {
+            let files = try reopened(record)
+            // Without its supervisor a server serves on, but nothing would follow it.
+            if let server = record.server, server.isAlive { Supervision.end(server, patience: 30_000) }
+            endUnrecorded(socket)
+            let config = SupervisorConfig(
+                key: key, registryFolder: registry.folder, executable: "/proc/self/exe",
+                arguments: try HotPlug.served(record, files), socket: socket, user: monitor.peer?.user ?? 0,
+                group: monitor.peer?.group ?? 0, machine: record.machine, files: files.known, isTakeover: true)
+            var known = record
+            try HotPlug.start(config, files, &known)
+            try registry.write(known, key)
+        } catch {
+            SystemLog.write(.error, "\(record.id): its server cannot be started again: \(error.named(record.image))")
+        }
+    }
+
+    /// The image by its name, which must lead to the files that it led to.
+    private static func reopened(_ record: AttachmentRecord) throws(ImageError) -> HeldFiles {
+        var open = OpenOptions()
+        let words = record.serveArguments ?? []
+        for (option, value) in zip(words, words.dropFirst()) {
+            switch option {
+            case "--format": open.format = ImageFormat(rawValue: value)
+            case "--snapshot": open.snapshot = value
+            case "--allow-path": open.allowedFolders.append(value)
+            default: break
+            }
+        }
+        open.lock = false
+        let files = try HeldFiles(try ImageChain.open(path: record.image, options: open), writable: !record.readOnly)
+        guard files.known.map(\.identity) == record.files else {
+            throw ImageError(
+                .reference, "another file has taken the name of the image, or of a file that it refers to",
+                advice: "give the old one its name back")
+        }
+        return files
     }
 
     /// Ends processes that were started for a socket and died unmentioned with whoever started them.

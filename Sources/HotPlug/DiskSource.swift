@@ -13,6 +13,8 @@ struct DiskSource {
     let isDevice: Bool
     let format: String
     let size: UInt64
+    /// The files of an image: its server has these, whatever becomes of their names. Nil for a device, which QEMU opens.
+    let files: HeldFiles?
 
     init(_ options: AttachOptions) throws(ImageError) {
         do throws(Errno) { path = try Filesystem.realPath(options.image) } catch {
@@ -32,5 +34,6 @@ struct DiskSource {
         }
         format = chain.layers[0].format.rawValue
         size = chain.size
+        files = isDevice ? nil : try HeldFiles(chain, writable: !options.readOnly)
     }
 }

@@ -3,6 +3,7 @@
 // takes everything down when it is told to, or when the VM is no more.
 import DiskTypes
 import Glibc
+import ImageChain
 import LinuxIO
 import MapRegistry
 import SystemPackage
@@ -11,6 +12,7 @@ import SystemPackage
 final class DiskSupervisor {
     private let config: SupervisorConfig
     private let registry: AttachmentRegistry
+    private let files: HeldFiles
     private var signals: SignalFD?
     private var machine: OwnedFD?
     private var server: ChildProcess?
@@ -19,6 +21,8 @@ final class DiskSupervisor {
     private var lastWords = ""
     private var unfinished: [UInt8] = []
     private var stopWanted = false
+    /// The server has its socket, and takes signals.
+    private var isServing = false
 
     /// A server that lived this long (milliseconds) did not die of its start.
     private static let longLife: Int64 = 5_000
@@ -27,6 +31,7 @@ final class DiskSupervisor {
     init(_ config: SupervisorConfig) {
         self.config = config
         registry = AttachmentRegistry(folder: config.registryFolder)
+        files = HeldFiles(inherited: config.files, from: SupervisorConfig.firstFile)
     }
 
     /// The supervisor's whole life: its exit code.
@@ -40,7 +45,7 @@ final class DiskSupervisor {
             return refuse("cannot watch over the disk: \(errorText(error.rawValue))")
         }
         if config.machine != nil, machine == nil { return refuse("the VM has gone") }
-        if let reason = start() ?? awaitAnswer() { return refuse(reason) }
+        if let reason = start() ?? (config.isTakeover ? nil : awaitAnswer()) { return refuse(reason) }
         guard let identity = server?.identity else { return refuse("the server died while it started") }
         report(.serves(identity))
         watch()
@@ -64,6 +69,7 @@ final class DiskSupervisor {
 
     /// Starts the server and waits until its socket is there; why it is not, if so.
     private func start() -> String? {
+        isServing = false
         do throws(Errno) {
             try Filesystem.removeFile(config.socket)
             var ends: [Int32] = [-1, -1]
@@ -74,12 +80,15 @@ final class DiskSupervisor {
             words = OwnedFD(taking: ends[0])
             server = try ChildProcess.spawn(
                 config.executable, ["qblk"] + config.arguments,
-                inherit: [ChildProcess.Inheritance(fd: writing.raw, as: STDERR_FILENO)], options: .daemon)
+                inherit: [ChildProcess.Inheritance(fd: writing.raw, as: STDERR_FILENO)]
+                    + files.inheritances(from: SupervisorConfig.firstFile), options: .daemon)
         } catch {
             return "cannot start the server: \(errorText(error.rawValue))"
         }
         lastWords = ""
-        return turn { Filesystem.exists(config.socket) } ?? makeAccessible()
+        if let reason = turn(until: { Filesystem.exists(config.socket) }) ?? makeAccessible() { return reason }
+        isServing = true
+        return nil
     }
 
     /// Waits until the server answers. Not to be asked of one that a VM talks to already: it has ears for one.
@@ -132,7 +141,11 @@ final class DiskSupervisor {
         }
         poll(&waits, 3, Int32(clamping: milliseconds))
         while let next = signals?.next() {
-            if next.signal != SIGCHLD { stopWanted = true }
+            switch next.signal {
+            case SIGHUP: reload()
+            case SIGCHLD: break
+            default: stopWanted = true
+            }
         }
         if waits[1].revents != 0 {
             SystemLog.write(.info, "the VM of \(config.socket) has ended")
@@ -142,6 +155,14 @@ final class DiskSupervisor {
         do throws(Errno) { if try server?.poll() != nil { server = nil } } catch { server = nil }
         // What it said last.
         if server == nil { hear() }
+    }
+
+    /// SIGHUP means the same as to `qblk serve`. A server that starts looks by itself.
+    private func reload() {
+        guard isServing, let server else { return }
+        do throws(Errno) { try server.kill(SIGHUP) } catch {
+            // It died: the next one looks by itself.
+        }
     }
 
     /// Passes on what the server says, line by line.
@@ -173,7 +194,11 @@ final class DiskSupervisor {
             if let identity = server.identity {
                 Supervision.end(identity, patience: 30_000)
             }
-            do throws(Errno) { _ = try server.wait() } catch {
+            do throws(Errno) {
+                let end = try server.wait()
+                hear()
+                if end != .exited(0) { noteTrouble() }
+            } catch {
                 // Reaped already.
             }
         }
@@ -184,6 +209,16 @@ final class DiskSupervisor {
         do throws(ImageError) {
             guard let lock = try registry.lock(config.key) else { return }
             try registry.remove(lock.key)
+        } catch { SystemLog.write(.warning, "\(error)") }
+    }
+
+    /// For `detach`, which takes the record away and has to tell.
+    private func noteTrouble() {
+        SystemLog.write(.error, "\(config.socket): the server did not end in order: \(lastWords)")
+        do throws(ImageError) {
+            guard var record = try registry.record(config.key), !record.readOnly else { return }
+            record.trouble = lastWords.isEmpty ? "the server did not end in order" : lastWords
+            try registry.write(record, config.key)
         } catch { SystemLog.write(.warning, "\(error)") }
     }
 

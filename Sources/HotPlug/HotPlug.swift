@@ -1,6 +1,7 @@
 // Why this file exists: a disk goes into a running VM in steps of which any may fail, and comes out again when the guest
 // lets go. Either all of it is there and written down, or nothing is.
 public import DiskTypes
+import FoundationEssentials
 import Glibc
 import ImageChain
 import LinuxIO
@@ -62,12 +63,15 @@ public enum HotPlug {
             return try monitor.plugDevice(disk, path: source.path, readOnly: options.readOnly, serial: serial)
         }
         let socket = options.registry.folder(of: key) + "/disk.sock"
+        guard let files = source.files else { throw ImageError(.system, "the image's files are not open") }
         record.socket = socket
+        record.serveArguments = serveArguments(disk, source, options, socket: socket, serial: serial)
+        record.files = files.known.map(\.identity)
         let config = SupervisorConfig(
             key: key, registryFolder: options.registry.folder, executable: options.executable,
-            arguments: serveArguments(disk, source, options, socket: socket, serial: serial), socket: socket,
-            user: monitor.peer?.user ?? 0, group: monitor.peer?.group ?? 0, machine: record.machine)
-        try start(config, &record)
+            arguments: try served(record, files), socket: socket, user: monitor.peer?.user ?? 0,
+            group: monitor.peer?.group ?? 0, machine: record.machine, files: files.known)
+        try start(config, files, &record)
         try options.registry.write(record, key)
         try monitor.plugServed(disk, socket: socket, packed: options.packed)
     }
@@ -84,7 +88,18 @@ public enum HotPlug {
         return words + options.serveArguments
     }
 
-    private static func start(_ config: SupervisorConfig, _ record: inout AttachmentRecord) throws(ImageError) {
+    /// The server's arguments, with what it must find behind the descriptors that it inherits.
+    static func served(_ record: AttachmentRecord, _ files: HeldFiles) throws(ImageError) -> [String] {
+        do {
+            let text = String(decoding: try JSONEncoder().encode(files.known), as: UTF8.self)
+            return (record.serveArguments ?? []) + ["--opened-files", text]
+        } catch { throw ImageError(.system, "cannot write a message to another qblk process") }
+    }
+
+    /// Starts a supervisor, which starts the server; returns when the server answers.
+    static func start(
+        _ config: SupervisorConfig, _ files: HeldFiles, _ record: inout AttachmentRecord
+    ) throws(ImageError) {
         var ends: [Int32] = [-1, -1]
         guard pipe(&ends) == 0 else { throw ImageError(.system, "cannot make a pipe: \(errorText(errno))") }
         for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
@@ -96,7 +111,8 @@ public enum HotPlug {
             do throws(ImageError) { text = try config.encoded() } catch { throw .invalidArgument }
             child = try ChildProcess.spawn(
                 config.executable, ["qblk", supervisorVerb, text],
-                inherit: [ChildProcess.Inheritance(fd: writing.raw, as: SupervisorReport.descriptor)],
+                inherit: [ChildProcess.Inheritance(fd: writing.raw, as: SupervisorReport.descriptor)]
+                    + files.inheritances(from: SupervisorConfig.firstFile),
                 options: .daemon)
         } catch {
             throw ImageError(.system, "cannot start the supervisor: \(errorText(error.rawValue))")
@@ -161,8 +177,13 @@ public enum HotPlug {
         let monitor = try QEMUMonitor(qmp)
         if try monitor.hasDevice(id) { try monitor.unplug(id, patience: patience) }
         try monitor.removeBehind(id)
-        try AttachmentCleanup.takeDown(record, lock.key, registry)
+        let trouble = try AttachmentCleanup.takeDown(record, lock.key, registry)
         try AttachmentCleanup.sweep(registry, monitor)
+        if let trouble {
+            throw ImageError(
+                .system, "the disk is out of the VM, but what was written last may be lost: \(trouble)",
+                advice: "the system's log says more", path: id)
+        }
         return true
     }
 

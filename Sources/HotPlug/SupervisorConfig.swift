@@ -3,6 +3,7 @@
 import DiskTypes
 import FoundationEssentials
 import Glibc
+import ImageChain
 import LinuxIO
 
 /// What the supervisor of a served disk must know. Paths are absolute.
@@ -19,6 +20,13 @@ struct SupervisorConfig: Codable, Sendable {
     var group: UInt32
     /// Ends the disk by its own end.
     var machine: ProcessIdentity?
+    /// What the image's files are; their descriptors are inherited, from `firstFile` on.
+    var files: [KnownFile]
+    /// The VM has the disk already, and takes every connection: the server cannot be asked whether it answers.
+    var isTakeover = false
+
+    /// The number under which supervisor and server find the first file of the image.
+    static let firstFile: Int32 = 10
 
     func encoded() throws(ImageError) -> String {
         do { return String(decoding: try JSONEncoder().encode(self), as: UTF8.self) } catch {

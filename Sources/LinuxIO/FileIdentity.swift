@@ -3,7 +3,7 @@ import CQblk
 import Glibc
 
 /// Which file it is, whatever it is called: equal exactly for one and the same inode (or block device).
-public struct FileIdentity: Hashable, Sendable {
+public struct FileIdentity: Hashable, Sendable, Codable {
     /// Number of the device the file lies on; of the device itself for block devices.
     public let device: UInt64
     /// Inode number; 0 for block devices, whose nodes may be several.

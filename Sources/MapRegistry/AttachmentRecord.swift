@@ -31,6 +31,12 @@ public struct AttachmentRecord: Codable, Equatable, Sendable {
     public var machine: ProcessIdentity?
     /// Seconds since 1970.
     public var created: Int64
+    /// How the server was started, without its files: for a supervisor that has to be replaced.
+    public var serveArguments: [String]?
+    /// Which files the image has, itself first: its name may lead to another by now.
+    public var files: [FileIdentity]?
+    /// What went wrong at the server's end: something that the guest wrote may be lost.
+    public var trouble: String?
     /// The VM has the disk. Until then it is being plugged in, by whoever holds the lock.
     public var isPlugged = false
 

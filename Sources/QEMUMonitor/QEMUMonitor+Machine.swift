@@ -8,6 +8,13 @@ extension QEMUMonitor {
         try members(of: "/machine/peripheral").contains { $0.name == id }
     }
 
+    /// Why the guest does not run, in QEMU's word for its state ("paused", "prelaunch", ...); nil while it runs.
+    public func pausedStatus() throws(ImageError) -> String? {
+        let answer = try execute("query-status")
+        guard answer["running"]?.bool == false else { return nil }
+        return printable(answer["status"]?.string ?? "stopped")
+    }
+
     /// How many virtual processors it has now.
     public func processors() throws(ImageError) -> Int {
         try execute("query-cpus-fast").array?.count ?? 1

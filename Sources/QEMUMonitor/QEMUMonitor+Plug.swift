@@ -123,6 +123,11 @@ extension QEMUMonitor {
         let end = try event(patience: patience) { event in
             ["DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"].contains(event.name) && event.data["device"]?.string == id
         }
+        if end == nil, let status = try pausedStatus(), try hasDevice(id) {
+            throw ImageError(
+                .locked, "the VM does not run (\(status)): its guest cannot let go of the disk",
+                advice: "let the VM run (QMP: cont), then detach it again", path: id)
+        }
         let advice = "see that nothing in the guest uses the disk, then detach it again"
         switch end?.name {
         case "DEVICE_DELETED"?: return

@@ -15,6 +15,10 @@ struct AttachCommand: ParsableCommand {
             background that ends with the VM or by `qblk detach`; the VM's memory must be shared. A block device, such as \
             one that `qblk map` made, becomes a virtio-blk disk.
 
+            A server that dies is followed by another one with the very same files, whatever became of their names. SIGHUP to \
+            the supervisor (see `qblk list --json`) does what it does to `qblk serve`: a raw image that has grown is larger \
+            in the guest. A disk whose supervisor was killed is mended by the next attach to the same VM.
+
             Example:
               qblk attach disk.qcow2 --read-only --qmp /run/vm.qmp        prints qblk0
             """)

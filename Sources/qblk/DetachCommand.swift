@@ -11,7 +11,7 @@ struct DetachCommand: ParsableCommand {
         abstract: "Takes a disk out of a running QEMU.",
         discussion: """
             Asks the guest, waits until it has let go, and ends the disk's server. The guest must be running. A disk whose \
-            VM has ended is cleaned up.
+            VM has ended is cleaned up. Exits with 1 if something that the guest wrote may be lost.
 
             Example:
               qblk detach qblk0 --qmp /run/vm.qmp

@@ -26,9 +26,12 @@ struct ServeCommand: ParsableCommand {
         commandName: "serve",
         abstract: "Serves images to virtual machines: a vhost-user-blk backend.",
         discussion: """
-            Stays in the foreground until SIGTERM or SIGINT, then finishes what is in flight. SIGHUP looks whether raw \
-            images have grown and tells the guests. A front-end may go and come back at any time. A server of a QCOW2 \
-            image that is killed loses nothing when it is started again on the same socket, as long as the VM lives.
+            Stays in the foreground until SIGTERM or SIGINT, then finishes what is in flight; it exits with 1 if something \
+            that was written may be lost. SIGHUP looks whether raw images have grown, and tells the guests that do not know \
+            the size; a guest that comes back is told without it. A front-end may go and come back at any time. A server of a QCOW2 \
+            image that is killed loses nothing when it is started again on the same socket, as long as the VM lives. If the \
+            image's name leads to another file by then, the VM does not get that file: the connection is closed, and the \
+            log says why.
 
             A guest may move to another host while it runs (live migration), if both hosts see the image: a second \
             server with --incoming stands ready there. The first one gives the image back in the moment in which the \
@@ -105,6 +108,10 @@ struct ServeCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("The image, in the words of other backends.", valueName: "path"))
     var blkFile: String?
 
+    /// What the image's files are, in JSON: they are open, under the numbers from 10 on. Used by `attach`.
+    @Option(name: .long, help: .hidden)
+    var openedFiles: String?
+
     @Flag(name: .long, help: "Log to the system's log instead of standard error.")
     var syslog = false
 
@@ -150,7 +157,8 @@ struct ServeCommand: ParsableCommand {
             throw error
         }
         wait(signals, server)
-        server.stop()
+        // The log has said what and why.
+        guard server.stop() else { throw Failure() }
     }
 
     /// What a VM that is not started yet needs for the disk.
@@ -212,15 +220,23 @@ struct ServeCommand: ParsableCommand {
         open.direct = cache.isDirect
         open.blockSize = blockSize
         open.l2CacheLimit = l2Cache.bytes
+        let inherited = try openedFiles.map(InheritedFiles.decoded)
+        defer { withExtendedLifetime(inherited) {} }
+        open.files = inherited?.files
         if let snapshot = disk.snapshot { open.snapshot = try SnapshotChoice.id(snapshot, in: disk.image, open) }
         let isIncoming = incoming && open.writable
-        var options = ExportOptions(
-            chain: try isIncoming ? look(at: disk.image, open) : Self.openPatiently(disk.image, open),
-            name: printable(disk.image))
+        let chain = try isIncoming ? look(at: disk.image, open) : Self.openPatiently(disk.image, open)
+        var options = ExportOptions(chain: chain, name: printable(disk.image))
         options.isIncoming = isIncoming
         // What is only read is shared with the other host.
         if open.writable {
-            options.reopen = { [open] () throws(ImageError) in try Self.openPatiently(disk.image, open) }
+            // The same files, whatever their names lead to when the guest comes (back).
+            let files = try HeldFiles(chain, writable: true)
+            options.reopen = { [open] () throws(ImageError) in
+                var again = open
+                again.files = files.files
+                return try Self.openPatiently(disk.image, again)
+            }
         }
         options.queueCount = disk.queues
         options.serial = disk.serial

@@ -171,7 +171,15 @@ struct AttachTests {
             #expect(foreign.exit == 1 && foreign.errors.contains("qblk did not attach"), "\(foreign)")
             // Nothing runs in this VM: its guest cannot answer.
             let stuck = try shop.qblk("detach", "qblk0", "--qmp", "vm.qmp", "--timeout", "1")
-            #expect(stuck.exit == 1 && stuck.errors.contains("did not let go of the disk within 1 s"), "\(stuck)")
+            #expect(stuck.exit == 1 && stuck.errors.contains("the VM does not run (prelaunch)"), "\(stuck)")
+            #expect(stuck.errors.contains("let the VM run (QMP: cont)") && stuck.errorLines.count == 1, "\(stuck)")
+            // It runs, and its firmware does not look.
+            try machine.monitor().execute("cont")
+            let busy = try shop.qblk("detach", "qblk0", "--qmp", "vm.qmp", "--timeout", "1")
+            #expect(busy.exit == 1 && busy.errors.contains("did not let go of the disk within 1 s"), "\(busy)")
+            try machine.monitor().execute("stop")
+            let paused = try shop.qblk("detach", "qblk0", "--qmp", "vm.qmp", "--timeout", "1")
+            #expect(paused.exit == 1 && paused.errors.contains("the VM does not run (paused)"), "\(paused)")
             #expect(try shop.listed()["qblk0"]?["state"]?.string == "alive")
             let unmap = try shop.qblk("unmap", "qblk0")
             #expect(unmap.exit == 1 && unmap.errors.contains("qblk detach qblk0 --qmp \(machine.qmp)"), "\(unmap)")
@@ -205,6 +213,113 @@ struct AttachTests {
             }
             #expect(isOpen, "QEMU did not reconnect")
             #expect(try shop.listed()["qblk0"]?["state"]?.string == "alive")
+        }
+    }
+
+    /// The server of a disk, once it is another than `old`.
+    private func newServer(_ shop: AttachShop, after old: Int64) throws -> Int64 {
+        for _ in 0..<200 {
+            usleep(50_000)
+            let next = try shop.listed()["qblk0"]?["server-pid"]?.integer ?? old
+            if next != old { return next }
+        }
+        throw UnixSocket.Trouble(description: "no other server came")
+    }
+
+    private func expectConnected(_ machine: PausedMachine) throws {
+        for _ in 0..<100 {
+            let chardevs = try machine.monitor().execute("query-chardev").array ?? []
+            if chardevs.contains(where: {
+                $0["label"]?.string == "qblk0-socket" && $0["frontend-open"] == .bool(true)
+            }) {
+                return
+            }
+            usleep(50_000)
+        }
+        Issue.record("QEMU did not reconnect")
+    }
+
+    @Test("SIGHUP to the supervisor takes nothing away")
+    func hangUp() throws {
+        try withShop { shop in
+            let machine = try PausedMachine(in: shop.folder)
+            #expect(try shop.qblk("attach", "image.qcow2", "--qmp", "vm.qmp").exit == 0)
+            let entry = try #require(try shop.listed()["qblk0"])
+            let supervisor = try #require(entry["supervisor-pid"]?.integer)
+            for _ in 0..<3 {
+                kill(pid_t(supervisor), SIGHUP)
+                usleep(200_000)
+            }
+            let after = try #require(try shop.listed()["qblk0"])
+            #expect(after["state"]?.string == "alive" && after["server-pid"] == entry["server-pid"], "\(after)")
+            try expectConnected(machine)
+            kill(pid_t(supervisor), SIGTERM)
+        }
+    }
+
+    @Test("a disk that lost supervisor and server is mended by the next attach")
+    func mended() throws {
+        try withShop { shop in
+            let machine = try PausedMachine(in: shop.folder)
+            #expect(try shop.qblk("attach", "image.qcow2", "--qmp", "vm.qmp").exit == 0)
+            let entry = try #require(try shop.listed()["qblk0"])
+            let old = try #require(entry["server-pid"]?.integer)
+            for name in ["supervisor-pid", "server-pid"] {
+                kill(pid_t(try #require(entry[name]?.integer)), SIGKILL)
+            }
+            try Command(["qemu-img", "create", "-q", "-f", "qcow2", "other.qcow2", "1M"], in: shop.folder).succeed()
+            let other = try shop.qblk("attach", "other.qcow2", "--qmp", "vm.qmp")
+            #expect(other.output == "qblk1\n", "\(other)")
+            let mended = try #require(try shop.listed()["qblk0"])
+            #expect(mended["state"]?.string == "alive" && mended["server-pid"]?.integer != old, "\(mended)")
+            try expectConnected(machine)
+            #expect(try machine.holdings() == ["qblk0", "qblk0-socket", "qblk1", "qblk1-socket"])
+        }
+    }
+
+    @Test("a server that follows a killed one has the image that it had, whatever became of its name")
+    func renamed() throws {
+        try withShop { shop in
+            let maker = Workshop(folder: shop.folder)
+            try maker.create("64M", "preallocation=metadata", as: "other.qcow2")
+            let machine = try PausedMachine(in: shop.folder)
+            #expect(try shop.qblk("attach", "image.qcow2", "--qmp", "vm.qmp").exit == 0)
+            let first = try #require(try shop.listed()["qblk0"]?["server-pid"]?.integer)
+            try maker.run("sh", "-c", "mv image.qcow2 old.qcow2; mv other.qcow2 image.qcow2")
+            kill(pid_t(first), SIGKILL)
+            _ = try newServer(shop, after: first)
+            try expectConnected(machine)
+            // Whose lock it holds tells which file it has.
+            for (name, isHeld) in [("old.qcow2", true), ("image.qcow2", false)] {
+                let write = try Command(["qemu-io", "-f", "qcow2", "-c", "write 0 512", "\(shop.folder)/\(name)"]).run()
+                #expect(write.errors.contains("lock") == isHeld, "\(name): \(write)")
+            }
+        }
+    }
+
+    @Test("a disk whose image has another file's name is not mended with that file")
+    func replaced() throws {
+        try withShop { shop in
+            let maker = Workshop(folder: shop.folder)
+            try maker.create("64M", "preallocation=metadata", as: "other.qcow2")
+            let machine = try PausedMachine(in: shop.folder)
+            #expect(try shop.qblk("attach", "image.qcow2", "--qmp", "vm.qmp").exit == 0)
+            let entry = try #require(try shop.listed()["qblk0"])
+            for name in ["supervisor-pid", "server-pid"] {
+                kill(pid_t(try #require(entry[name]?.integer)), SIGKILL)
+            }
+            try maker.run("sh", "-c", "mv image.qcow2 old.qcow2; cp other.qcow2 image.qcow2")
+            #expect(try shop.qblk("attach", "other.qcow2", "-r", "--qmp", "vm.qmp").exit == 0)
+            #expect(try shop.listed()["qblk0"]?["state"]?.string == "crippled")
+            let write = try Command(["qemu-io", "-f", "qcow2", "-c", "write 0 512", "\(shop.folder)/image.qcow2"]).run()
+            #expect(write.exit == 0, "\(write)")
+            // With its name back it is mended.
+            try maker.run("sh", "-c", "mv old.qcow2 image.qcow2")
+            // Both ports are in use: the command fails, and looks after the other disks first.
+            let third = try shop.qblk("attach", "other.qcow2", "-r", "--qmp", "vm.qmp")
+            #expect(third.exit == 1 && third.errors.contains("ports of this VM are in use"), "\(third)")
+            #expect(try shop.listed()["qblk0"]?["state"]?.string == "alive")
+            try expectConnected(machine)
         }
     }
 

@@ -55,6 +55,73 @@ struct ProcessTests {
         #expect(try clients[0].perform(.getID).isOK)
     }
 
+    /// A loop device whose file finds no room takes writes, and loses them when they are written back.
+    @Test(.enabled(if: Tools.canLoop, "\(Tools.loopReason)"))
+    func saysByItsExitCodeThatSomethingMayBeLost() throws {
+        try Scratch.withFolder("lost") { folder in
+            try Command(["mount", "-t", "tmpfs", "-o", "size=1M", "none", folder]).succeed()
+            defer { _ = try? Command(["umount", "-l", folder]).run() }
+            try Command(["truncate", "-s", "8M", "\(folder)/file"]).succeed()
+            let loop = try Command(["losetup", "-f", "--show", "\(folder)/file"]).succeed().output
+                .trimmingCharacters(in: .whitespacesAndNewlines)
+            defer { _ = try? Command(["losetup", "-d", loop]).run() }
+            let socket = "\(try Scratch.newFolder("lost-socket"))/s"
+            let server = try DiskServer(loop, format: "raw", socket: socket, options: ["--cache", "writeback"])
+            let (frontend, clients) = try VhostUserFrontend.running(socket)
+            for i in 0..<4 {
+                #expect(try clients[0].perform(.write(sector: UInt64(i) << 11, noise(1 << 20))).isOK)
+            }
+            #expect(try !clients[0].perform(.flush).isOK)
+            frontend.connection.shutDown()
+            let end = try #require(server.stop())
+            #expect(end.exit == 1 && end.errors.contains("what was written last may be lost"), "\(end)")
+        }
+    }
+
+    private func noise(_ count: Int) -> [UInt8] {
+        var noise = Noise(seed: 5)
+        return Array(noise.bytes(count))
+    }
+
+    /// The name of a killed server's image leads to another file: the VM gets no byte of it, and its own disk back with it.
+    @Test(arguments: ["raw", "qcow2"])
+    func neverServesAnotherFileAfterAKill(format: String) throws {
+        let program = try Program(queues: 1)
+        let folder = program.folder
+        for name in ["image", "other"] {
+            try Command(["qemu-img", "create", "-q", "-f", format, "\(folder)/\(name)", "4M"]).succeed()
+        }
+        let server = try DiskServer("\(folder)/image", format: format, socket: "\(folder)/named.sock")
+        var options = FrontendOptions()
+        options.protocolFeatures.insert(.inflightSharedMemory)
+        let (frontend, clients) = try VhostUserFrontend.running(server.socket, options)
+        #expect(try clients[0].perform(.write(sector: 8, [UInt8](repeating: 7, count: 512))).isOK)
+        server.kill()
+        try Command(["sh", "-c", "mv image mine; mv other image"], in: folder).succeed()
+        try server.start()
+        try frontend.reconnect()
+        clients[0].queue.base = clients[0].driver.resumePosition
+        #expect(throws: FrontendError.self) { try frontend.start() }
+        #expect(frontend.connection.isClosed())
+        let end = try #require(server.stop())
+        #expect(end.errors.contains("the VM's disk is another file (inode"), "\(end)")
+        // With its name back the disk is there, unflushed writes and all; and when its server has ended in order, another
+        // file may follow.
+        try Command(["sh", "-c", "mv image other; mv mine image"], in: folder).succeed()
+        try server.start()
+        try frontend.reconnect()
+        try frontend.start()
+        let answer = try clients[0].perform(.read(sector: 8, count: 512))
+        #expect(answer.isOK && answer.data == [UInt8](repeating: 7, count: 512))
+        #expect(server.stop()?.exit == 0)
+        try Command(["mv", "other", "image"], in: folder).succeed()
+        try server.start()
+        try frontend.reconnect()
+        clients[0].queue.base = clients[0].driver.resumePosition
+        try frontend.start()
+        #expect(try clients[0].perform(.read(sector: 8, count: 512)).data == [UInt8](repeating: 0, count: 512))
+    }
+
     @Test(arguments: [true, false])
     func servesAnInheritedSocket(listens: Bool) throws {
         let folder = try Scratch.newFolder("inherited")
