@@ -16,6 +16,7 @@ public final class MovableMachine {
     private let initrd: String
     private let kernel: String
     private let memory = 256
+    private let packed: Bool
     private var running: RunningCommand
     private var line: UnixSocket
     private var monitor: TestMonitor
@@ -53,21 +54,23 @@ public final class MovableMachine {
     }
 
     /// Boots, with the disk that `socket` serves.
-    public init(disk socket: String, in folder: String) throws {
+    public init(disk socket: String, packed: Bool = false, in folder: String) throws {
         self.folder = folder
+        self.packed = packed
         initrd = "\(folder)/initrd"
         let program = "\(folder)/program"
         try Self.program.write(toFile: program, atomically: true, encoding: .utf8)
         kernel = try Command([GuestMachine.run.replacingOccurrences(of: "/run", with: "/initrd"), initrd, program])
             .succeed().output.trimmingCharacters(in: .whitespacesAndNewlines)
         (running, line, monitor) = try Self.start(
-            Self.words(kernel, initrd, memory, socket, "\(folder)/vm0", []), "\(folder)/vm0")
+            Self.words(kernel, initrd, memory, socket, packed, "\(folder)/vm0", []), "\(folder)/vm0")
     }
 
     deinit { running.end() }
 
     private static func words(
-        _ kernel: String, _ initrd: String, _ memory: Int, _ disk: String, _ name: String, _ more: [String]
+        _ kernel: String, _ initrd: String, _ memory: Int, _ disk: String, _ packed: Bool, _ name: String,
+        _ more: [String]
     ) -> [String] {
         let kernelWords =
             "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=nowatchdog clocksource=tsc nmi_watchdog=0 "
@@ -79,7 +82,7 @@ public final class MovableMachine {
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-kernel", kernel, "-initrd", initrd, "-append", kernelWords,
             "-chardev", "socket,id=disk,path=\(disk),reconnect-ms=100",
-            "-device", "vhost-user-blk-pci,chardev=disk,num-queues=2",
+            "-device", "vhost-user-blk-pci,chardev=disk,num-queues=2,packed=\(packed ? "on" : "off")",
             "-serial", "unix:\(name).tty,server=on,wait=off", "-qmp", "unix:\(name).qmp,server=on,wait=off",
         ] + more
     }
@@ -106,7 +109,7 @@ public final class MovableMachine {
         let name = "\(folder)/vm\(moves)"
         let way = "unix:\(folder)/way\(moves)"
         let next = try Self.start(
-            Self.words(kernel, initrd, memory, socket, name, ["-incoming", way]), name)
+            Self.words(kernel, initrd, memory, socket, packed, name, ["-incoming", way]), name)
         try monitor.execute("migrate", "{\"uri\":\"\(way)\"}")
         let end = now() + 120
         while true {

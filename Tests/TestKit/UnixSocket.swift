@@ -11,6 +11,7 @@ public final class UnixSocket: Sendable {
 
     public struct Trouble: Error, CustomStringConvertible {
         public let description: String
+        public init(description: String) { self.description = description }
     }
 
     /// Connects as soon as somebody listens, at most `deadline` seconds from now.
