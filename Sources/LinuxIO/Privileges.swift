@@ -37,8 +37,12 @@ public enum Privileges {
 
     /// Why this process cannot make block devices; nil where nothing is in the way.
     public static var obstacleToDevices: String? {
-        if geteuid() != 0 { return "block devices need root" }
-        if isInUserNamespace { return "this root is one of a user namespace, and block devices need the machine's" }
-        return has(.sysAdmin) ? nil : "this root lacks CAP_SYS_ADMIN, which block devices need"
+        let isRoot = geteuid() == 0
+        if isRoot, isInUserNamespace {
+            return "this root is one of a user namespace, and block devices need the machine's"
+        }
+        // What root may do can be given to other users, too.
+        if has(.sysAdmin), !isInUserNamespace { return nil }
+        return isRoot ? "this root lacks CAP_SYS_ADMIN, which block devices need" : "block devices need root"
     }
 }
