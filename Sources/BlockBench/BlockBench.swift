@@ -97,14 +97,7 @@ public enum BlockBench {
     ) throws -> BenchReport {
         var open = options.open
         open.writable = options.pattern.writes
-        if open.writable, open.format == nil {
-            guard path.hasSuffix(".qcow2") else {
-                throw ImageError(
-                    .unsupported, "the format of a file is not guessed when it is going to be overwritten",
-                    advice: "say -f raw or -f qcow2")
-            }
-            open.format = .qcow2
-        }
+        open.format = try ImageFormat.required(open.format, path: path, readOnly: !open.writable)
         // Taken through the chain also when it is raw: locks, and the refusal of what is no disk.
         let chain = try ImageChain.open(path: path, options: open)
         let watch = BenchWatch(isCancelled: isCancelled, isGone: { false })

@@ -25,7 +25,10 @@ struct DiskSource {
         // A device with a format in it (--format qcow2) is an image.
         isDevice = isBlock && (options.open.format ?? .raw) == .raw && options.open.snapshot == nil
         var open = options.open
-        if isDevice { open.format = .raw }
+        if isDevice {
+            if open.format == nil { try Self.requirePlain(path) }
+            open.format = .raw
+        }
         // The server takes the locks.
         open.lock = false
         let chain: ImageChain
@@ -35,5 +38,18 @@ struct DiskSource {
         format = chain.layers[0].format.rawValue
         size = chain.size
         files = isDevice ? nil : try HeldFiles(chain, writable: !options.readOnly)
+    }
+
+    /// Refuses a device that holds an image: given to the VM as it is, the guest would write over it.
+    private static func requirePlain(_ device: String) throws(ImageError) {
+        do throws(ImageError) {
+            let file = try HostFile.open(path: device, direct: .never)
+            guard try ImageFormat.probe(file) == .raw else {
+                throw .unsupported(
+                    "the device holds a qcow2 image", advice: "say -f qcow2, or -f raw to take the device as it is")
+            }
+        } catch {
+            throw error.named(device)
+        }
     }
 }

@@ -89,7 +89,8 @@ private struct ChainOpener {
         let isTop = layers.isEmpty
         let writable = isTop && options.writable
         let file = try open(name, role: isTop ? nil : "backing file", writable: writable)
-        let format = if let wanted { wanted } else { try ImageFormat.probe(file) }
+        let format =
+            if let wanted { wanted } else { try ImageFormat.probe(file, role: isTop ? nil : "backing file") }
         try lock(file, writable ? .writableImage : isTop || format == .qcow2 ? .readOnlyImage : .rawBacking)
         let metadataFile = files.count
         files.append(file)
@@ -277,22 +278,5 @@ private struct ChainOpener {
         return ImageLayer(
             path: layer.path, format: layer.format, image: layer.image, size: size,
             metadataFile: UInt16(layer.metadataFile), dataFile: UInt16(layer.dataFile), map: map)
-    }
-}
-
-extension ImageFormat {
-    /// What the first bytes say. Only for files opened read-only: a guest that owns a raw disk can write any header.
-    public static func probe(_ file: some ByteSource) throws(ImageError) -> ImageFormat {
-        QCOW2Image.probe(try file.read(at: HostOffset(0), count: 4)) ? .qcow2 : .raw
-    }
-
-    /// The format an image says its backing file has; nil where it says nothing.
-    package static func named(_ name: String?) throws(ImageError) -> ImageFormat? {
-        guard let name else { return nil }
-        guard let format = ImageFormat(rawValue: name) else {
-            throw .unsupported(
-                "the backing file's format \"\(printable(name))\" is not known", advice: "qcow2 and raw are")
-        }
-        return format
     }
 }

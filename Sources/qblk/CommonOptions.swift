@@ -10,7 +10,8 @@ struct ImageOptions: ParsableArguments {
     @Option(
         name: [.short, .long],
         help: ArgumentHelp(
-            "Format of the image: qcow2 or raw. Without it the file's first bytes say.", valueName: "format"))
+            "Format of the image: qcow2 or raw. Without it the file's signature says: for writing only that of a file named *.qcow2.",
+            valueName: "format"))
     var format: ImageFormat?
 
     @Option(
@@ -47,19 +48,6 @@ enum OutputForm: String, ExpressibleByArgument, CaseIterable {
 }
 
 extension ImageFormat: ExpressibleByArgument {}
-
-extension ImageFormat {
-    /// The format to open with; nil: probe it. Who owns a raw disk can write any header into it, so what will be written is
-    /// never guessed.
-    static func required(_ wanted: ImageFormat?, path: String, readOnly: Bool) throws -> ImageFormat? {
-        if let wanted { return wanted }
-        if readOnly { return nil }
-        if path.hasSuffix(".qcow2") { return .qcow2 }
-        throw ImageError(
-            .unsupported, "the format is not guessed for a disk that will be written",
-            advice: "say -f raw or -f qcow2 (or -r)", path: path)
-    }
-}
 
 /// A number of bytes: `4096`, `64k`, `1.5G`.
 struct ByteCount: ExpressibleByArgument {

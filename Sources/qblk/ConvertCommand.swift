@@ -23,8 +23,9 @@ struct ConvertCommand: ParsableCommand {
     @OptionGroup var image: ImageOptions
 
     @Option(
-        name: [.customShort("O"), .long], help: ArgumentHelp("Format to write: qcow2 or raw.", valueName: "format"))
-    var outputFormat: ImageFormat = .raw
+        name: [.customShort("O"), .long],
+        help: ArgumentHelp("Format to write: qcow2 or raw, which is the default.", valueName: "format"))
+    var outputFormat: ImageFormat?
 
     @Option(
         name: [.customShort("l"), .long],
@@ -109,7 +110,8 @@ struct ConvertCommand: ParsableCommand {
     }
 
     func run() throws {
-        if FormatOptions.asksForHelp(formatOptions) { return try Output.write(FormatOptions.help(outputFormat)) }
+        let format = outputFormat ?? .raw
+        if FormatOptions.asksForHelp(formatOptions) { return try Output.write(FormatOptions.help(format)) }
         guard let source, let target else { return }
         let line = ProgressLine(progress && !quiet)
         let quiet = quiet
@@ -118,7 +120,8 @@ struct ConvertCommand: ParsableCommand {
         defer { line.end() }
         do {
             let options = try options(source, target)
-            if outputFormat == .raw {
+            if outputFormat == nil, noCreate { try ImageFormat.requirePlain(output: target) }
+            if format == .raw {
                 try ImageConvert.raw(from: source, to: target, options, report: report, skipped: skipped)
             } else {
                 try ImageConvert.qcow2(from: source, to: target, options, report: report, skipped: skipped)
@@ -132,11 +135,12 @@ struct ConvertCommand: ParsableCommand {
 
     private func options(_ source: String, _ target: String) throws -> ConvertOptions {
         var options = ConvertOptions()
-        if outputFormat == .raw, compress || !formatOptions.isEmpty || backing != nil || backingFormat != nil {
+        let format = outputFormat ?? .raw
+        if format == .raw, compress || !formatOptions.isEmpty || backing != nil || backingFormat != nil {
             throw ImageError(.unsupported, "a raw image has no -c, -o, -B or -F", path: target)
         }
         do throws(ImageError) {
-            options.format = try FormatOptions(formatOptions, for: outputFormat)
+            options.format = try FormatOptions(formatOptions, for: format)
             try options.format.setBacking(backing, format: backingFormat)
         } catch {
             throw error.named(target)

@@ -21,7 +21,11 @@ struct ResizeCommand: ParsableCommand {
               qblk resize --shrink disk.qcow2 5G
             """)
 
-    @Option(name: .short, help: ArgumentHelp("Format of the image: qcow2 or raw.", valueName: "format"))
+    @Option(
+        name: .short,
+        help: ArgumentHelp(
+            "Format of the image: qcow2 or raw. Needed unless the image is qcow2 and named *.qcow2.",
+            valueName: "format"))
     var format: ImageFormat?
 
     @Option(

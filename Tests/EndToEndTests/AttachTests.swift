@@ -94,7 +94,9 @@ struct AttachTests {
             let loop = try Command(["losetup", "-r", "-f", "--show", "image.qcow2"], in: shop.folder).succeed().output
                 .trimmingCharacters(in: .whitespacesAndNewlines)
             defer { _ = try? Command(["losetup", "-d", loop]).run() }
-            let outcome = try shop.qblk("attach", loop, "-r", "--qmp", "vm.qmp", "--serial", "loop")
+            let refused = try shop.qblk("attach", loop, "-r", "--qmp", "vm.qmp")
+            #expect(refused.exit == 1 && refused.errors.contains("holds a qcow2 image"), "\(refused)")
+            let outcome = try shop.qblk("attach", loop, "-f", "raw", "-r", "--qmp", "vm.qmp", "--serial", "loop")
             #expect(outcome.exit == 0 && outcome.output == "qblk0\n", "\(outcome)")
             let blocks = try machine.monitor().execute("query-block").array ?? []
             let block = try #require(blocks.first { $0["qdev"]?.string?.contains("qblk0") == true }, "\(blocks)")

@@ -82,8 +82,8 @@ struct ResizeTests {
             try shop.io(["write -P 7 0 4M"], on: "image")
             try shop.img("snapshot", "-c", "one", "image")
             try shop.io(["write -P 8 1M 2M"], on: "image")
-            let grown = try qblk("resize", "image", "2T", in: folder)
-            let shrunk = try qblk("resize", "--shrink", "image", "2M", in: folder)
+            let grown = try qblk("resize", "-f", "qcow2", "image", "2T", in: folder)
+            let shrunk = try qblk("resize", "-f", "qcow2", "--shrink", "image", "2M", in: folder)
             #expect(grown.exit == (compat == "1.1" ? 0 : 1) && shrunk.exit == grown.exit, "\(grown) \(shrunk)")
             try shop.img("check", "image")
             guard compat == "1.1" else { return }
@@ -102,8 +102,8 @@ struct ResizeTests {
             let shop = Workshop(folder: folder)
             try shop.create("1M", as: "image")
             try shop.io(["write -P 7 0 1M"], on: "image")
-            #expect(try qblk("resize", "-q", "--shrink", "image", "500k", in: folder).exit == 0)
-            #expect(try qblk("resize", "-q", "image", "1M", in: folder).exit == 0)
+            #expect(try qblk("resize", "-f", "qcow2", "-q", "--shrink", "image", "500k", in: folder).exit == 0)
+            #expect(try qblk("resize", "-f", "qcow2", "-q", "image", "1M", in: folder).exit == 0)
             try Command(
                 ["qemu-io", "-f", "qcow2", "-c", "read -P 7 0 500k", "-c", "read -P 0 500k 524k", "image"], in: folder
             ).succeed()
@@ -116,7 +116,7 @@ struct ResizeTests {
             let shop = Workshop(folder: folder)
             try shop.create("1M", as: "image")
             try shop.img("bitmap", "--add", "image", "b")
-            let outcome = try qblk("resize", "image", "2M", in: folder)
+            let outcome = try qblk("resize", "-f", "qcow2", "image", "2M", in: folder)
             #expect(outcome.exit == 1 && outcome.errors.contains("bitmaps"), "\(outcome)")
         }
     }
@@ -129,7 +129,7 @@ struct ResizeTests {
             let script = """
                 qemu-io -f qcow2 -c 'sleep 6000' image >/dev/null 2>&1 & user=$!
                 while ! grep -q ":$(stat -c %i image) " /proc/locks; do sleep 0.1; done
-                '\(Tools.qblk)' resize image 2M 2>&1; echo "exit $?"
+                '\(Tools.qblk)' resize -f qcow2 image 2M 2>&1; echo "exit $?"
                 kill $user
                 """
             let outcome = try Command(["sh", "-c", script], in: folder).run()

@@ -24,8 +24,10 @@ public enum FileCheck {
     /// nil: the format has nothing to check.
     public static func run(_ path: String, _ request: Request) throws(ImageError) -> CheckReport? {
         do {
-            let file = try HostFile.open(path: path, writable: request.repair != nil, direct: .never)
-            let format = if let known = request.options.format { known } else { try ImageFormat.probe(file) }
+            let readOnly = request.repair == nil
+            let named = try ImageFormat.required(request.options.format, path: path, readOnly: readOnly)
+            let file = try HostFile.open(path: path, writable: !readOnly, direct: .never)
+            let format = if let named { named } else { try ImageFormat.probe(file) }
             guard format == .qcow2 else { return nil }
             if request.options.lock {
                 try ImageLock.take(request.repair == nil ? .readOnlyImage : .writableImage, on: file)

@@ -14,13 +14,16 @@ extension ImageInfo {
             "cluster-size": clusterSize.map { .unsigned($0) },
             "format": .string(format),
             "actual-size": .unsigned(actualSize),
-            "format-specific": specific.map { .members(["type": .string("qcow2"), "data": $0.json]) },
+            "format-specific": formatSpecific.map { .members(["type": .string(format), "data": $0]) },
             "full-backing-filename": fullBackingFilename.map { .string($0) },
             "backing-filename": backingFilename.map { .string($0) },
             "encrypted": isEncrypted ? .bool(true) : nil,
             "dirty-flag": .bool(isDirty),
         ])
     }
+
+    /// What only this format has; nil for raw.
+    var formatSpecific: JSONValue? { specific?.json ?? luks?.json(isLayer: false) }
 }
 
 extension FileInfo {
@@ -86,13 +89,14 @@ extension EncryptionInfo {
         switch self {
         case .aes: .members(["format": .string("aes")])
         case .luks(nil): .members(["format": .string("luks")])
-        case .luks(.some(let header)): header.json
+        case .luks(.some(let header)): header.json(isLayer: true)
         }
     }
 }
 
 extension LUKSHeader {
-    var json: JSONValue {
+    /// `isLayer`: the header is a part of a qcow2 image, which says so.
+    func json(isLayer: Bool) -> JSONValue {
         .members([
             "ivgen-alg": .string(ivGenerator),
             "detached-header": .bool(false),
@@ -100,7 +104,7 @@ extension LUKSHeader {
             "cipher-alg": .string(cipher),
             "uuid": .string(uuid),
             "ivgen-hash-alg": ivHash.map { .string($0) },
-            "format": .string("luks"),
+            "format": isLayer ? .string("luks") : nil,
             "cipher-mode": .string(cipherMode),
             "slots": .array(slots.map(\.json)),
             "payload-offset": .unsigned(payloadOffset),

@@ -59,7 +59,12 @@ private struct InfoReader {
         guard seen.insert(file.identity).inserted else {
             throw ImageError(.reference, "the backing chain comes back to this file: a loop")
         }
-        let format = if let known = place.format { known } else { try ImageFormat.probe(file) }
+        if place.format == nil, let container = try container(file, place) {
+            report.images.append(container)
+            return container
+        }
+        let role = isTop ? nil : "backing file"
+        let format = if let known = place.format { known } else { try ImageFormat.probe(file, role: role) }
         if options.lock { try ImageLock.take(isTop || format == .qcow2 ? .readOnlyImage : .rawBacking, on: file) }
         let info = try format == .qcow2 ? qcow2(file, place) : raw(file, place)
         report.images.append(info)
@@ -77,6 +82,22 @@ private struct InfoReader {
     private func raw(_ file: HostFile, _ place: Place) throws(ImageError) -> ImageInfo {
         let info = try FileInfo(file, path: place.path)
         return ImageInfo(filename: place.path, format: "raw", virtualSize: info.length, file: info)
+    }
+
+    /// A LUKS container, of which only the header is read; nil for other files.
+    private func container(_ file: HostFile, _ place: Place) throws(ImageError) -> ImageInfo? {
+        let bytes = try file.read(at: HostOffset(0), count: LUKSHeader.bytes)
+        guard LUKSHeader.isVersion1(bytes), bytes.count == LUKSHeader.bytes else { return nil }
+        if options.lock { try ImageLock.take(.readOnlyImage, on: file) }
+        let header = try LUKSHeader(BigEndianBytes(bytes, base: HostOffset(0)))
+        let info = try FileInfo(file, path: place.path)
+        guard header.payloadOffset <= info.length else {
+            throw .malformed("the LUKS container ends before its payload", advice: "the file is truncated or damaged")
+        }
+        var image = ImageInfo(
+            filename: place.path, format: "luks", virtualSize: info.length - header.payloadOffset, file: info)
+        image.luks = header
+        return image
     }
 
     private mutating func qcow2(_ file: HostFile, _ place: Place) throws(ImageError) -> ImageInfo {

@@ -19,9 +19,9 @@ extension ImageInfo {
         if isDirty { lines.append("cleanly shut down: no") }
         lines += backingLines
         if !snapshots.isEmpty { lines += ["Snapshot list:", Snapshot.heading] + snapshots.map(\.line) }
-        if let specific {
+        if let formatSpecific {
             lines.append("Format specific information:")
-            lines += specific.json.lines(indent: 1)
+            lines += formatSpecific.lines(indent: 1)
         }
         lines += file.lines
         return lines.map { $0 + "\n" }.joined()

@@ -6,7 +6,7 @@ public import QCOW2
 public struct ImageInfo: Sendable {
     /// The name it was opened by.
     public var filename: String
-    /// `qcow2` or `raw`.
+    /// `qcow2`, `raw`, or `luks` for a container, which is named and not read.
     public var format: String
     /// Bytes of the guest's disk.
     public var virtualSize: UInt64
@@ -19,10 +19,12 @@ public struct ImageInfo: Sendable {
     public var backingFormat: String?
     public var snapshots: [Snapshot] = []
     public var specific: QCOW2Info?
+    /// Of a LUKS container.
+    public var luks: LUKSHeader?
     /// The file that holds all this.
     public var file: FileInfo
 
-    public var isEncrypted: Bool { specific?.encryption != nil }
+    public var isEncrypted: Bool { specific?.encryption != nil || luks != nil }
     /// Bytes it takes on its file system.
     public var actualSize: UInt64 { file.actualSize }
 }

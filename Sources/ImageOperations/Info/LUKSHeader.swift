@@ -22,14 +22,18 @@ public struct LUKSHeader: Sendable {
     public let cipher: String
     public let cipherMode: String
     public let ivGenerator: String
+    /// Only for the generator `essiv`.
     public let ivHash: String?
     public let hash: String
     public let payloadOffset: UInt64
     public let iterations: UInt32
     public let slots: [Slot]
 
+    /// Whether the bytes at a file's or an area's start are a LUKS header of version 1.
+    static func isVersion1(_ bytes: [UInt8]) -> Bool { bytes.starts(with: magic + [0, 1]) }
+
     init(_ b: BigEndianBytes) throws(ImageError) {
-        guard b.bytes.starts(with: Self.magic), try b.u16(at: 6) == 1 else {
+        guard Self.isVersion1(b.bytes) else {
             throw .malformed("the LUKS header has no LUKS version 1 magic", at: b.base)
         }
         let name = try Self.text(b, 8, 32)
@@ -44,7 +48,8 @@ public struct LUKSHeader: Sendable {
         cipherMode = parts.first.map(String.init) ?? mode
         let generator = (parts.count > 1 ? parts[1] : "").split(separator: ":", maxSplits: 1)
         ivGenerator = generator.first.map(String.init) ?? ""
-        ivHash = generator.count > 1 ? String(generator[1]) : nil
+        // Other generators use no hash, even where the header names one.
+        ivHash = ivGenerator == "essiv" && generator.count > 1 ? String(generator[1]) : nil
         // XTS keys are two keys.
         cipher = "\(name)-\(keyBytes * 8 / (cipherMode == "xts" ? 2 : 1))"
         var slots: [Slot] = []

@@ -65,9 +65,7 @@ public enum FileResize {
         do throws(ImageError) {
             var open = request.options
             (open.writable, open.direct) = (true, false)
-            if open.format == nil {
-                open.format = try ImageFormat.probe(try HostFile.open(path: request.path, direct: .never))
-            }
+            open.format = try ImageFormat.required(open.format, path: request.path, readOnly: false)
             if open.format == .raw { return try RawResize.run(request, open) }
             // From here on its files are locked.
             let chain = try ImageChain.open(path: request.path, options: open)
