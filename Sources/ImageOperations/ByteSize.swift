@@ -15,31 +15,37 @@ public enum ByteSize {
         return format("%0.3g", value) + " " + units[unit]
     }
 
-    /// `4k`, `1.5G`, `4096`: a number with one of the suffixes b, k, M, G, T, P, E (powers of 1024). nil: not a size.
+    /// `4k`, `1.5G`, `4096`, `1024.0`, `0x1000`: a number, with one of the suffixes b, k, M, G, T, P, E (powers of 1024)
+    /// unless it is hexadecimal, as QEMU reads it: blanks and a plus sign may stand before it, a fraction must have a
+    /// suffix larger than b. nil: not a size.
     public static func parse(_ text: String) -> UInt64? {
-        guard let last = text.last else { return nil }
-        let exponent: UInt64
-        switch last {
-        case "b", "B": exponent = 0
-        case "k", "K": exponent = 10
-        case "m", "M": exponent = 20
-        case "g", "G": exponent = 30
-        case "t", "T": exponent = 40
-        case "p", "P": exponent = 50
-        case "e", "E": exponent = 60
-        default:
-            return text.hasPrefix("0x") ? UInt64(text.dropFirst(2), radix: 16) : UInt64(text)
+        var number = text.drop { $0.isASCII && $0.isWhitespace }
+        if number.first == "+" { number.removeFirst() }
+        if number.hasPrefix("0x") || number.hasPrefix("0X") {
+            let digits = number.dropFirst(2)
+            return digits.allSatisfy { $0.isASCII && $0.isHexDigit } ? UInt64(digits, radix: 16) : nil
         }
-        let number = text.dropLast()
-        guard number.allSatisfy({ $0.isASCII && ($0.isNumber || $0 == ".") }), number.first?.isNumber == true else {
-            return nil
-        }
-        if let whole = UInt64(number) {
-            let (bytes, overflow) = whole.multipliedReportingOverflow(by: 1 << exponent)
-            return overflow ? nil : bytes
-        }
-        guard let fraction = Double(number) else { return nil }
-        return UInt64(exactly: (fraction * Double(UInt64(1) << exponent)).rounded(.down))
+        guard let last = number.last else { return nil }
+        let exponents: [String: UInt64] = ["b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60]
+        let suffix = exponents[last.lowercased()]
+        if suffix != nil { number.removeLast() }
+        return bytes(number, exponent: suffix ?? 0)
+    }
+
+    /// A decimal number times 2^`exponent`, the rest cut off.
+    private static func bytes(_ number: Substring, exponent: UInt64) -> UInt64? {
+        let parts = number.split(separator: ".", maxSplits: 1, omittingEmptySubsequences: false)
+        let fraction = parts.count > 1 ? parts[1] : ""
+        guard number.contains(where: { $0 != "." }), parts.allSatisfy({ $0.allSatisfy { ("0"..."9").contains($0) } }),
+            let whole = parts[0].isEmpty ? 0 : UInt64(parts[0])
+        else { return nil }
+        let (bytes, overflow) = whole.multipliedReportingOverflow(by: 1 << exponent)
+        guard !overflow else { return nil }
+        if fraction.allSatisfy({ $0 == "0" }) { return bytes }
+        guard exponent > 0, let part = Double("0.\(fraction)") else { return nil }
+        let (sum, tooMuch) = bytes.addingReportingOverflow(
+            UInt64((part * Double(UInt64(1) << exponent)).rounded(.down)))
+        return tooMuch ? nil : sum
     }
 
     /// One number through C's printf: what qemu-img prints with, rounding included.

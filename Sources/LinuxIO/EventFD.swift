@@ -2,6 +2,7 @@
 // ring can wait for together with I/O.
 import CQblk
 import Glibc
+import Synchronization
 public import SystemPackage
 
 /// A counter that makes its descriptor readable while it is not zero. Any thread may raise it, one takes it.
@@ -35,7 +36,8 @@ public struct EventFD: ~Copyable, Sendable {
     }
 }
 
-/// Signals as messages. The set is blocked for the calling thread and for those it starts later: make this first.
+/// Signals as messages. The set is blocked for the calling thread and for those it starts later: make this first. SIGINT
+/// and SIGHUP are left out where the process ignores them: they were ignored when it started (nohup), and stay so.
 public struct SignalFD: ~Copyable, Sendable {
     private let owned: OwnedFD
     public var raw: Int32 { owned.raw }
@@ -43,7 +45,9 @@ public struct SignalFD: ~Copyable, Sendable {
     public init(_ signals: [Int32]) throws(Errno) {
         var set = sigset_t()
         sigemptyset(&set)
-        for signal in signals { sigaddset(&set, signal) }
+        for signal in signals where ![SIGINT, SIGHUP].contains(signal) || !SignalFD.isIgnored(signal) {
+            sigaddset(&set, signal)
+        }
         let blocked = pthread_sigmask(SIG_BLOCK, &set, nil)
         if blocked != 0 { throw Errno(rawValue: blocked) }
         owned = OwnedFD(taking: try check(signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))))
@@ -54,10 +58,25 @@ public struct SignalFD: ~Copyable, Sendable {
         var info = signalfd_siginfo()
         while true {
             if read(raw, &info, MemoryLayout<signalfd_siginfo>.size) > 0 {
-                return (Int32(bitPattern: info.ssi_signo), Int32(bitPattern: info.ssi_pid))
+                let signal = Int32(bitPattern: info.ssi_signo)
+                if [SIGINT, SIGTERM].contains(signal) { Self.ending.store(signal, ordering: .relaxed) }
+                return (signal, Int32(bitPattern: info.ssi_pid))
             }
             if errno != EINTR { return nil }
         }
+    }
+
+    private static let ending = Atomic<Int32>(0)
+
+    /// Which of SIGINT and SIGTERM this process took in last; 0: neither.
+    public static var lastEnding: Int32 { ending.load(ordering: .relaxed) }
+
+    /// Whether the process ignores `signal`.
+    public static func isIgnored(_ signal: Int32) -> Bool {
+        var action = sigaction()
+        guard sigaction(signal, nil, &action) == 0 else { return false }
+        return unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self)
+            == unsafeBitCast(SIG_IGN, to: Int.self)
     }
 
     /// Makes writes to closed sockets and pipes fail with EPIPE instead of ending the process.

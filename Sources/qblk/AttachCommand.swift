@@ -98,6 +98,10 @@ struct AttachCommand: ParsableCommand {
         options.serveArguments = words.flatMap { option, value in value.map { [option, $0] } ?? [] }
         let record: AttachmentRecord
         do throws(ImageError) { record = try HotPlug.attach(options) } catch { throw error.named(path) }
-        try Output.write((json ? MapEntry(record).json.text : record.id) + "\n")
+        do { try Output.write((json ? MapEntry(record).json.text : record.id) + "\n") } catch {
+            // The caller does not learn the id, and would not take the disk out again.
+            _ = try? HotPlug.detach(record.id, qmp: qmp, patience: 30_000)
+            throw error
+        }
     }
 }

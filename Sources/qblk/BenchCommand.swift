@@ -24,7 +24,8 @@ struct BenchCommand: ParsableCommand {
 
             Example:
               qblk bench /run/disk.sock --rw randread --iodepth 128 --queues 2 --seconds 5
-              qblk bench -f raw --destroy --rw randwrite --verify --size 1G scratch.img
+              truncate -s 1G scratch.img
+              qblk bench -f raw --destroy --rw randwrite --verify scratch.img
             """)
 
     @Option(name: .long, help: "randread, randwrite, read, write or randrw.")

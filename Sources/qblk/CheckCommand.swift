@@ -2,6 +2,7 @@
 
 public import ArgumentParser
 import DiskTypes
+import Glibc
 import ImageOperations
 public import QCOW2
 
@@ -22,19 +23,20 @@ struct CheckCommand: ParsableCommand {
 
     @OptionGroup var image: ImageOptions
     @OptionGroup var output: OutputOptions
+    @OptionGroup var foreign: ForeignOptions
 
     @Option(
         name: [.customShort("r"), .long],
         help: ArgumentHelp("Repair: leaks gives leaked clusters back, all mends what can be.", valueName: "what"))
     var repair: RepairMode?
 
-    @Flag(name: .short, help: "Show how far it is on standard error.")
+    @Flag(name: [.short, .long], help: "Show how far it is on standard error.")
     var progress = false
 
-    @Flag(name: .short, help: "Say nothing but errors.")
+    @Flag(name: [.short, .long], help: "Say nothing but errors.")
     var quiet = false
 
-    @Option(name: .customShort("T"), help: ArgumentHelp("Accepted for qemu-img's sake.", valueName: "cache"))
+    @Option(name: [.customShort("T"), .long], help: ArgumentHelp("Accepted for qemu-img's sake.", valueName: "cache"))
     var cache: CacheMode = .writeback
 
     @Flag(name: [.customShort("U"), .long], help: "Open the image even if another process writes to it.")
@@ -48,7 +50,7 @@ struct CheckCommand: ParsableCommand {
     }
 
     func run() throws {
-        let line = ProgressLine(progress && !quiet)
+        let line = ProgressLine(progress && !quiet, stream: STDERR_FILENO)
         var request = FileCheck.Request()
         request.options = image.open
         request.options.lock = !forceShare

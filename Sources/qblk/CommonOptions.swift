@@ -32,6 +32,27 @@ struct ImageOptions: ParsableArguments {
     }
 }
 
+/// Options of qemu-img that this program has no use for: they are told by name, with what to do instead.
+struct ForeignOptions: ParsableArguments {
+    @Flag(name: .customLong("image-opts"), help: .hidden)
+    var imageOptions = false
+
+    @Flag(name: .customLong("target-image-opts"), help: .hidden)
+    var targetImageOptions = false
+
+    @Option(name: .customLong("object"), help: .hidden)
+    var objects: [String] = []
+
+    func validate() throws {
+        if imageOptions || targetImageOptions {
+            throw ValidationError("images are named by their files, not by options: leave --image-opts out and say -f")
+        }
+        if !objects.isEmpty {
+            throw ValidationError("there are no objects: --object is for secrets, and encrypted images are not read")
+        }
+    }
+}
+
 /// For people or for scripts.
 struct OutputOptions: ParsableArguments {
     @Flag(name: .long, help: "Print JSON. The same as --output=json.")

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import DiskTypes
+import Glibc
 import ImageChain
 import ImageOperations
 
@@ -17,13 +18,15 @@ struct CompareCommand: ParsableCommand {
               qblk compare -p disk.qcow2 disk.raw
             """)
 
+    @OptionGroup var foreign: ForeignOptions
+
     @Option(
-        name: [.customShort("f"), .long],
+        name: [.customShort("f"), .customLong("a-format"), .long],
         help: ArgumentHelp("Format of the first image: qcow2 or raw.", valueName: "format"))
     var format: ImageFormat?
 
     @Option(
-        name: [.customShort("F"), .long],
+        name: [.customShort("F"), .customLong("b-format"), .long],
         help: ArgumentHelp("Format of the second image: qcow2 or raw.", valueName: "format"))
     var secondFormat: ImageFormat?
 
@@ -36,14 +39,14 @@ struct CompareCommand: ParsableCommand {
     @Flag(name: [.customShort("s"), .long], help: "Sizes and allocation must be the same, too.")
     var strict = false
 
-    @Flag(name: .short, help: "Show how far it is on standard error.")
+    @Flag(name: [.short, .long], help: "Show how far it is, on standard output; with --json on standard error.")
     var progress = false
 
-    @Flag(name: .short, help: "Say nothing but errors.")
+    @Flag(name: [.short, .long], help: "Say nothing but errors.")
     var quiet = false
 
     @Option(
-        name: .customShort("T"),
+        name: [.customShort("T"), .long],
         help: ArgumentHelp("Cache; none and directsync read past the page cache.", valueName: "cache"))
     var cache: CacheMode = .writeback
 
@@ -78,7 +81,7 @@ struct CompareCommand: ParsableCommand {
         options.strict = strict
         options.workers = workers
         options.cancel = Interrupts.watch()
-        let line = ProgressLine(progress && !quiet)
+        let line = ProgressLine(progress && !quiet, stream: json ? STDERR_FILENO : STDOUT_FILENO)
         let result: Comparison
         do {
             result = try ImageCompare.run(first, second, options) { line.show($0.done, of: $0.total) }

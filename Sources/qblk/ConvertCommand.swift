@@ -21,9 +21,13 @@ struct ConvertCommand: ParsableCommand {
             """)
 
     @OptionGroup var image: ImageOptions
+    @OptionGroup var foreign: ForeignOptions
+
+    @Option(name: .long, help: ArgumentHelp("The same as --format.", valueName: "format"))
+    var sourceFormat: ImageFormat?
 
     @Option(
-        name: [.customShort("O"), .long],
+        name: [.customShort("O"), .customLong("target-format"), .long],
         help: ArgumentHelp("Format to write: qcow2 or raw, which is the default.", valueName: "format"))
     var outputFormat: ImageFormat?
 
@@ -42,43 +46,47 @@ struct ConvertCommand: ParsableCommand {
     var targetIsZero = false
 
     @Option(
-        name: [.customShort("S"), .long],
+        name: [.customShort("S"), .customLong("sparse-size"), .long],
         help: ArgumentHelp("Leave runs of zeros of this length out (k, M, G); 0 writes everything.", valueName: "size"))
     var sparse = ByteCount(4096)
 
-    @Option(name: [.customShort("m"), .long], help: ArgumentHelp("Threads, 1 to 16.", valueName: "count"))
+    @Option(
+        name: [.customShort("m"), .customLong("parallel"), .long],
+        help: ArgumentHelp("Threads, 1 to 16.", valueName: "count"))
     var workers = ConvertOptions.defaultWorkers
 
-    @Flag(name: .short, help: ArgumentHelp("Show how far it is on standard error."))
+    @Flag(name: [.short, .long], help: "Show how far it is.")
     var progress = false
 
-    @Flag(name: .short, help: "Say nothing but errors.")
+    @Flag(name: [.short, .long], help: "Say nothing but errors.")
     var quiet = false
 
     @Flag(name: .long, help: "Go on behind what cannot be read; it becomes zeros.")
     var salvage = false
 
     @Option(
-        name: .customShort("t"),
+        name: [.customShort("t"), .long],
         help: ArgumentHelp("Cache of the output; unsafe does not wait for the disk at the end.", valueName: "cache"))
     var targetCache: CacheMode = .writeback
 
     @Option(
-        name: .customShort("T"),
+        name: [.customShort("T"), .long],
         help: ArgumentHelp("Cache of the image; none and directsync read past the page cache.", valueName: "cache"))
     var sourceCache: CacheMode = .writeback
 
-    @Flag(name: .customShort("W"), help: "Accepted for qemu-img's sake: writes are never in order.")
+    @Flag(
+        name: [.customShort("W"), .customLong("oob-writes")],
+        help: "Accepted for qemu-img's sake: writes are never in order.")
     var outOfOrder = false
 
     @Flag(name: [.customShort("U"), .long], help: "Open the image even if another process writes to it.")
     var forceShare = false
 
-    @Flag(name: .short, help: "Compress the clusters (qcow2).")
+    @Flag(name: [.short, .long], help: "Compress the clusters (qcow2).")
     var compress = false
 
     @Option(
-        name: [.customShort("o")],
+        name: [.customShort("o"), .customLong("target-format-options")],
         help: ArgumentHelp(
             "Options of the new qcow2 image, NAME=VALUE,...; help lists them. Repeatable.", valueName: "options"))
     var formatOptions: [String] = []
@@ -91,6 +99,20 @@ struct ConvertCommand: ParsableCommand {
 
     @Option(name: [.customShort("F"), .long], help: ArgumentHelp("Format of the backing file.", valueName: "format"))
     var backingFormat: String?
+
+    @Option(
+        name: [.customShort("r"), .long],
+        help: ArgumentHelp("Read so many bytes of data a second at most (k, M, G).", valueName: "size"))
+    var rateLimit: ByteCount?
+
+    @Flag(name: [.customShort("C"), .long], help: "Accepted for qemu-img's sake.")
+    var copyRangeOffloading = false
+
+    @Flag(help: .hidden)
+    var bitmaps = false
+
+    @Flag(help: .hidden)
+    var skipBrokenBitmaps = false
 
     @Argument(help: "The image.")
     var source: String?
@@ -105,6 +127,10 @@ struct ConvertCommand: ParsableCommand {
         guard target != nil || FormatOptions.asksForHelp(formatOptions) else {
             throw ValidationError("the names of the image and of the output are needed")
         }
+        if bitmaps || skipBrokenBitmaps {
+            throw ValidationError("bitmaps are not copied: leave --bitmaps out, or use qemu-img convert")
+        }
+        guard rateLimit.map({ $0.bytes > 0 }) ?? true else { throw ValidationError("-r takes 1 byte a second or more") }
         guard !targetIsZero || noCreate else { throw ValidationError("--target-is-zero needs -n") }
         guard sparse.bytes % 512 == 0 else { throw ValidationError("-S takes multiples of 512") }
     }
@@ -147,6 +173,7 @@ struct ConvertCommand: ParsableCommand {
         }
         options.compress = compress
         options.source = image.open
+        if let sourceFormat { options.source.format = sourceFormat }
         options.source.lock = !forceShare
         options.source.direct = sourceCache.isDirect
         if let snapshot { options.source.snapshot = try SnapshotChoice.id(snapshot, in: source, options.source) }
@@ -154,6 +181,7 @@ struct ConvertCommand: ParsableCommand {
         options.targetIsZero = targetIsZero
         options.sparse = sparse.bytes
         options.workers = workers
+        options.bytesPerSecond = rateLimit?.bytes
         options.salvage = salvage
         options.flush = targetCache != .unsafe
         options.cancel = Interrupts.watch()

@@ -19,6 +19,8 @@ struct CreateCommand: ParsableCommand {
               qblk create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2
             """)
 
+    @OptionGroup var foreign: ForeignOptions
+
     @Option(name: [.short, .long], help: ArgumentHelp("Format of the new image: qcow2 or raw.", valueName: "format"))
     var format: ImageFormat = .raw
 
@@ -32,7 +34,9 @@ struct CreateCommand: ParsableCommand {
         help: ArgumentHelp("Backing file, as seen from the new image's folder.", valueName: "file"))
     var backing: String?
 
-    @Option(name: [.customShort("F"), .long], help: ArgumentHelp("Format of the backing file.", valueName: "format"))
+    @Option(
+        name: [.customShort("F"), .customShort("B"), .long],
+        help: ArgumentHelp("Format of the backing file.", valueName: "format"))
     var backingFormat: String?
 
     @Flag(name: [.customShort("u"), .long], help: "Write the backing file's name down without looking at the file.")

@@ -10,7 +10,8 @@ struct ExtentsCommand: ParsableCommand {
         commandName: "extents",
         abstract: "Says where the bytes of an image are.",
         discussion: """
-            Prints what `qemu-img map` prints: for people the data and where it lies, with --json every run of the disk.
+            Prints what `qemu-img map` prints: for people the data and where it lies, with --json every run of the disk. \
+            Where the image is damaged, or ends too early, it stops with exit code 1 and an error that names the place.
 
             Example:
               qblk extents --json --start-offset 1G --max-length 64M disk.qcow2
@@ -18,6 +19,7 @@ struct ExtentsCommand: ParsableCommand {
 
     @OptionGroup var image: ImageOptions
     @OptionGroup var output: OutputOptions
+    @OptionGroup var foreign: ForeignOptions
 
     @Option(name: [.short, .long], help: ArgumentHelp("First byte of the disk to look at.", valueName: "offset"))
     var startOffset = ByteCount(0)

@@ -9,15 +9,20 @@ import Glibc
 struct Failure: Error {
     /// Without `qblk: `. nil: everything is said already.
     var line: String?
-    var code: Int32
+    /// nil: that of any error of the verb.
+    var code: Int32?
 
-    init(_ line: String? = nil, code: Int32 = 1) {
+    init(_ line: String? = nil, code: Int32? = nil) {
         self.line = line
         self.code = code
     }
 
-    /// The line of an error in an image.
+    /// The line of an error in an image. Of a lock that is held it says who holds it, if that can be found out.
     static func line(_ error: ImageError) -> String {
+        var error = error
+        if error.kind == .locked, let path = error.path, let user = ImageUser.description(of: path) {
+            error = ImageError(.locked, error.what, at: error.at, advice: user, path: path, number: error.number)
+        }
         let line = error.path.map { "\(printable($0)): \(error)" } ?? "\(error)"
         return line.split(whereSeparator: \.isNewline).joined(separator: " ")
     }
@@ -27,12 +32,12 @@ struct Failure: Error {
         switch error {
         case let failure as Failure:
             if let line = failure.line { warn(line) }
-            return failure.code
+            return failure.code ?? usageCode(arguments)
         case let error as ImageError:
             warn(line(error))
             return usageCode(arguments)
         case is BrokenPipe:
-            return 1
+            return usageCode(arguments)
         default:
             return reportParser(error, arguments)
         }
@@ -44,11 +49,8 @@ struct Failure: Error {
         if Qblk.exitCode(for: error) == .success {
             var out = Output()
             out.line(message)
-            return (try? out.flush()) == nil ? 1 : 0
-        }
-        if let verb = arguments.first, !verb.hasPrefix("-"), !Qblk.verbs.contains(verb) {
-            warn("there is no verb '\(printable(verb))': see `qblk --help`")
-            return 1
+            do { try out.flush() } catch { return report(error, arguments) }
+            return 0
         }
         let said = Qblk.message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
         let help = arguments.first.map { $0.hasPrefix("-") ? "qblk --help" : "qblk \($0) --help" } ?? "qblk --help"

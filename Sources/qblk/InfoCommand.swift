@@ -18,6 +18,7 @@ struct InfoCommand: ParsableCommand {
 
     @OptionGroup var image: ImageOptions
     @OptionGroup var output: OutputOptions
+    @OptionGroup var foreign: ForeignOptions
 
     @Flag(name: .long, help: "Go through the backing files, too. JSON is an array then.")
     var backingChain = false
@@ -25,8 +26,18 @@ struct InfoCommand: ParsableCommand {
     @Flag(name: [.customShort("U"), .long], help: "Open the image even if another process writes to it.")
     var forceShare = false
 
+    @Option(name: [.customShort("t"), .long], help: ArgumentHelp("Accepted for qemu-img's sake.", valueName: "cache"))
+    var cache: CacheMode = .writeback
+
+    @Flag(help: .hidden)
+    var limits = false
+
     @Argument(help: "The image.")
     var path: String
+
+    func validate() throws {
+        if limits { throw ValidationError("--limits is qemu-img's own: it shows how QEMU would cut requests") }
+    }
 
     func run() throws {
         var options = image.open

@@ -1,20 +1,50 @@
-// Why this file exists: a verb that runs for minutes ends cleanly on SIGINT and SIGTERM: one line, a non-zero exit, no
-// half-written message. The second signal kills, should the first not be heard.
+// SIGINT, SIGTERM and SIGHUP end a verb that runs for minutes cleanly: it stops between two pieces of work, says its line,
+// and then ends by that signal, so that a shell's loop around it stops, too. The second signal ends it at once.
 
 import Glibc
 import ImageOperations
+import LinuxIO
+import Synchronization
 
 enum Interrupts {
     /// Read by the handler, which can reach nothing but globals. Made before the handler is.
     private static let flag = CancelFlag()
+    /// The signal that came; 0: none.
+    private static let received = Atomic<Int32>(0)
 
-    /// A flag that SIGINT and SIGTERM set from now on.
+    /// A flag that SIGINT, SIGTERM and SIGHUP set from now on. SIGINT and SIGHUP stay ignored where they were when the program
+    /// started (nohup, a shell's background).
     static func watch() -> CancelFlag {
         let flag = flag
+        _ = received.load(ordering: .relaxed)
         var action = sigaction()
-        action.__sigaction_handler.sa_handler = { _ in Interrupts.flag.set() }
+        action.__sigaction_handler.sa_handler = { signal in
+            Interrupts.received.store(signal, ordering: .relaxed)
+            Interrupts.flag.set()
+        }
         action.sa_flags = Int32(bitPattern: UInt32(SA_RESETHAND))
-        for signal in [SIGINT, SIGTERM, SIGHUP] { sigaction(signal, &action, nil) }
+        for signal in [SIGINT, SIGTERM, SIGHUP] where signal == SIGTERM || !SignalFD.isIgnored(signal) {
+            sigaction(signal, &action, nil)
+        }
         return flag
+    }
+
+    /// The verb runs until `signal` tells it to end: that is its orderly end, with exit code 0.
+    static func treatAsOrderly(_ signal: Int32) {
+        _ = received.compareExchange(expected: signal, desired: 0, ordering: .relaxed)
+    }
+
+    /// Ends the process by the signal that interrupted the verb; returns if none did. Everything is cleaned up and said.
+    static func endBySignal() {
+        var signal = received.load(ordering: .relaxed)
+        // Servers take signals in as messages; SIGTERM is their orderly end.
+        if signal == 0, SignalFD.lastEnding == SIGINT { signal = SIGINT }
+        guard signal != 0 else { return }
+        Glibc.signal(signal, SIG_DFL)
+        var set = sigset_t()
+        sigemptyset(&set)
+        sigaddset(&set, signal)
+        pthread_sigmask(SIG_UNBLOCK, &set, nil)
+        raise(signal)
     }
 }

@@ -17,14 +17,20 @@ enum Main {
         raiseFileLimit()
         if let code = LoopExport.runHiddenVerb(CommandLine.arguments) { exit(code) }
         if let code = HotPlug.runHiddenVerb(CommandLine.arguments) { exit(code) }
-        let arguments = ResizeCommand.prepared(Array(CommandLine.arguments.dropFirst()))
+        // It asks how far a verb is; one that cannot tell goes on.
+        signal(SIGUSR1, SIG_IGN)
+        let arguments = ShortOptions.separated(ResizeCommand.prepared(Array(CommandLine.arguments.dropFirst())))
+        var code: Int32 = 0
         do {
             try refuseEmpty(arguments)
+            try VerbName.check(arguments)
             var command = try Qblk.parseAsRoot(arguments)
             try command.run()
         } catch {
-            exit(Failure.report(error, arguments))
+            code = Failure.report(error, arguments)
         }
+        Interrupts.endBySignal()
+        exit(code)
     }
 
     /// A program may be started with some of these closed. The next file that it opens, an image, would get such a number,

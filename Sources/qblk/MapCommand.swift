@@ -128,6 +128,7 @@ struct MapCommand: ParsableCommand {
         // Nobody serves a dm device; what stays in the foreground only waits for its end.
         while !flag.isSet { usleep(100_000) }
         try DMMap.unmap(record, deferred: true)
+        Interrupts.treatAsOrderly(SIGTERM)
     }
 
     private func mapByLoop(_ open: OpenOptions) throws {

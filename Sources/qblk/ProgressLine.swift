@@ -1,29 +1,59 @@
-// Why this file exists: -p, as qemu-img prints it, but on standard error: standard output is for results.
+// How far a verb is: -p, in qemu-img's form and on its stream, and one line when SIGUSR1 asks.
 
 import Glibc
+import Synchronization
 
-/// One line that says how far it is, rewritten in place.
+/// One line that says how far a verb is, rewritten in place. SIGUSR1 prints it once, also without -p, and ends nothing.
 final class ProgressLine {
+    /// Set by the handler of SIGUSR1, which can reach nothing but globals.
+    private static let isAsked = Atomic<Bool>(false)
+
     private let isOn: Bool
-    private var said = -1
+    private let stream: Int32
+    /// Hundredths of a percent that the line shows; -1: there is no line yet.
+    private var shown = -1
 
-    init(_ isOn: Bool) { self.isOn = isOn }
+    /// `isOn`: -p was given. `stream`: qemu-img's verbs show it on standard output; what only this program has, and what
+    /// prints JSON there, on standard error.
+    init(_ isOn: Bool, stream: Int32 = STDOUT_FILENO) {
+        self.isOn = isOn
+        self.stream = stream
+        Self.isAsked.store(false, ordering: .relaxed)
+        var action = sigaction()
+        action.__sigaction_handler.sa_handler = { _ in ProgressLine.isAsked.store(true, ordering: .relaxed) }
+        action.sa_flags = Int32(SA_RESTART)
+        sigaction(SIGUSR1, &action, nil)
+    }
 
+    /// Shows the first and the last call, and those that moved the line by more than one percent.
     func show(_ done: UInt64, of total: UInt64) {
-        guard isOn else { return }
         let hundredths = total == 0 ? 10_000 : Int(Double(min(done, total)) / Double(total) * 10_000)
-        guard hundredths > said else { return }
-        said = hundredths
-        let fraction = hundredths % 100
-        say("    (\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction)/100%)\r")
+        let isAsked = Self.isAsked.exchange(false, ordering: .relaxed)
+        guard isOn else {
+            if isAsked { say(hundredths, end: "\n", on: STDERR_FILENO) }
+            return
+        }
+        guard isAsked || hundredths > shown + 100 || shown < 0 || (hundredths == 10_000 && shown < hundredths) else {
+            return
+        }
+        // As qemu-img's, it begins at nothing, however far the first step went.
+        if shown < 0, hundredths > 0 { say(0, end: "\r", on: stream) }
+        shown = max(shown, hundredths)
+        say(hundredths, end: "\r", on: stream)
     }
 
     /// Leaves the line. Call it before anything else is said; what is shown after that is a new line.
     func end() {
-        guard isOn, said >= 0 else { return }
-        said = -1
-        say("\n")
+        guard isOn, shown >= 0 else { return }
+        shown = -1
+        say("\n", on: stream)
     }
 
-    private func say(_ text: String) { _ = text.withCString { write(STDERR_FILENO, $0, strlen($0)) } }
+    private func say(_ hundredths: Int, end: String, on stream: Int32) {
+        let fraction = hundredths % 100
+        say("    (\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction)/100%)\(end)", on: stream)
+    }
+
+    /// What cannot be shown is no error of the verb.
+    private func say(_ text: String, on stream: Int32) { _ = text.withCString { write(stream, $0, strlen($0)) } }
 }

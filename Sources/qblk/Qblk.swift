@@ -7,8 +7,9 @@ struct Qblk: ParsableCommand {
         commandName: "qblk",
         abstract: "Makes QCOW2 images usable as block devices.",
         discussion: """
-            The options of info, extents, check, compare, convert, create and resize are those of qemu-img. Results go to standard \
-            output, everything else to standard error. An error is one line:
+            The options of info, extents, check, compare, convert, create and resize are those of qemu-img, joined (-fqcow2) or \
+            long. Results go to standard output, and so does the progress that -p of compare and convert shows; everything else \
+            goes to standard error. A verb that a signal interrupts ends by that signal. An error is one line:
               qblk: IMAGE: what is wrong (where): what to do
 
             Example:

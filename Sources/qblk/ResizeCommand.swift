@@ -21,8 +21,10 @@ struct ResizeCommand: ParsableCommand {
               qblk resize --shrink disk.qcow2 5G
             """)
 
+    @OptionGroup var foreign: ForeignOptions
+
     @Option(
-        name: .short,
+        name: [.short, .long],
         help: ArgumentHelp(
             "Format of the image: qcow2 or raw. Needed unless the image is qcow2 and named *.qcow2.",
             valueName: "format"))
@@ -36,7 +38,7 @@ struct ResizeCommand: ParsableCommand {
     @Flag(name: .long, help: "Allow a smaller size: what lies behind it is lost.")
     var shrink = false
 
-    @Flag(name: .short, help: "Say nothing but errors.")
+    @Flag(name: [.short, .long], help: "Say nothing but errors.")
     var quiet = false
 
     @Option(

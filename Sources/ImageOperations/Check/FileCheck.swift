@@ -90,7 +90,7 @@ extension CheckReport {
             out += "\(leaks) leaked clusters were found on the image.\n"
             out += "This means waste of disk space, but no harm to data.\n"
         }
-        if totalClusters > 0 {
+        if totalClusters > 0, allocatedClusters > 0 {
             out += "\(allocatedClusters)/\(totalClusters) = \(percent(allocatedClusters, totalClusters)) allocated, "
             out += "\(percent(fragmentedClusters, allocatedClusters)) fragmented, "
             out += "\(percent(compressedClusters, allocatedClusters)) compressed clusters\n"

@@ -22,6 +22,8 @@ public struct ConvertOptions: Sendable {
     public var compress = false
     /// Wait until the target is on its disk.
     public var flush = true
+    /// Bytes of data to read in a second at most; nil: no limit.
+    public var bytesPerSecond: UInt64?
     public var cancel = CancelFlag()
 
     public init() {}

@@ -55,7 +55,8 @@ enum ConvertTarget: Sendable {
     func lane() throws(ImageError) -> any TargetLane {
         switch self {
         case .file(let file): file
-        case .image(let chain, let isZero): ImageLane(writer: try ChainReader(chain, depth: 1), isZero: isZero)
+        case .image(let chain, let isZero):
+            ImageLane(writer: try ChainReader(chain, depth: 1), isZero: isZero, path: chain.layers[0].path)
         }
     }
 }
@@ -85,7 +86,7 @@ final class ConvertJob: Sendable {
             chain, tellsZeros: !target.isZero, readsZeros: options.sparse == 0, salvages: options.salvage,
             pieceSize: Self.pieceSize)
         pieceSize = Int(source.pieceSize)
-        queue = PieceQueue(source, options.cancel)
+        queue = PieceQueue(source, options.cancel, bytesPerSecond: options.bytesPerSecond)
     }
 
     /// Runs until everything is written or something failed. The calling thread is the first worker.

@@ -46,7 +46,7 @@ final class ImageWriteJob: Sendable {
             pieceSize: Self.pieceSize, unit: image.clusterSize)
         pieceSize = Int(source.pieceSize)
         depth = !options.compress && chain.files.allSatisfy(\.isTmpfs) ? 2 : 4
-        queue = PieceQueue(source, options.cancel)
+        queue = PieceQueue(source, options.cancel, bytesPerSecond: options.bytesPerSecond)
         places = PlacementQueue(image)
     }
 

@@ -18,14 +18,24 @@ protocol TargetLane {
 struct ImageLane: TargetLane {
     let writer: ChainReader
     let isZero: Bool
+    /// Errors of writing are the output's, not the source's.
+    let path: String
 
     func write(_ bytes: UnsafeRawBufferPointer, at place: UInt64) throws(ImageError) {
-        // The engine reads from it only.
-        try writer.write(GuestOffset(place), from: UnsafeMutableRawBufferPointer(mutating: bytes))
+        do throws(ImageError) {
+            // The engine reads from it only.
+            try writer.write(GuestOffset(place), from: UnsafeMutableRawBufferPointer(mutating: bytes))
+        } catch {
+            throw error.named(path)
+        }
     }
 
     func zero(at place: UInt64, length: UInt64) throws(ImageError) {
         if isZero || length == 0 { return }
-        try writer.zero(GuestOffset(place), length: length, mayUnmap: true)
+        do throws(ImageError) {
+            try writer.zero(GuestOffset(place), length: length, mayUnmap: true)
+        } catch {
+            throw error.named(path)
+        }
     }
 }

@@ -16,6 +16,9 @@ public struct FormatOptions: Sendable {
     /// The lists of any number of `-o`; a later value of a name replaces an earlier one.
     public init(_ lists: [String], for format: ImageFormat) throws(ImageError) {
         for list in lists {
+            guard Self.isList(list) else {
+                throw .unsupported("invalid option list '\(printable(list))'", advice: "write NAME=VALUE,...")
+            }
             for option in Self.split(list) { try take(option, format) }
         }
     }
@@ -24,7 +27,7 @@ public struct FormatOptions: Sendable {
 
     /// Whether a list asks what there is.
     public static func asksForHelp(_ lists: [String]) -> Bool {
-        lists.contains { split($0).contains { $0 == "help" || $0 == "?" } }
+        lists.allSatisfy(isList) && lists.contains { split($0).contains { $0 == "help" || $0 == "?" } }
     }
 
     /// What `-o help` prints.
@@ -53,6 +56,24 @@ public struct FormatOptions: Sendable {
         ("size", "size", "Virtual disk size"),
     ]
 
+    /// Whether a list is one as qemu-img takes it: no option in it is empty or begins with a comma, none is missing at its end.
+    private static func isList(_ list: String) -> Bool {
+        var isStart = true
+        var rest = list[...]
+        while let character = rest.popFirst() {
+            if character != "," {
+                isStart = false
+            } else if isStart {
+                return false
+            } else if rest.first == "," {
+                rest.removeFirst()
+            } else {
+                isStart = true
+            }
+        }
+        return !isStart
+    }
+
     /// At commas, but not at doubled ones, which stand for one.
     static func split(_ list: String) -> [String] {
         var parts: [String] = []
@@ -78,6 +99,9 @@ public struct FormatOptions: Sendable {
     private mutating func take(_ option: String, _ format: ImageFormat) throws(ImageError) {
         let equals = option.firstIndex(of: "=") ?? option.endIndex
         let name = String(option[..<equals])
+        if equals == option.endIndex, Self.names.contains(where: { "no\($0.name)" == name }) {
+            return try take("\(name.dropFirst(2))=off", format)
+        }
         guard Self.names.contains(where: { $0.name == name }), format == .qcow2 || Self.rawNames.contains(name) else {
             throw .unsupported("there is no option '\(printable(name))' for \(format.rawValue)", advice: "see -o help")
         }

@@ -66,9 +66,10 @@ public struct ImageCreate: Sendable {
             request.options.image, of: request.path, request.format, open, isUnsafe: request.isUnsafe)
     }
 
-    /// The same for a conversion's output.
+    /// The same for a conversion's output. `isUnsafe`: whether -u was given; nil for a verb that has no -u.
     static func openBacking(
-        _ options: NewImageOptions, of path: String, _ format: ImageFormat, _ open: OpenOptions, isUnsafe: Bool = false
+        _ options: NewImageOptions, of path: String, _ format: ImageFormat, _ open: OpenOptions,
+        isUnsafe: Bool? = nil
     ) throws(ImageError) -> ImageChain? {
         guard let name = options.backingName else {
             guard options.backingFormat == nil else { throw .unsupported("a backing format without a backing file") }
@@ -78,19 +79,20 @@ public struct ImageCreate: Sendable {
         guard let backingFormat = options.backingFormat else {
             throw .unsupported("a backing file is given without its format", advice: "say -F qcow2 or -F raw")
         }
-        if isUnsafe { return nil }
+        if isUnsafe == true { return nil }
         var open = open
         open.format = try ImageFormat.named(backingFormat)
         open.snapshot = nil
         guard !BackingName.hasProtocol(name) else {
             throw ImageError(
                 .reference, "the backing file \"\(printable(name))\" is not a plain file name",
-                advice: "say -u to write it down unseen")
+                advice: isUnsafe == nil ? "name a file" : "say -u to write it down unseen")
         }
         do throws(ImageError) {
             return try ImageChain.open(path: BackingName.full(name, in: path), options: open)
         } catch {
-            throw ImageError(.reference, "the backing file \(error)", advice: "say -u to go on without it")
+            throw ImageError(
+                .reference, "the backing file \(error)", advice: isUnsafe == nil ? nil : "say -u to go on without it")
         }
     }
 

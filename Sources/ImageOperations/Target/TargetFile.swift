@@ -32,9 +32,11 @@ struct TargetFile {
 
     private static func openOrMake(_ path: String, mayCreate: Bool) throws(ImageError) -> TargetFile {
         if mayCreate, !Filesystem.exists(path) {
-            let fd = Glibc.open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0o644)
+            // A link that leads nowhere yet is followed, as open(2) does; the file is made under its own name.
+            let place = try target(ofLink: path)
+            let fd = Glibc.open(place, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0o644)
             if fd >= 0 {
-                let file = try HostFile.adopt(OwnedFD(taking: fd), path: path, writable: true, direct: .never)
+                let file = try HostFile.adopt(OwnedFD(taking: fd), path: place, writable: true, direct: .never)
                 return TargetFile(file: file, isNew: true)
             }
             guard errno == EEXIST else {
@@ -46,6 +48,21 @@ struct TargetFile {
         } catch {
             throw error.named(path)
         }
+    }
+
+    /// Where the links lead that `path` is; `path` itself where it is none.
+    private static func target(ofLink path: String) throws(ImageError) -> String {
+        var place = path
+        for _ in 0..<40 {
+            var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+            let count = readlink(place, &buffer, buffer.count)
+            guard count > 0 else { return place }
+            guard let link = String(validating: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self) else {
+                throw ImageError(.reference, "is a link to a name that is not UTF-8", path: path)
+            }
+            place = link.hasPrefix("/") ? link : "\(Filesystem.parent(of: place))/\(link)"
+        }
+        throw ImageError(.system, "cannot be made: \(errorText(ELOOP))", path: path)
     }
 
     /// Throws away what the file had. On a device only its first bytes go: it is no image any more.

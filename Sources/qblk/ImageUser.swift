@@ -1,0 +1,64 @@
+// "Is another process using the image?" is a question that this program can often answer itself: its own maps and disks in
+// VMs stand in the registry, and other processes have the file open.
+
+import DiskTypes
+import LinuxIO
+import MapRegistry
+
+enum ImageUser {
+    /// Who uses the file at `path`, and how it is released; nil where that cannot be found out. Files are compared by
+    /// identity, names of maps may be anything.
+    static func description(of path: String) -> String? {
+        guard let identity = Filesystem.identity(of: path) else { return nil }
+        let registry = MapRegistry()
+        let maps = (try? registry.all()) ?? []
+        let disks = (try? AttachmentRegistry(registry).all()) ?? []
+        if let map = maps.first(where: { isSame($0.image, identity) || isBacking($0, identity) }) {
+            return
+                "it is mapped as \(printable(map.name)) (\(map.device)): `qblk unmap \(printable(map.name))` takes it down"
+        }
+        if let disk = disks.first(where: { isSame($0.image, identity) }) {
+            return "it is the disk \(printable(disk.id)) of a VM: qblk detach \(disk.id) --qmp \(printable(disk.qmp))"
+        }
+        guard let pid = process(with: identity) else { return nil }
+        if let map = maps.first(where: { [$0.server?.pid, $0.supervisor?.pid].contains(pid) }) {
+            return "the map \(printable(map.name)) (\(map.device)) uses it"
+        }
+        if let disk = disks.first(where: { [$0.server?.pid, $0.supervisor?.pid].contains(pid) }) {
+            return "the disk \(printable(disk.id)) of a VM uses it"
+        }
+        let name = Filesystem.readIfThere("/proc/\(pid)/comm")?.filter { !$0.isNewline } ?? "a process"
+        return "\(printable(name)) (process \(pid)) has it open"
+    }
+
+    private static func isSame(_ path: String, _ identity: FileIdentity) -> Bool {
+        Filesystem.identity(of: path) == identity
+    }
+
+    /// A plain loop device tells its file by number: the image may have another name by now.
+    private static func isBacking(_ map: MapRecord, _ identity: FileIdentity) -> Bool {
+        map.backingDevice == identity.device && map.backingInode == identity.inode
+    }
+
+    /// A process, other than this one, that has the file open: one that may write to it before one that reads.
+    private static func process(with identity: FileIdentity) -> Int32? {
+        let own = ProcessIdentity.current.pid
+        var reader: Int32?
+        for name in Filesystem.listIfThere("/proc") {
+            guard let pid = Int32(name), pid != own else { continue }
+            for fd in Filesystem.listIfThere("/proc/\(pid)/fd")
+            where Filesystem.identity(of: "/proc/\(pid)/fd/\(fd)") == identity {
+                if mayWrite(pid, fd) { return pid }
+                reader = reader ?? pid
+            }
+        }
+        return reader
+    }
+
+    /// The access mode is in the lowest two bits of the flags, which stand there in octal.
+    private static func mayWrite(_ pid: Int32, _ fd: String) -> Bool {
+        let lines = (Filesystem.readIfThere("/proc/\(pid)/fdinfo/\(fd)") ?? "").split(separator: "\n")
+        let flags = lines.first { $0.hasPrefix("flags:") }?.split(separator: "\t").last.flatMap { Int($0, radix: 8) }
+        return (flags ?? 0) & 3 != 0
+    }
+}
