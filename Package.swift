@@ -125,17 +125,17 @@ let package = Package(
         // Never shipped: what a request costs, counted by callgrind (in this package, for what is `package` in it).
         .executableTarget(
             name: "WorkerCost",
-            dependencies: ["VhostUserBlk", "Virtqueue", "VirtqueueMock", "ImageChain", "DiskTypes"],
+            dependencies: ["VhostUserBlk", "Virtqueue", "VirtqueueMock", "ImageChain", "DiskTypes", system],
             path: "tools/worker-cost", exclude: ["cost", "cost.tsv"], swiftSettings: hot),
         // tests
         .testTarget(
             name: "BlockBenchTests",
-            dependencies: ["BlockBench", "VhostUserFrontend", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit"],
+            dependencies: ["BlockBench", "VhostUserFrontend", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit", system],
             swiftSettings: house),
         .testTarget(
             name: "BlockEngineTests",
             dependencies: [
-                "BlockEngine", "CountAllocations", "FailCalls", "ImageChain", "LinuxIO", "DiskTypes", "TestKit",
+                "BlockEngine", "CountAllocations", "FailCalls", "ImageChain", "LinuxIO", "DiskTypes", "TestKit", system,
             ],
             swiftSettings: house + [fast]),
         .target(name: "CountAllocations", path: "Tests/CountAllocations"),
@@ -144,23 +144,27 @@ let package = Package(
             name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
         .testTarget(
             name: "DeviceMapperMapTests",
-            dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes"],
+            dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", system],
             swiftSettings: house),
         .testTarget(
             name: "FuseExportTests",
-            dependencies: ["FuseExport", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", "TestKit"],
+            dependencies: [
+                "FuseExport", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", "TestKit", system,
+            ],
             swiftSettings: house),
         .testTarget(
-            name: "MapRegistryTests", dependencies: ["MapRegistry", "LinuxIO", "DiskTypes"], swiftSettings: house),
+            name: "MapRegistryTests", dependencies: ["MapRegistry", "LinuxIO", "DiskTypes", system],
+            swiftSettings: house),
         .testTarget(
             name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", system], swiftSettings: house),
         .testTarget(
-            name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "DiskTypes", "TestKit"], swiftSettings: house),
+            name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "DiskTypes", "TestKit", system],
+            swiftSettings: house),
         .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
         .testTarget(
             name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
         .testTarget(
-            name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes"],
+            name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes", system],
             swiftSettings: house),
         .testTarget(
             name: "VhostUserBlkTests",
@@ -171,7 +175,9 @@ let package = Package(
             swiftSettings: house),
         .testTarget(
             name: "VhostUserFrontendTests",
-            dependencies: ["VhostUserFrontend", "VhostUserWire", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit"],
+            dependencies: [
+                "VhostUserFrontend", "VhostUserWire", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit", system,
+            ],
             swiftSettings: house),
         .testTarget(name: "VhostUserWireTests", dependencies: ["VhostUserWire"], swiftSettings: house),
         .testTarget(

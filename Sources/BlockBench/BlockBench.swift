@@ -4,7 +4,7 @@ public import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
-import SystemPackage
+public import SystemPackage
 import VhostUserFrontend
 import Virtqueue
 
@@ -16,7 +16,7 @@ import Virtqueue
 ///     print(report.iops, report.latency.p99)
 public enum BlockBench {
     public static func run(
-        _ path: String, _ options: BenchOptions, isCancelled: @escaping () -> Bool = { false }
+        _ path: FilePath, _ options: BenchOptions, isCancelled: @escaping () -> Bool = { false }
     ) throws(ImageError) -> BenchReport {
         if let problem = options.problem { throw ImageError(.unsupported, problem) }
         do {
@@ -31,7 +31,7 @@ public enum BlockBench {
     }
 
     private static func measured(
-        _ path: String, _ options: BenchOptions, _ isCancelled: @escaping () -> Bool
+        _ path: FilePath, _ options: BenchOptions, _ isCancelled: @escaping () -> Bool
     ) throws -> BenchReport {
         if options.pattern.writes, !options.destroy {
             throw ImageError(
@@ -42,15 +42,14 @@ public enum BlockBench {
         return try file(path, options, isCancelled)
     }
 
-    private static func isSocket(_ path: String) -> Bool {
-        var status = stat()
-        return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
+    private static func isSocket(_ path: FilePath) -> Bool {
+        path.fileType == S_IFSOCK
     }
 
     // MARK: targets
 
     private static func socket(
-        _ path: String, _ options: BenchOptions, _ isCancelled: @escaping () -> Bool
+        _ path: FilePath, _ options: BenchOptions, _ isCancelled: @escaping () -> Bool
     ) throws -> BenchReport {
         let size = SlotRing.size(depth: options.depth, isIndirect: true)
         let widest = SlotRing.size(depth: options.depth, isIndirect: false)
@@ -93,7 +92,7 @@ public enum BlockBench {
     }
 
     private static func file(
-        _ path: String, _ options: BenchOptions, _ isCancelled: @escaping () -> Bool
+        _ path: FilePath, _ options: BenchOptions, _ isCancelled: @escaping () -> Bool
     ) throws -> BenchReport {
         var open = options.open
         open.writable = options.pattern.writes

@@ -6,6 +6,7 @@ import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
+import SystemPackage
 
 /// The loop devices of a map in the making.
 struct DMLoops {
@@ -59,7 +60,7 @@ struct DMLoops {
     /// A loop device below a map's device, and the file it stands for.
     struct Below: Equatable {
         let name: String
-        let file: String
+        let file: FilePath
 
         var isThere: Bool { DMLoops.backing(name) == file }
     }
@@ -78,7 +79,7 @@ struct DMLoops {
         for _ in 0..<100 where loops.contains(where: \.isThere) { usleep(10_000) }
     }
 
-    private static func backing(_ name: String) -> String? {
+    private static func backing(_ name: String) -> FilePath? {
         Int32(name.dropFirst(4)).flatMap(LoopDevice.backingFile)
     }
 }

@@ -84,7 +84,7 @@ public enum DMMap {
         _ chain: ImageChain, _ options: DMMapOptions, _ naming: DMNaming, _ table: DMTable
     ) -> MapRecord {
         var record = MapRecord(
-            name: naming.name, image: absolute(options.image), format: chain.layers[0].format.rawValue,
+            name: naming.name, image: Filesystem.absolute(options.image), format: chain.layers[0].format.rawValue,
             snapshot: options.open.snapshot, size: table.sectors * DMLimits.sectorSize, how: .dm,
             device: DMNode.path(naming.name), readOnly: true, created: Int64(time(nil)))
         record.imageIdentity = chain.files[0].identity
@@ -124,11 +124,5 @@ public enum DMMap {
         return ImageError(
             .reference, "\(DMNode.path(device.name)) is there already, made by \(whose)",
             advice: "choose another name with --name, or remove it with `dmsetup remove \(device.name)`")
-    }
-
-    private static func absolute(_ path: String) -> String {
-        guard let real = realpath(path, nil) else { return path }
-        defer { free(real) }
-        return String(cString: real)
     }
 }

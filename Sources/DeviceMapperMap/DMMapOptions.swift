@@ -2,11 +2,12 @@
 
 public import ImageChain
 public import MapRegistry
+public import SystemPackage
 
 /// How to make a device-mapper device of an image.
 public struct DMMapOptions: Sendable {
     /// Path of the image.
-    public var image: String
+    public var image: FilePath
     /// How to open it. `format` nil probes.
     public var open: OpenOptions
     /// Name of the map and of the device; nil: the file's name.
@@ -16,7 +17,7 @@ public struct DMMapOptions: Sendable {
     /// Where maps are written down.
     public var registry = MapRegistry()
 
-    public init(image: String, open: OpenOptions = OpenOptions()) {
+    public init(image: FilePath, open: OpenOptions = OpenOptions()) {
         self.image = image
         self.open = open
     }

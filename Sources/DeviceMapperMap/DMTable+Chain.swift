@@ -4,6 +4,7 @@ import BlockEngine
 public import DiskTypes
 public import ImageChain
 import LinuxIO
+public import SystemPackage
 
 extension DMTable {
     /// The table of a chain, or what is in its way. Throws where the image itself cannot be read.
@@ -18,7 +19,7 @@ extension DMTable {
         while let step = walker.next() {
             if case .damaged(let damage) = step, damage.reason == .tableUnreadable {
                 // Not the image's fault: the system could not read it now. That must not become part of a table.
-                throw ImageError(.system, damage.description, path: path(ofLayer: damage.layer, in: chain))
+                throw ImageError(.system, damage.description, path: path(ofLayer: damage.layer, in: chain)?.name)
             }
             do throws(DMObstacle) {
                 try builder.add(step)
@@ -43,14 +44,14 @@ extension DMTable {
 
     /// What `qblk table` puts for the files: `devices`, one for each file that the table uses, in the order of the
     /// chain; without any, the files' own paths.
-    public func names(for chain: ImageChain, devices: [String] = []) throws(ImageError) -> DMDeviceNames {
-        var texts: [UInt16: String] = [:]
+    public func names(for chain: ImageChain, devices: [FilePath] = []) throws(ImageError) -> DMDeviceNames {
+        var texts: [UInt16: FilePath] = [:]
         guard !devices.isEmpty else {
             for file in files { texts[file] = chain.files[Int(file)].path }
             return try DMDeviceNames(paths: texts)
         }
         guard devices.count == files.count else {
-            let paths = files.map { chain.files[Int($0)].path }.joined(separator: ", ")
+            let paths = files.map { printable(chain.files[Int($0)].path) }.joined(separator: ", ")
             throw ImageError(
                 .reference, "the table uses \(files.count) file\(files.count == 1 ? "" : "s"), not \(devices.count)",
                 advice: "give --device once for each of: \(paths)")
@@ -59,7 +60,7 @@ extension DMTable {
         return try DMDeviceNames(paths: texts)
     }
 
-    private static func path(ofLayer layer: UInt16, in chain: ImageChain) -> String? {
+    private static func path(ofLayer layer: UInt16, in chain: ImageChain) -> FilePath? {
         Int(layer) < chain.layers.count ? chain.layers[Int(layer)].path : nil
     }
 }

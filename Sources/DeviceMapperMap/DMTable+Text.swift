@@ -2,6 +2,8 @@
 // devices that stand for the files.
 
 public import DiskTypes
+import LinuxIO
+public import SystemPackage
 
 /// What stands for the files of a chain and for zeros when a table is written out: `7:0`, or a path.
 public struct DMDeviceNames: Equatable, Sendable {
@@ -17,15 +19,18 @@ public struct DMDeviceNames: Equatable, Sendable {
 
     /// The files' own paths, as `qblk table` prints them: to be replaced by the loop devices over them.
     ///
-    /// Blanks are escaped the way the kernel reads parameters. A line break cannot be: a table is lines.
-    public init(paths: [UInt16: String]) throws(ImageError) {
+    /// Blanks are escaped the way the kernel reads parameters. A line break cannot be: a table is lines. Nor can
+    /// what is not UTF-8: a table is text.
+    public init(paths: [UInt16: FilePath]) throws(ImageError) {
         var escaped: [UInt16: String] = [:]
         for (file, path) in paths {
-            guard !path.utf8.contains(0x0a) else {
-                throw ImageError.unsupported("a table cannot name a file whose path has a line break").named(path)
+            guard let name = path.name.text, !name.utf8.contains(0x0a) else {
+                throw ImageError.unsupported(
+                    "a table cannot name a file whose path has a line break or is not UTF-8"
+                ).named(path)
             }
             var text = ""
-            for scalar in path.unicodeScalars {
+            for scalar in name.unicodeScalars {
                 if scalar == " " || scalar == "\t" || scalar == "\\" { text += "\\" }
                 text.unicodeScalars.append(scalar)
             }

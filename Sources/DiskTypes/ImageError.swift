@@ -25,12 +25,12 @@ public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
     /// What to do about it, if anything helps.
     public let advice: String?
     /// The image it was found in, filled in by whoever opened it.
-    public var path: String?
+    public var path: FileName?
     /// The errno with which the system refused, if it was the system: who has a kernel or a guest to answer gives it on.
     public let number: Int32?
 
     public init(
-        _ kind: Kind, _ what: String, at: HostOffset? = nil, advice: String? = nil, path: String? = nil,
+        _ kind: Kind, _ what: String, at: HostOffset? = nil, advice: String? = nil, path: FileName? = nil,
         number: Int32? = nil
     ) {
         self.kind = kind
@@ -49,11 +49,14 @@ public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
     }
 
     /// The same error, said of the file at `path`, unless a deeper file is named already.
-    public func named(_ path: String) -> ImageError {
+    public func named(_ path: FileName) -> ImageError {
         var copy = self
         if copy.path == nil { copy.path = path }
         return copy
     }
+
+    /// The same error, said of what is called `name`: a device, a map.
+    public func named(_ name: String) -> ImageError { named(FileName(name)) }
 
     public var description: String {
         var line = what

@@ -4,17 +4,18 @@ import CQblk
 import DiskTypes
 import Glibc
 import LinuxIO
+import SystemPackage
 
 /// A mounted FUSE file and the descriptors that its requests come from. Closing the last of them ends it.
 struct FuseConnection: ~Copyable {
-    let mountPoint: String
+    let mountPoint: FilePath
     /// One open /dev/fuse a worker. The first is the one that was mounted; the others are its clones.
     let devices: [Int32]
     /// The kernel can send requests again that a dead server had taken.
     let canResend: Bool
 
     /// Mounts a file at `mountPoint`, an existing regular file, and agrees with the kernel on how to talk.
-    init(mountPoint: String, file: FuseFile, name: String, workers: Int) throws(ImageError) {
+    init(mountPoint: FilePath, file: FuseFile, name: FilePath, workers: Int) throws(ImageError) {
         var opened: [Int32] = []
         var mounted = false
         do throws(ImageError) {
@@ -26,7 +27,7 @@ struct FuseConnection: ~Copyable {
             self.canResend = canResend
         } catch {
             for device in opened { close(device) }
-            if mounted { umount2(mountPoint, QB_MNT_DETACH) }
+            if mounted { Self.unmount(mountPoint) }
             throw error
         }
         self.mountPoint = mountPoint
@@ -49,6 +50,8 @@ struct FuseConnection: ~Copyable {
         ImageError(.system, "\(what): \(errorText(errno))", advice: advice)
     }
 
+    private static func unmount(_ path: FilePath) { _ = path.withPlatformString { umount2($0, QB_MNT_DETACH) } }
+
     private static func openDevice() throws(ImageError) -> Int32 {
         let fd = open("/dev/fuse", O_RDWR | O_CLOEXEC)
         guard fd >= 0 else {
@@ -69,12 +72,14 @@ struct FuseConnection: ~Copyable {
     }
 
     private static func mount(
-        _ device: Int32, at path: String, file: FuseFile, name: String
+        _ device: Int32, at path: FilePath, file: FuseFile, name: FilePath
     ) throws(ImageError) {
         let rootMode = String(file.mode, radix: 8)
         let options = "fd=\(device),rootmode=\(rootMode),user_id=0,group_id=0,max_read=\(FuseLimits.maxRead)"
         let flags = UInt(MS_NOSUID) | UInt(MS_NODEV) | UInt(MS_NOEXEC) | (file.readOnly ? UInt(MS_RDONLY) : 0)
-        let result = options.withCString { CQblk.mount(name, path, "fuse.qblk", flags, $0) }
+        let result = name.withPlatformString { source in
+            path.withPlatformString { CQblk.mount(source, $0, "fuse.qblk", flags, options) }
+        }
         guard result == 0 else { throw failed("cannot mount the FUSE file \(path)") }
     }
 

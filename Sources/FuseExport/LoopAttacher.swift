@@ -8,13 +8,13 @@ import SystemPackage
 
 /// Attaches a loop device to a FUSE file, on a thread of its own.
 struct LoopAttacher: ThreadWork {
-    let path: String
+    let path: FilePath
     let readOnly: Bool
     let blockSize: Int
     let outcome: Mailbox<Result<LoopDevice, ImageError>>
 
     static func start(
-        _ path: String, readOnly: Bool, blockSize: Int
+        _ path: FilePath, readOnly: Bool, blockSize: Int
     ) throws(ImageError) -> Mailbox<Result<LoopDevice, ImageError>> {
         do throws(Errno) {
             let outcome: Mailbox<Result<LoopDevice, ImageError>> = try Mailbox()
@@ -35,7 +35,7 @@ struct LoopAttacher: ThreadWork {
     }
 
     private func attach() throws(ImageError) -> LoopDevice {
-        let fd = open(path, (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
+        let fd = path.open((readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
         guard fd >= 0 else { throw ImageError(.system, "cannot open \(path): \(errorText(errno))") }
         let file = OwnedFD(taking: fd)
         // Until somebody asks, the kernel takes a fresh FUSE file for empty; its loop driver has asked since Linux 6.16.

@@ -9,23 +9,27 @@ import SystemPackage
 
 enum LoopCleanup {
     /// Fails everything that waits for the FUSE file, now and later. The mount stays.
-    static func abort(_ mountPoint: String) {
+    static func abort(_ mountPoint: FilePath) {
         // MNT_FORCE ends the connection before it asks whether the mount is busy, and a loop device keeps it busy.
-        umount2(mountPoint, Int32(MNT_FORCE) | Int32(QB_UMOUNT_NOFOLLOW))
+        unmount(mountPoint, Int32(MNT_FORCE))
     }
 
     /// Takes the mount out of the tree. Whoever still has the file open keeps it until the connection ends.
-    static func unmount(_ mountPoint: String) {
+    static func unmount(_ mountPoint: FilePath) {
         for _ in 0..<20 {
-            if umount2(mountPoint, Int32(QB_UMOUNT_NOFOLLOW)) == 0 || errno != EBUSY { return }
+            if unmount(mountPoint, 0) == 0 || errno != EBUSY { return }
             usleep(10_000)
         }
-        umount2(mountPoint, Int32(QB_MNT_DETACH) | Int32(QB_UMOUNT_NOFOLLOW))
+        unmount(mountPoint, Int32(QB_MNT_DETACH))
+    }
+
+    @discardableResult private static func unmount(_ mountPoint: FilePath, _ flags: Int32) -> Int32 {
+        mountPoint.withPlatformString { umount2($0, flags | Int32(QB_UMOUNT_NOFOLLOW)) }
     }
 
     /// Ends the connection of a FUSE file that nothing uses any more, and takes its mount away. Other mount namespaces may
     /// hold copies of the mount, which would keep the connection, and so the server, for as long as they last.
-    static func endConnection(_ mountPoint: String) {
+    static func endConnection(_ mountPoint: FilePath) {
         abort(mountPoint)
         unmount(mountPoint)
     }
@@ -82,13 +86,13 @@ enum LoopCleanup {
 
     /// Takes down a map that has no record, because what made it was killed: the loop devices on its FUSE file, and the
     /// mount. Nobody was told of the device yet, so nobody is asked. A server that is left ends with its connection.
-    static func takeDownUnrecorded(_ mountPoint: String) throws(ImageError) {
+    static func takeDownUnrecorded(_ mountPoint: FilePath) throws(ImageError) {
         var isMounted = false
         do throws(Errno) { isMounted = try MountTable.read().contains { $0.mountPoint == mountPoint } } catch {
             throw ImageError(.system, "cannot read the mount table: \(errorText(error.rawValue))")
         }
         if isMounted { abort(mountPoint) }
-        let names = [mountPoint, mountPoint + " (deleted)"]
+        let names = [mountPoint, mountPoint.extended(" (deleted)")]
         for device in try LoopDevice.all() {
             guard let file = device.backingFile, names.contains(file) else { continue }
             try device.detach()

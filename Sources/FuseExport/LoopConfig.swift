@@ -5,6 +5,8 @@ import FoundationEssentials
 import Glibc
 import ImageChain
 import MapRegistry
+import LinuxIO
+import SystemPackage
 
 /// What supervisor and server must know. Paths are absolute, and for messages only: the files are handed over as
 /// descriptors.
@@ -16,9 +18,9 @@ struct LoopConfig: Codable, Sendable {
     var size: UInt64
     /// Bytes of a logical block of the device.
     var blockSize: Int
-    var image: String
+    @CodedPath var image: FilePath
     var format: String
-    var allowedFolders: [String]
+    @CodedPaths var allowedFolders: [FilePath]
     var snapshot: String?
     var l2CacheLimit: UInt64
     var lock: Bool
@@ -26,17 +28,17 @@ struct LoopConfig: Codable, Sendable {
     var depthLimit: Int
     var readOnly: Bool
     var workers: Int
-    var executable: String
-    var registryFolder: String
+    @CodedPath var executable: FilePath
+    @CodedPath var registryFolder: FilePath
 
-    init(_ options: LoopMapOptions, name: String, image: String, chain: ImageChain) {
+    init(_ options: LoopMapOptions, name: String, image: FilePath, chain: ImageChain) {
         self.name = name
         files = chain.knownFiles
         size = chain.size
         blockSize = options.open.blockSize
-        self.image = image
+        _image = CodedPath(wrappedValue: image)
         format = (chain.layers.first?.format ?? .raw).rawValue
-        allowedFolders = options.open.allowedFolders
+        _allowedFolders = CodedPaths(wrappedValue: options.open.allowedFolders)
         snapshot = options.open.snapshot
         l2CacheLimit = options.open.l2CacheLimit
         lock = options.open.lock
@@ -44,8 +46,8 @@ struct LoopConfig: Codable, Sendable {
         depthLimit = options.open.depthLimit
         readOnly = options.readOnly
         workers = max(1, min(options.workers, 16))
-        executable = options.executable
-        registryFolder = options.registry.folder
+        _executable = CodedPath(wrappedValue: options.executable)
+        _registryFolder = CodedPath(wrappedValue: options.registry.folder)
     }
 
     private func open(_ use: OpenedFile.Use, from first: Int32) -> OpenOptions {
@@ -110,7 +112,7 @@ struct LoopReport: Codable, Sendable {
         var what: String
         var at: UInt64?
         var advice: String?
-        var path: String?
+        var path: FileName?
     }
 
     init(_ record: MapRecord?, notes: [String] = []) {

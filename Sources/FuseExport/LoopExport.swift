@@ -24,7 +24,7 @@ public enum LoopExport {
     ) throws(ImageError) -> MapRecord {
         let registry = options.registry
         let hasCleaned = try cleanUp(registry, notice: options.notice)
-        let image: String
+        let image: FilePath
         do throws(Errno) { image = try Filesystem.realPath(options.image) } catch {
             throw ImageError(.system, "cannot open: \(errorText(error.rawValue))", path: options.image)
         }
@@ -46,7 +46,7 @@ public enum LoopExport {
             return try options.foreground
                 ? supervise(config, chain, reservation, options, ready) : startSupervisor(config, chain, options)
         } catch {
-            try LoopCleanup.takeDownUnrecorded(registry.folder(of: reservation.name) + "/disk")
+            try LoopCleanup.takeDownUnrecorded(registry.folder(of: reservation.name).appending("disk"))
             try reservation.remove()
             throw error.named(options.image)
         }
@@ -114,7 +114,7 @@ public enum LoopExport {
     ) throws(ImageError) -> Bool {
         var hasCleaned = false
         try registry.sweep { folder throws(ImageError) in
-            try LoopCleanup.takeDownUnrecorded(folder + "/disk")
+            try LoopCleanup.takeDownUnrecorded(folder.appending("disk"))
         }
         for record in try registry.all() where record.how == .loop {
             let supervised = record.supervisor.map(\.isAlive) ?? false
@@ -166,7 +166,7 @@ public enum LoopExport {
     /// Opens the image. A server that was killed is gone before its rings are, and its locks last as long as those: such
     /// are waited for, for so many milliseconds.
     private static func openLocked(
-        _ image: String, _ options: OpenOptions, patience: Int
+        _ image: FilePath, _ options: OpenOptions, patience: Int
     ) throws(ImageError) -> ImageChain {
         var waited = 0
         while true {
@@ -180,7 +180,7 @@ public enum LoopExport {
 
     /// The name that the user gave, or one that no map of another file has.
     private static func reserve(
-        _ image: String, _ chain: ImageChain, _ options: LoopMapOptions
+        _ image: FilePath, _ chain: ImageChain, _ options: LoopMapOptions
     ) throws(ImageError) -> MapReservation {
         if let name = options.name { return try options.registry.create(name) }
         return try options.registry.create(
@@ -206,7 +206,7 @@ public enum LoopExport {
     }
 
     private static func mapPlain(
-        _ chain: ImageChain, _ image: String, _ reservation: borrowing MapReservation, _ options: LoopMapOptions,
+        _ chain: ImageChain, _ image: FilePath, _ reservation: borrowing MapReservation, _ options: LoopMapOptions,
         _ ready: (MapRecord) -> Bool
     ) throws(ImageError) -> MapRecord {
         let readOnly = options.readOnly
@@ -237,7 +237,8 @@ public enum LoopExport {
         let child: ChildProcess
         do throws(Errno) {
             child = try ChildProcess.spawn(
-                config.executable, ["qblk", supervisorVerb, try encoded(config)], inherit: inherit, options: .daemon)
+                config.executable, ["qblk", FileName(supervisorVerb), FileName(try encoded(config))], inherit: inherit,
+                options: .daemon)
         } catch {
             throw ImageError(.system, "cannot start the supervisor: \(errorText(error.rawValue))")
         }

@@ -2,11 +2,12 @@
 // processes that carry it out.
 public import ImageChain
 public import MapRegistry
+public import SystemPackage
 
 /// How to make a loop device of an image.
 public struct LoopMapOptions: Sendable {
     /// Path of the image; relative ones are taken from here.
-    public var image: String
+    public var image: FilePath
     /// How to open it. `format` nil probes. `blockSize` is the logical block size of the device, too.
     public var open: OpenOptions
     /// Name of the map; nil: the file's name.
@@ -25,9 +26,9 @@ public struct LoopMapOptions: Sendable {
     /// Where maps are written down.
     public var registry = MapRegistry()
     /// The program that the hidden verbs are verbs of.
-    public var executable = "/proc/self/exe"
+    public var executable: FilePath = "/proc/self/exe"
 
-    public init(image: String, open: OpenOptions = OpenOptions()) {
+    public init(image: FilePath, open: OpenOptions = OpenOptions()) {
         self.image = image
         self.open = open
     }

@@ -58,8 +58,8 @@ enum LoopUsers {
         var found: [String] = []
         for entry in Filesystem.listIfThere("/proc") {
             guard let pid = Int32(entry), pid != own else { continue }
-            let folder = "/proc/\(pid)/fd"
-            guard Filesystem.listIfThere(folder).contains(where: { isDevice(device, folder + "/" + $0) }) else {
+            let folder: FilePath = "/proc/\(pid)/fd"
+            guard Filesystem.listIfThere(folder).contains(where: { isDevice(device, folder.appending($0)) }) else {
                 continue
             }
             let name = Filesystem.readIfThere("/proc/\(pid)/comm")?.split(separator: "\n").first ?? "?"
@@ -68,12 +68,8 @@ enum LoopUsers {
         return found
     }
 
-    private static func isDevice(_ device: LoopDevice, _ link: String) -> Bool {
-        var target = [CChar](repeating: 0, count: 64)
-        let length = readlink(link, &target, target.count)
-        guard length > 0, length < target.count else { return false }
-        let path = String(decoding: target[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        guard path.hasPrefix(device.path) else { return false }
+    private static func isDevice(_ device: LoopDevice, _ link: FilePath) -> Bool {
+        guard let path = link.linkTarget()?.name.text, path.hasPrefix(device.path) else { return false }
         let rest = path.dropFirst(device.path.count)
         return rest.isEmpty || (rest.first == "p" && rest.dropFirst().allSatisfy(\.isNumber))
     }

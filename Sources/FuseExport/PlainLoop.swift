@@ -19,7 +19,7 @@ enum PlainLoop {
 
     /// Until `write` has written the record the device goes with this process: a kill leaves nothing behind.
     static func map(
-        _ chain: ImageChain, name: String, image: String, readOnly: Bool, blockSize: Int,
+        _ chain: ImageChain, name: String, image: FilePath, readOnly: Bool, blockSize: Int,
         write: (MapRecord) throws(ImageError) -> Void
     ) throws(ImageError) -> MapRecord {
         if !readOnly { try CarrierLock.take(on: chain.files[0]) }

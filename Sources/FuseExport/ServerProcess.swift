@@ -35,7 +35,7 @@ struct ServerProcess: ~Copyable {
             inherit.append(ChildProcess.Inheritance(fd: file, as: firstFile(config) + Int32(i)))
         }
         if journal >= 0 { inherit.append(ChildProcess.Inheritance(fd: journal, as: journalNumber(config))) }
-        let arguments = ["qblk", LoopExport.serverVerb, try config.encoded()]
+        let arguments = ["qblk", FileName(LoopExport.serverVerb), FileName(try config.encoded())]
         let process: ChildProcess
         do throws(Errno) {
             process = try ChildProcess.spawn(
@@ -107,7 +107,7 @@ struct ServerProcess: ~Copyable {
             guard error == 0 else { throw ImageError(.system, "a flush has failed: \(errorText(error))") }
             return 0
         } catch {
-            log.error("not everything could be written back to \(chain.files.first?.path ?? ""): \(error)")
+            log.error("not everything could be written back to \(chain.files.first?.path ?? FilePath()): \(error)")
             return 1
         }
     }

@@ -48,8 +48,8 @@ final class Supervisor {
         registry = MapRegistry(folder: config.registryFolder)
     }
 
-    var folder: String { registry.folder(of: config.name) }
-    var diskPath: String { folder + "/disk" }
+    var folder: FilePath { registry.folder(of: config.name) }
+    var diskPath: FilePath { folder.appending("disk") }
 
     /// Makes the map, tells `ready` how that went (false: nobody wants it any more), and watches over it to its end.
     func run(ready: (Result<MapRecord, ImageError>) -> Bool) -> Int32 {
@@ -90,7 +90,7 @@ final class Supervisor {
         }
         let chain = try openChain()
         self.chain = chain
-        let disk = open(diskPath, O_WRONLY | O_CREAT | O_CLOEXEC, config.readOnly ? 0o400 : 0o600)
+        let disk = diskPath.open(O_WRONLY | O_CREAT | O_CLOEXEC, config.readOnly ? 0o400 : 0o600)
         guard disk >= 0 else { throw ImageError(.system, "cannot make \(diskPath): \(errorText(errno))") }
         close(disk)
         connection = try FuseConnection(
@@ -225,7 +225,7 @@ final class Supervisor {
         LoopCleanup.endConnection(diskPath)
         if !hasWrittenBack() { trouble = "not everything could be written back" }
         connection = nil
-        unlink(diskPath)
+        diskPath.unlink()
         chain = nil
     }
 

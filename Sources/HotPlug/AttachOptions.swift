@@ -1,13 +1,14 @@
 // Why this file exists: everything the caller decides about a disk for a running VM, in one value.
 public import ImageChain
 public import MapRegistry
+public import SystemPackage
 
 /// What to plug into which VM, and how.
 public struct AttachOptions: Sendable {
     /// Path of an image or of a block device; relative ones are taken from here.
-    public var image: String
+    public var image: FilePath
     /// Path of the VM's QMP socket.
-    public var qmp: String
+    public var qmp: FilePath
     /// The device's id; nil: the first free one of qblk0, qblk1, ...
     public var id: String?
     public var open: OpenOptions
@@ -22,9 +23,9 @@ public struct AttachOptions: Sendable {
     public var serveArguments: [String] = []
     public var registry = AttachmentRegistry()
     /// The program that `serve` and the hidden verb are verbs of.
-    public var executable = "/proc/self/exe"
+    public var executable: FilePath = "/proc/self/exe"
 
-    public init(image: String, qmp: String, open: OpenOptions = OpenOptions()) {
+    public init(image: FilePath, qmp: FilePath, open: OpenOptions = OpenOptions()) {
         self.image = image
         self.qmp = qmp
         self.open = open

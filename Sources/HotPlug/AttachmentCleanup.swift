@@ -17,7 +17,7 @@ enum AttachmentCleanup {
         // The supervisor gives its server 30 s to finish.
         if let supervisor = record.supervisor { Supervision.end(supervisor, patience: 36_000) }
         if let server = record.server, server.isAlive { Supervision.end(server, patience: 30_000) }
-        endUnrecorded(registry.folder(of: key) + "/disk.sock")
+        endUnrecorded(registry.folder(of: key).appending("disk.sock"))
         let trouble = try registry.record(key)?.trouble
         try registry.remove(key)
         return trouble
@@ -44,7 +44,7 @@ enum AttachmentCleanup {
             // Held by whoever is plugging it in or out.
             guard let lock = try registry.lock(key) else { continue }
             guard let record = try registry.record(lock.key) else {
-                endUnrecorded(registry.folder(of: lock.key) + "/disk.sock")
+                endUnrecorded(registry.folder(of: lock.key).appending("disk.sock"))
                 try registry.remove(lock.key)
                 continue
             }
@@ -105,9 +105,10 @@ enum AttachmentCleanup {
         let words = record.serveArguments ?? []
         for (option, value) in zip(words, words.dropFirst()) {
             switch option {
-            case "--format": open.format = ImageFormat(rawValue: value)
-            case "--snapshot": open.snapshot = value
-            case "--allow-path": open.allowedFolders.append(value)
+            case "--format": open.format = value.text.flatMap { ImageFormat(rawValue: $0) }
+            case "--snapshot": open.snapshot = ArgumentText.encode(value.bytes)
+            case "--allow-path": FilePath(value).map { open.allowedFolders.append($0) }
+            case "--working-folder": open.workingFolder = FilePath(value)
             default: break
             }
         }
@@ -122,16 +123,16 @@ enum AttachmentCleanup {
     }
 
     /// Ends processes that were started for a socket and died unmentioned with whoever started them.
-    private static func endUnrecorded(_ socket: String) {
+    private static func endUnrecorded(_ socket: FilePath) {
         for name in Filesystem.listIfThere("/proc") {
             guard let pid = Int32(name), let identity = ProcessIdentity(pid: pid), identity != .current,
-                let line = Filesystem.readIfThere("/proc/\(name)/cmdline")
+                let line = try? Filesystem.readBytes("/proc/\(name)/cmdline")
             else { continue }
-            let words = line.split(separator: "\0").map(String.init)
-            let serves = zip(words, words.dropFirst()).contains { $0 == "--socket-path" && $1 == socket }
+            let words = line.split(separator: 0).map { FileName($0) }
+            let serves = zip(words, words.dropFirst()).contains { $0 == "--socket-path" && $1 == socket.name }
             let supervises =
-                words.count == 3 && words[1] == HotPlug.supervisorVerb
-                && SupervisorConfig.decoded(words[2])?.socket == socket
+                words.count == 3 && words[1] == FileName(HotPlug.supervisorVerb)
+                && words[2].text.flatMap(SupervisorConfig.decoded)?.socket == socket
             guard words.first == "qblk", serves || supervises else { continue }
             Supervision.end(identity, patience: supervises ? 36_000 : 30_000)
         }

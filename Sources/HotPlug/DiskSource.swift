@@ -9,7 +9,7 @@ import SystemPackage
 /// What is to become a disk.
 struct DiskSource {
     /// Absolute, without links: the server has another working folder.
-    let path: String
+    let path: FilePath
     let isDevice: Bool
     let format: String
     let size: UInt64
@@ -20,8 +20,7 @@ struct DiskSource {
         do throws(Errno) { path = try Filesystem.realPath(options.image) } catch {
             throw ImageError(.system, "cannot open: \(errorText(error.rawValue))", path: options.image)
         }
-        var status = stat()
-        let isBlock = stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFBLK
+        let isBlock = path.fileType == S_IFBLK
         // A device with a format in it (--format qcow2) is an image.
         isDevice = isBlock && (options.open.format ?? .raw) == .raw && options.open.snapshot == nil
         var open = options.open
@@ -41,7 +40,7 @@ struct DiskSource {
     }
 
     /// Refuses a device that holds an image: given to the VM as it is, the guest would write over it.
-    private static func requirePlain(_ device: String) throws(ImageError) {
+    private static func requirePlain(_ device: FilePath) throws(ImageError) {
         do throws(ImageError) {
             let file = try HostFile.open(path: device, direct: .never)
             guard try ImageFormat.probe(file) == .raw else {

@@ -108,7 +108,10 @@ final class DiskSupervisor {
     /// QEMU runs as another user than root where it can.
     private func makeAccessible() -> String? {
         guard geteuid() == 0 else { return nil }
-        guard chown(config.socket, config.user, config.group) == 0, chmod(config.socket, 0o600) == 0 else {
+        let given = config.socket.withPlatformString {
+            chown($0, config.user, config.group) == 0 && chmod($0, 0o600) == 0
+        }
+        guard given else {
             return "cannot give \(config.socket) to QEMU: \(errorText(errno))"
         }
         return nil
@@ -203,7 +206,7 @@ final class DiskSupervisor {
             }
         }
         server = nil
-        unlink(config.socket)
+        config.socket.unlink()
         guard let machine = config.machine, !machine.isAlive else { return }
         // Nobody will unplug what has no VM any more.
         do throws(ImageError) {

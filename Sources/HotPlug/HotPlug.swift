@@ -7,7 +7,7 @@ import ImageChain
 import LinuxIO
 public import MapRegistry
 import QEMUMonitor
-import SystemPackage
+public import SystemPackage
 
 /// Plugs disks into running VMs and takes them out.
 public enum HotPlug {
@@ -62,7 +62,7 @@ public enum HotPlug {
         if source.isDevice {
             return try monitor.plugDevice(disk, path: source.path, readOnly: options.readOnly, serial: serial)
         }
-        let socket = options.registry.folder(of: key) + "/disk.sock"
+        let socket = options.registry.folder(of: key).appending("disk.sock")
         guard let files = source.files else { throw ImageError(.system, "the image's files are not open") }
         record.socket = socket
         record.serveArguments = serveArguments(disk, source, options, socket: socket, serial: serial)
@@ -77,22 +77,26 @@ public enum HotPlug {
     }
 
     private static func serveArguments(
-        _ disk: PluggedDisk, _ source: DiskSource, _ options: AttachOptions, socket: String, serial: String
-    ) -> [String] {
-        var words = ["serve", source.path, "--socket-path", socket, "--serial", serial, "--queues", "\(disk.queues)"]
-        if let format = options.open.format { words += ["--format", format.rawValue] }
+        _ disk: PluggedDisk, _ source: DiskSource, _ options: AttachOptions, socket: FilePath, serial: String
+    ) -> [FileName] {
+        var words: [FileName] = [
+            "serve", source.path.name, "--socket-path", socket.name, "--serial", FileName(argument: serial),
+            "--queues", FileName("\(disk.queues)"),
+        ]
+        if let format = options.open.format { words += ["--format", FileName(format.rawValue)] }
         if options.readOnly { words.append("--read-only") }
-        if let snapshot = options.open.snapshot { words += ["--snapshot", snapshot] }
+        if let snapshot = options.open.snapshot { words += ["--snapshot", FileName(argument: snapshot)] }
         // The server's folder is not ours.
-        for folder in options.open.allowedFolders { words += ["--allow-path", absolute(folder)] }
-        return words + options.serveArguments
+        if let here = options.open.workingFolder ?? FilePath.current { words += ["--working-folder", here.name] }
+        for folder in options.open.allowedFolders { words += ["--allow-path", Filesystem.absolute(folder).name] }
+        return words + options.serveArguments.map { FileName(argument: $0) }
     }
 
     /// The server's arguments, with what it must find behind the descriptors that it inherits.
-    static func served(_ record: AttachmentRecord, _ files: HeldFiles) throws(ImageError) -> [String] {
+    static func served(_ record: AttachmentRecord, _ files: HeldFiles) throws(ImageError) -> [FileName] {
         do {
             let text = String(decoding: try JSONEncoder().encode(files.known), as: UTF8.self)
-            return (record.serveArguments ?? []) + ["--opened-files", text]
+            return (record.serveArguments ?? []) + ["--opened-files", FileName(text)]
         } catch { throw ImageError(.system, "cannot write a message to another qblk process") }
     }
 
@@ -110,7 +114,7 @@ public enum HotPlug {
             let text: String
             do throws(ImageError) { text = try config.encoded() } catch { throw .invalidArgument }
             child = try ChildProcess.spawn(
-                config.executable, ["qblk", supervisorVerb, text],
+                config.executable, ["qblk", FileName(supervisorVerb), FileName(text)],
                 inherit: [ChildProcess.Inheritance(fd: writing.raw, as: SupervisorReport.descriptor)]
                     + files.inheritances(from: SupervisorConfig.firstFile),
                 options: .daemon)
@@ -123,7 +127,7 @@ public enum HotPlug {
         case .failed(let reason)?:
             do throws(Errno) { _ = try child.wait() } catch {}
             // The server says of its image what we would say; anything else is about the server.
-            let ofImage = record.image + ": "
+            let ofImage = printable(record.image) + ": "
             let what =
                 reason.hasPrefix(ofImage)
                 ? String(reason.dropFirst(ofImage.count)) : "the server did not start: \(reason)"
@@ -161,12 +165,13 @@ public enum HotPlug {
     /// Takes a disk out of a VM and ends what served it. `patience` (milliseconds): for the guest to let go.
     /// Returns false when the VM had gone already, and what was left of the disk has been cleaned up.
     public static func detach(
-        _ id: String, qmp path: String, patience: Int64, registry: AttachmentRegistry = AttachmentRegistry()
+        _ id: String, qmp path: FilePath, patience: Int64, registry: AttachmentRegistry = AttachmentRegistry()
     ) throws(ImageError) -> Bool {
-        let qmp = absolute(path)
+        let qmp = Filesystem.absolute(path)
         guard let key = try key(of: id, qmp, registry) else { throw try unknown(id, qmp, registry) }
         guard let lock = try registry.lock(key, patience: 10_000) else {
-            throw ImageError(.locked, "another qblk is working on it", advice: "try again when it is done", path: id)
+            throw ImageError(
+                .locked, "another qblk is working on it", advice: "try again when it is done", path: FileName(id))
         }
         guard let record = try registry.record(lock.key) else { return true }
         let isGone = record.machine.map { !$0.isAlive } ?? QEMUMonitor.isGone(qmp)
@@ -182,13 +187,13 @@ public enum HotPlug {
         if let trouble {
             throw ImageError(
                 .system, "the disk is out of the VM, but what was written last may be lost: \(trouble)",
-                advice: "the system's log says more", path: id)
+                advice: "the system's log says more", path: FileName(id))
         }
         return true
     }
 
     private static func key(
-        of id: String, _ qmp: String, _ registry: AttachmentRegistry
+        of id: String, _ qmp: FilePath, _ registry: AttachmentRegistry
     ) throws(ImageError) -> String? {
         for key in try registry.keys() {
             if let record = try registry.record(key), record.id == id, record.qmp == qmp { return key }
@@ -198,37 +203,29 @@ public enum HotPlug {
 
     /// Says what is wrong with the id, or with the VM.
     private static func unknown(
-        _ id: String, _ qmp: String, _ registry: AttachmentRegistry
+        _ id: String, _ qmp: FilePath, _ registry: AttachmentRegistry
     ) throws(ImageError) -> ImageError {
         guard !QEMUMonitor.isGone(qmp) else {
             return ImageError(
-                .notFound, "is not attached, and no VM is at \(qmp)", advice: "`qblk list` says what is", path: id)
+                .notFound, "is not attached, and no VM is at \(qmp)", advice: "`qblk list` says what is",
+                path: FileName(id))
         }
         let monitor = try QEMUMonitor(qmp)
         let what =
             try monitor.hasDevice(id)
             ? "is a device of this VM that qblk did not attach" : "is not attached to this VM"
         try AttachmentCleanup.sweep(registry, monitor)
-        return ImageError(.notFound, what, advice: "`qblk list` says what is", path: id)
+        return ImageError(.notFound, what, advice: "`qblk list` says what is", path: FileName(id))
     }
 
     // MARK: paths
 
-    private static func realPath(_ path: String) throws(ImageError) -> String {
+    private static func realPath(_ path: FilePath) throws(ImageError) -> FilePath {
         do throws(Errno) { return try Filesystem.realPath(path) } catch {
             throw ImageError(
                 error == .noSuchFileOrDirectory ? .notFound : .system,
                 "cannot reach the VM: \(errorText(error.rawValue))",
                 advice: "start it with -qmp unix:\(path),server=on,wait=off", path: path)
-        }
-    }
-
-    /// The path without links where it exists, else made absolute as it is.
-    private static func absolute(_ path: String) -> String {
-        do throws(Errno) { return try Filesystem.realPath(path) } catch {
-            guard !path.hasPrefix("/"), let here = getcwd(nil, 0) else { return path }
-            defer { free(here) }
-            return String(cString: here) + "/" + path
         }
     }
 }

@@ -1,10 +1,11 @@
 // Why this file exists: QEMU stops the whole VM while it waits for a new disk's server to answer. So the server is asked
 // first, by somebody who can wait: it is ready when it says which features it has.
 import QEMUMonitor
+import SystemPackage
 
 enum ServedProbe {
     /// Whether a vhost-user server answers on the socket within `milliseconds`.
-    static func answers(_ socket: String, milliseconds: Int64) -> Bool {
+    static func answers(_ socket: FilePath, milliseconds: Int64) -> Bool {
         let connection: LocalSocket
         do throws(LocalSocket.Refusal) { connection = try LocalSocket(socket) } catch { return false }
         let deadline = Deadline(in: milliseconds)

@@ -5,16 +5,17 @@ import FoundationEssentials
 import Glibc
 import ImageChain
 import LinuxIO
+import SystemPackage
 
 /// What the supervisor of a served disk must know. Paths are absolute.
 struct SupervisorConfig: Codable, Sendable {
     /// The disk's folder in the registry.
     var key: String
-    var registryFolder: String
-    var executable: String
+    @CodedPath var registryFolder: FilePath
+    @CodedPath var executable: FilePath
     /// Of `qblk`, from the verb on.
-    var arguments: [String]
-    var socket: String
+    var arguments: [FileName]
+    @CodedPath var socket: FilePath
     /// Who has to be able to connect to the socket: QEMU's user and group.
     var user: UInt32
     var group: UInt32

@@ -3,12 +3,13 @@
 
 public import DiskTypes
 import LinuxIO
+public import SystemPackage
 import QCOW2
 
 extension ImageChain {
     /// Opens `path` and its backing chain, with QEMU-compatible locks. Nothing is written but the last sector of a
     /// writable raw file that ends inside one.
-    public static func open(path: String, options: OpenOptions = OpenOptions()) throws(ImageError) -> ImageChain {
+    public static func open(path: FilePath, options: OpenOptions = OpenOptions()) throws(ImageError) -> ImageChain {
         var opener = ChainOpener(path: path, options: options)
         return try opener.run()
     }
@@ -16,7 +17,7 @@ extension ImageChain {
 
 /// A layer on its way: its file is open and its header read.
 private struct OpenedLayer {
-    let path: String
+    let path: FilePath
     let format: ImageFormat
     let image: QCOW2Image?
     let snapshot: Snapshot?
@@ -25,20 +26,21 @@ private struct OpenedLayer {
 }
 
 private struct ChainOpener {
-    let path: String
+    let path: FilePath
     let options: OpenOptions
     let policy: ReferencePolicy
     var files: [HostFile] = []
     var layers: [OpenedLayer] = []
 
-    init(path: String, options: OpenOptions) {
+    init(path: FilePath, options: OpenOptions) {
         self.path = path
         self.options = options
-        policy = ReferencePolicy(image: path, allowed: options.allowedFolders)
+        policy = ReferencePolicy(
+            image: path, allowed: options.allowedFolders, workingFolder: options.workingFolder)
     }
 
     mutating func run() throws(ImageError) -> ImageChain {
-        var next: (path: String, format: ImageFormat?)? = (path, options.format)
+        var next: (path: FilePath, format: ImageFormat?)? = (path, options.format)
         while let layer = next {
             guard layers.count < options.depthLimit else {
                 throw ImageError(
@@ -84,8 +86,8 @@ private struct ChainOpener {
 
     /// Opens one layer and says which comes below it.
     private mutating func openLayer(
-        _ name: String, format wanted: ImageFormat?
-    ) throws(ImageError) -> (path: String, format: ImageFormat?)? {
+        _ name: FilePath, format wanted: ImageFormat?
+    ) throws(ImageError) -> (path: FilePath, format: ImageFormat?)? {
         let isTop = layers.isEmpty
         let writable = isTop && options.writable
         let file = try open(name, role: isTop ? nil : "backing file", writable: writable)
@@ -120,29 +122,31 @@ private struct ChainOpener {
     }
 
     private func backing(
-        of image: QCOW2Image, from name: String
-    ) throws(ImageError) -> (path: String, format: ImageFormat?)? {
+        of image: QCOW2Image, from name: FilePath
+    ) throws(ImageError) -> (path: FilePath, format: ImageFormat?)? {
         guard let reference = image.extensions.backingName else { return nil }
         if let next = try known(role: "backing file") {
             return (Self.shownPath(next), next.known.format.flatMap(ImageFormat.init(rawValue:)))
         }
         let format = try ImageFormat.named(image.extensions.backingFormat)
-        return (try policy.resolve(reference, from: name, role: "backing file"), format)
+        let found = try policy.resolve(reference, from: name, role: "backing file")
+        return (found.path, format ?? found.format)
     }
 
     /// The index of the external data file, or nil where data is in the image itself.
     private mutating func openDataFile(
-        _ image: QCOW2Image, from name: String, writable: Bool
+        _ image: QCOW2Image, from name: FilePath, writable: Bool
     ) throws(ImageError) -> Int? {
         guard image.header.hasExternalData else { return nil }
         guard let reference = image.extensions.externalDataFile else {
             throw .malformed("the image needs an external data file but does not name it")
         }
-        let place: String
+        let place: FilePath
         if let next = try known(role: "data file") {
             place = Self.shownPath(next)
         } else {
-            place = try policy.resolve(reference, from: name, role: "data file")
+            place = try policy.resolve(reference, from: name, role: "data file").path
+            try policy.refuseTwoDataFiles(reference, opened: place)
         }
         let file = try open(place, role: "data file", writable: writable)
         try lock(file, writable ? .writableImage : .readOnlyImage)
@@ -151,12 +155,12 @@ private struct ChainOpener {
     }
 
     /// Opens a file for the chain; `role` is nil for the image the user named.
-    private func open(_ name: String, role: String?, writable: Bool) throws(ImageError) -> HostFile {
+    private func open(_ name: FilePath, role: String?, writable: Bool) throws(ImageError) -> HostFile {
         if let known = try known(role: role ?? "image") { return try open(known, name, writable: writable) }
         let file: HostFile
         do throws(ImageError) { file = try openFile(name, writable: writable) } catch {
             guard let role else { throw error }
-            throw ImageError(.reference, "the \(role) \"\(printable(name))\" \(error.what)", advice: error.advice)
+            throw ImageError(.reference, "the \(role) \"\(name)\" \(error.what)", advice: error.advice)
         }
         guard role != nil || options.identity.map({ $0 == file.identity }) ?? true else {
             throw ImageError(.reference, "another file has taken this name meanwhile", advice: "try again")
@@ -165,14 +169,14 @@ private struct ChainOpener {
             try policy.confirm(descriptor: file.fd, role: role)
             guard !files.contains(where: { $0.identity == file.identity }) else {
                 throw ImageError(
-                    .reference, "the \(role) \"\(printable(name))\" is in the chain already: a loop",
+                    .reference, "the \(role) \"\(name)\" is in the chain already: a loop",
                     advice: "rebase the image onto another file")
             }
         }
         return file
     }
 
-    private func openFile(_ name: String, writable: Bool) throws(ImageError) -> HostFile {
+    private func openFile(_ name: FilePath, writable: Bool) throws(ImageError) -> HostFile {
         let file = try HostFile.open(path: name, writable: writable, direct: options.direct ? .ifPossible : .never)
         guard writable, file.directFD >= 0, file.directOffsetAlignment > options.blockSize else { return file }
         return try HostFile.open(path: name, writable: writable, direct: .never)
@@ -189,7 +193,7 @@ private struct ChainOpener {
         return known[files.count]
     }
 
-    private func open(_ opened: OpenedFile, _ name: String, writable: Bool) throws(ImageError) -> HostFile {
+    private func open(_ opened: OpenedFile, _ name: FilePath, writable: Bool) throws(ImageError) -> HostFile {
         func attempt(_ direct: HostFile.DirectMode) throws(ImageError) -> HostFile {
             switch options.filesUse {
             case .reopen: try HostFile.reopen(opened.descriptor, path: name, writable: writable, direct: direct)
@@ -208,8 +212,8 @@ private struct ChainOpener {
     }
 
     /// The name that the file has now, for messages.
-    private static func shownPath(_ file: OpenedFile) -> String {
-        ReferencePolicy.linkTarget("/proc/self/fd/\(file.descriptor)") ?? "an open file"
+    private static func shownPath(_ file: OpenedFile) -> FilePath {
+        FilePath("/proc/self/fd/\(file.descriptor)").linkTarget() ?? "an open file"
     }
 
     /// The guest's disk has whole sectors; so has a raw file that is written, as with QEMU after the first write there.

@@ -4,6 +4,7 @@
 public import DiskTypes
 import LinuxIO
 import QCOW2
+public import SystemPackage
 
 extension ImageFormat {
     /// The format that the signature of `file` says: raw where it has none. Throws `.unsupported` for a file that carries the
@@ -19,12 +20,12 @@ extension ImageFormat {
     /// writing a format that is not named is never guessed: only a file whose name ends in `.qcow2` may be what both its
     /// name and its signature say. Anything else is an error that says what the file is and what to do.
     public static func required(
-        _ named: ImageFormat?, path: String, readOnly: Bool
+        _ named: ImageFormat?, path: FilePath, readOnly: Bool
     ) throws(ImageError) -> ImageFormat? {
         if named != nil || readOnly { return named }
         do throws(ImageError) {
             let file = try HostFile.open(path: path, direct: .never)
-            let isNamedQCOW2 = path.hasSuffix(".qcow2")
+            let isNamedQCOW2 = path.name.hasSuffix(".qcow2")
             switch try probe(file) {
             case .qcow2 where isNamedQCOW2: return .qcow2
             case .qcow2:
@@ -45,7 +46,7 @@ extension ImageFormat {
     }
 
     /// Refuses an existing output that carries an image's signature: written as raw it would be destroyed.
-    public static func requirePlain(output path: String) throws(ImageError) {
+    public static func requirePlain(output path: FilePath) throws(ImageError) {
         let found: String
         do throws(ImageError) {
             let file = try HostFile.open(path: path, direct: .never)
@@ -67,6 +68,8 @@ extension ImageFormat {
     /// The format an image says its backing file has; nil where it says nothing.
     package static func named(_ name: String?) throws(ImageError) -> ImageFormat? {
         guard let name else { return nil }
+        // QEMU's name for the file itself, without a format of its own.
+        if name == "file" { return .raw }
         guard let format = ImageFormat(rawValue: name) else {
             throw .unsupported(
                 "the backing file's format \"\(printable(name))\" is not known", advice: "qcow2 and raw are")

@@ -2,12 +2,13 @@
 
 public import DiskTypes
 import LinuxIO
+public import SystemPackage
 public import QCOW2
 
 /// One layer of an opened chain. Layer 0 is the image that was asked for.
 public struct ImageLayer: Sendable {
     /// The name it was opened by.
-    public let path: String
+    public let path: FilePath
     public let format: ImageFormat
     /// The header, for QCOW2 layers.
     public let image: QCOW2Image?

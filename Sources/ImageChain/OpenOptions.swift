@@ -1,4 +1,5 @@
 // Why this file exists: everything the caller may decide about opening an image, with the safe answer as default.
+public import SystemPackage
 
 public import LinuxIO
 
@@ -13,7 +14,10 @@ public struct OpenOptions: Sendable {
     /// Format of the active image; nil = probe (the caller decides whether probing is safe).
     public var format: ImageFormat? = nil
     /// Folders, besides the image's own, where backing and data files may lie.
-    public var allowedFolders: [String] = []
+    public var allowedFolders: [FilePath] = []
+    /// The working folder of the process that the user started, which relative names behind `file:` count from; nil: this
+    /// process's own.
+    public var workingFolder: FilePath? = nil
     /// Read this internal snapshot (id, else name) instead of the active state.
     public var snapshot: String? = nil
     /// Bytes of L2 tables to keep in memory, over the whole chain.

@@ -2,79 +2,81 @@
 // name /etc/shadow, a URL or a FIFO. Here is decided which of them are opened at all.
 
 package import DiskTypes
-import Glibc
+import LinuxIO
+package import SystemPackage
 
 /// Where files that an image refers to may lie: the folder of the image that was asked for, and what the user allows.
 package struct ReferencePolicy: Sendable {
-    private let folders: [String]
+    private let folders: [FilePath]
+    private let workingFolder: FilePath?
 
     /// `image` is the name the user gave. Both the folder of that name and, where it is a link, the folder of the
-    /// file itself count as the image's own.
-    package init(image: String, allowed: [String]) {
-        var roots = [Self.folder(of: image)]
-        if let real = Self.realPath(image) { roots.append(Self.folder(of: real)) }
+    /// file itself count as the image's own. `workingFolder`: of the process that the user started; nil: of this one.
+    package init(image: FilePath, allowed: [FilePath], workingFolder: FilePath? = nil) {
+        var roots = [image.parent]
+        if let real = Self.realPath(image) { roots.append(real.parent) }
         folders = (roots + allowed).compactMap(Self.realPath)
+        self.workingFolder = workingFolder
     }
 
-    /// The name to open for `reference`, found in the image `path`. Relative names count from that image's folder.
-    package func resolve(_ reference: String, from path: String, role: String) throws(ImageError) -> String {
-        let shown = printable(reference)
-        guard !reference.isEmpty, !reference.utf8.contains(0) else {
-            throw .malformed("the \(role) name is empty or contains a NUL byte")
+    /// The name to open for `text`, found in the image `path`, and the format that JSON names for it. Relative names count
+    /// from that image's folder; behind `file:` and in JSON from the working folder, as with QEMU.
+    package func resolve(
+        _ text: FileName, from path: FilePath, role: String
+    ) throws(ImageError) -> (path: FilePath, format: ImageFormat?) {
+        let reference = try Reference(text, role: role)
+        let given = reference.isFromWorkingFolder ? reference.name : BackingName.full(reference.name, in: path)
+        guard var name = FilePath(given) else { throw .malformed("the \(role) name contains a NUL byte") }
+        if reference.isFromWorkingFolder, let workingFolder { name = workingFolder.pushing(name) }
+        try judge(name, text, role)
+        return (name, reference.format)
+    }
+
+    /// QEMU looks for an external data file from the working folder, this program from the image's. Where both find one,
+    /// and not the same, neither is taken.
+    package func refuseTwoDataFiles(_ text: FileName, opened path: FilePath) throws(ImageError) {
+        guard let reference = FilePath(text), !reference.isAbsolute, !BackingName.hasProtocol(text) else { return }
+        let other = workingFolder?.pushing(reference) ?? reference
+        guard let theirs = Filesystem.identity(of: other), let ours = Filesystem.identity(of: path), theirs != ours
+        else {
+            return
         }
-        if BackingName.hasProtocol(reference) {
-            throw ImageError(
-                .reference, "the \(role) \"\(shown)\" is not a plain file name",
-                advice: "only files are opened; rebase the image onto one")
-        }
-        let name = BackingName.full(reference, in: path)
+        throw ImageError(
+            .reference,
+            "the data file \"\(text)\" may be \(path) or, as QEMU takes it, \(FilePath.current?.pushing(other) ?? other)",
+            advice: "run this in the image's folder")
+    }
+
+    private func judge(_ name: FilePath, _ reference: FileName, _ role: String) throws(ImageError) {
         // Outside the folder, whether the file exists is nobody's business.
         let real = Self.realPath(name)
         guard isAllowed(real ?? Self.missingPath(name)) else {
             throw ImageError(
-                .reference, "the \(role) \"\(shown)\" lies outside the image's folder",
-                advice: "say --allow-path \(printable(Self.folder(of: real ?? name))) if you trust it")
+                .reference, "the \(role) \"\(reference)\" lies outside the image's folder",
+                advice: "say --allow-path \((real ?? name).parent) if you trust it")
         }
         guard real != nil else {
             throw ImageError(
-                .reference, "the \(role) \"\(shown)\" is not there", advice: "looked for \(printable(name))")
+                .reference, "the \(role) \"\(reference)\" is not there", advice: "looked for \(name)")
         }
-        return name
     }
 
     /// Holds the file that was really opened against the policy: names can change between check and open.
     package func confirm(descriptor: Int32, role: String) throws(ImageError) {
-        guard let real = Self.linkTarget("/proc/self/fd/\(descriptor)"), isAllowed(real) else {
+        guard let real = FilePath("/proc/self/fd/\(descriptor)").linkTarget(), isAllowed(real) else {
             throw ImageError(.reference, "the \(role) moved outside the image's folder while it was opened")
         }
     }
 
-    private func isAllowed(_ real: String) -> Bool {
-        folders.contains { $0 == "/" || real.hasPrefix($0 + "/") }
+    private func isAllowed(_ real: FilePath) -> Bool { folders.contains { real.isBelow($0) } }
+
+    private static func realPath(_ path: FilePath) -> FilePath? {
+        do throws(Errno) { return try Filesystem.realPath(path) } catch { return nil }
     }
 
-    static func folder(of path: String) -> String {
-        guard let slash = path.lastIndex(of: "/") else { return "." }
-        return slash == path.startIndex ? "/" : String(path[..<slash])
+    /// Where a file that does not exist would be: its folder without links; empty where that is not there either.
+    private static func missingPath(_ name: FilePath) -> FilePath {
+        guard let folder = realPath(name.parent), let last = name.lastComponent else { return FilePath() }
+        return folder.appending(last)
     }
-
-    static func realPath(_ path: String) -> String? {
-        guard let real = realpath(path, nil) else { return nil }
-        defer { free(real) }
-        return String(cString: real)
-    }
-
-    /// Where a file that does not exist would be: its folder without links, or "" where that is not there either.
-    private static func missingPath(_ name: String) -> String {
-        guard let folder = realPath(folder(of: name)) else { return "" }
-        return folder + "/" + (name.split(separator: "/").last ?? "")
-    }
-
-    static func linkTarget(_ path: String) -> String? {
-        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
-        let count = readlink(path, &buffer, buffer.count - 1)
-        guard count > 0 else { return nil }
-        return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-
 }

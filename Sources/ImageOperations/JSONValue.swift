@@ -1,6 +1,10 @@
 // Why this file exists: scripts read what the verbs say with --json. Keys keep the order they are given in, numbers of
 // 64 bits stay exact, and what a stranger put into a name cannot break out of its string.
 
+public import DiskTypes
+import LinuxIO
+public import SystemPackage
+
 /// A JSON text in the making.
 public enum JSONValue: Equatable, Sendable {
     case null
@@ -26,6 +30,13 @@ public enum JSONValue: Equatable, Sendable {
         .object(list.compactMap { key, value in value.map { Member(key: key, value: $0) } })
     }
     public static func number(_ value: Int) -> JSONValue { .number(Int64(value)) }
+    /// A name as qemu-img's JSON has it: what is not UTF-8 in it shows as U+FFFD.
+    public static func name(_ name: FileName) -> JSONValue { .string(String(decoding: name.bytes, as: UTF8.self)) }
+    /// A path that gives back the same file: a string where it is UTF-8, else its bytes, as `FileName` codes them.
+    public static func path(_ path: FilePath) -> JSONValue {
+        if let text = path.name.text { return .string(text) }
+        return .members(["bytes": .string(path.name.hexadecimal)])
+    }
     public static func strings(_ list: [String]) -> JSONValue { .array(list.map { .string($0) }) }
 
     /// The value of a key, for objects.

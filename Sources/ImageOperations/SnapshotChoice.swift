@@ -4,10 +4,12 @@
 public import DiskTypes
 public import ImageChain
 import QCOW2
+public import SystemPackage
+import LinuxIO
 
 public enum SnapshotChoice {
     /// What to give `OpenOptions.snapshot` for `ID-or-NAME`, `snapshot.id=ID`, `snapshot.name=NAME` or both of these.
-    public static func id(_ choice: String, in path: String, _ options: OpenOptions) throws(ImageError) -> String {
+    public static func id(_ choice: String, in path: FilePath, _ options: OpenOptions) throws(ImageError) -> String {
         guard choice.hasPrefix("snapshot.id=") || choice.hasPrefix("snapshot.name=") else { return choice }
         var wantedID: String?
         var wantedName: String?

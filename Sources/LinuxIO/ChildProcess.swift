@@ -1,6 +1,7 @@
 // Why this file exists: qblk starts its own servers and a few system tools. A child gets the descriptors it was given
 // and no others: a leaked one would keep a lock, a device or a socket alive.
 import CQblk
+public import DiskTypes
 import Glibc
 public import SystemPackage
 
@@ -37,10 +38,11 @@ public struct ChildProcess: Sendable {
         public static let daemon: Options = [.newSession, .nullStandardIO, .rootDirectory]
     }
 
-    /// Runs the file `executable` (no search in PATH). `arguments` start with the program's name.
+    /// Runs the file `executable` (no search in PATH). `arguments` start with the program's name; they are
+    /// bytes without NUL.
     /// Throws what kept it from running, up to and including execve.
     public static func spawn(
-        _ executable: String, _ arguments: [String], environment: [String]? = nil, inherit: [Inheritance] = [],
+        _ executable: FilePath, _ arguments: [FileName], environment: [FileName]? = nil, inherit: [Inheritance] = [],
         options: Options = []
     ) throws(Errno) -> ChildProcess {
         let variables = environment ?? currentEnvironment()
@@ -48,7 +50,9 @@ public struct ChildProcess: Sendable {
         let targets = inherit.map(\.number)
         let pid = withCStrings(arguments) { argv in
             withCStrings(variables) { envp in
-                qb_spawn(executable, argv, envp, sources, targets, Int32(inherit.count), options.rawValue)
+                executable.withPlatformString {
+                    qb_spawn($0, argv, envp, sources, targets, Int32(inherit.count), options.rawValue)
+                }
             }
         }
         if pid < 0 { throw Errno(rawValue: 0 &- pid) }
@@ -78,20 +82,24 @@ public struct ChildProcess: Sendable {
         status & 0x7f == 0 ? .exited((status >> 8) & 0xff) : .killed(signal: status & 0x7f)
     }
 
-    private static func currentEnvironment() -> [String] {
-        var all: [String] = []
+    private static func currentEnvironment() -> [FileName] {
+        var all: [FileName] = []
         var next = environ
         while let entry = next.pointee {
-            all.append(String(cString: entry))
+            all.append(FileName(UnsafeRawBufferPointer(start: entry, count: strlen(entry))))
             next += 1
         }
         return all
     }
 
     private static func withCStrings<Result>(
-        _ strings: [String], _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> Result
+        _ strings: [FileName], _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> Result
     ) -> Result {
-        var copies = strings.map { strdup($0) }
+        var copies = strings.map { string in
+            (string.bytes + [0]).withUnsafeBytes { bytes in
+                bytes.baseAddress.flatMap { strdup($0.assumingMemoryBound(to: CChar.self)) }
+            }
+        }
         copies.append(nil)
         defer { for copy in copies { free(copy) } }
         return copies.withUnsafeBufferPointer { body($0.baseAddress.unsafelyUnwrapped) }

@@ -3,14 +3,15 @@
 import CQblk
 public import DiskTypes
 import Glibc
+public import SystemPackage
 
 /// A file that is neither read nor written, only kept in existence.
 public struct FilePin: ~Copyable, Sendable {
     public let identity: FileIdentity
     private let descriptor: OwnedFD
 
-    public init(_ path: String) throws(ImageError) {
-        let fd = open(path, Int32(QB_O_PATH) | O_CLOEXEC)
+    public init(_ path: FilePath) throws(ImageError) {
+        let fd = path.open(Int32(QB_O_PATH) | O_CLOEXEC)
         guard fd >= 0 else {
             throw ImageError(.system, "cannot open: \(errorText(errno))", path: path, number: errno)
         }

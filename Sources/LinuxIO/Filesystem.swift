@@ -6,38 +6,36 @@ public import SystemPackage
 
 /// Small files and directories. Paths are used as given; nothing expands them.
 public enum Filesystem {
-    public static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
+    public static func exists(_ path: FilePath) -> Bool { path.withPlatformString { access($0, F_OK) } == 0 }
 
-    public static func isDirectory(_ path: String) -> Bool {
-        var status = stat()
-        return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+    public static func isDirectory(_ path: FilePath) -> Bool {
+        path.status().map { $0.st_mode & S_IFMT == S_IFDIR } ?? false
     }
 
     /// Which file a path leads to; nil when none.
-    public static func identity(of path: String) -> FileIdentity? {
-        var status = stat()
-        return stat(path, &status) == 0 ? FileIdentity(status) : nil
+    public static func identity(of path: FilePath) -> FileIdentity? {
+        path.status().map(FileIdentity.init)
     }
 
     /// Makes the directory and those above it. One that is there already is left as it is.
-    public static func makeDirectory(_ path: String, mode: UInt32 = 0o755) throws(Errno) {
-        var made = path.hasPrefix("/") ? "" : "."
-        for part in path.split(separator: "/") {
-            made += "/" + part
-            if mkdir(made, mode) == 0 { continue }
+    public static func makeDirectory(_ path: FilePath, mode: UInt32 = 0o755) throws(Errno) {
+        var made = path.isAbsolute ? FilePath("/") : FilePath(".")
+        for part in path.components {
+            made.append(part)
+            if made.withPlatformString({ mkdir($0, mode) }) == 0 { continue }
             let error = Errno.last
             if !isDirectory(made) { throw error }
         }
     }
 
     /// Removes a file; true when it was there.
-    @discardableResult public static func removeFile(_ path: String) throws(Errno) -> Bool {
-        try gone(unlink(path))
+    @discardableResult public static func removeFile(_ path: FilePath) throws(Errno) -> Bool {
+        try gone(path.unlink())
     }
 
     /// Removes an empty directory; true when it was there.
-    @discardableResult public static func removeDirectory(_ path: String) throws(Errno) -> Bool {
-        try gone(rmdir(path))
+    @discardableResult public static func removeDirectory(_ path: FilePath) throws(Errno) -> Bool {
+        try gone(path.withPlatformString { rmdir($0) })
     }
 
     private static func gone(_ result: Int32) throws(Errno) -> Bool {
@@ -48,12 +46,12 @@ public enum Filesystem {
     }
 
     /// The whole of a small text file. Longer than `limit` bytes is an error (EFBIG), not a cut.
-    public static func read(_ path: String, limit: Int = 1 << 20) throws(Errno) -> String {
+    public static func read(_ path: FilePath, limit: Int = 1 << 20) throws(Errno) -> String {
         String(decoding: try readBytes(path, limit: limit), as: UTF8.self)
     }
 
     /// The text, or nil for whatever reason it cannot be had: for questions where "no" and "unknown" are one answer.
-    public static func readIfThere(_ path: String) -> String? {
+    public static func readIfThere(_ path: FilePath) -> String? {
         do { return try read(path, limit: mostText) } catch { return nil }
     }
 
@@ -61,8 +59,8 @@ public enum Filesystem {
     static let mostText = 64 << 20
 
     /// The whole of a small file, also of /proc and /sys, where sizes are not known beforehand.
-    public static func readBytes(_ path: String, limit: Int = 1 << 20) throws(Errno) -> [UInt8] {
-        let file = OwnedFD(taking: try retrying { Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY) })
+    public static func readBytes(_ path: FilePath, limit: Int = 1 << 20) throws(Errno) -> [UInt8] {
+        let file = OwnedFD(taking: try retrying { path.open(O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY) })
         var bytes: [UInt8] = []
         var piece = [UInt8](repeating: 0, count: 16384)
         while true {
@@ -75,19 +73,19 @@ public enum Filesystem {
     }
 
     /// Writes into an existing file (/sys, /proc) with one call.
-    public static func write(_ path: String, _ text: String) throws(Errno) {
-        let file = OwnedFD(taking: try retrying { Glibc.open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY) })
+    public static func write(_ path: FilePath, _ text: String) throws(Errno) {
+        let file = OwnedFD(taking: try retrying { path.open(O_WRONLY | O_CLOEXEC | O_NOCTTY) })
         let raw = file.raw
         let put = try retrying { Glibc.write(raw, text, text.utf8.count) }
         if put != text.utf8.count { throw .ioError }
     }
 
     /// Puts a file in place whole: whoever looks, also after a power cut, sees the old one or the new one.
-    public static func writeAtomically(_ path: String, _ text: String, mode: UInt32 = 0o644) throws(Errno) {
-        let temporary = "\(path).\(getpid()).tmp"
+    public static func writeAtomically(_ path: FilePath, _ text: String, mode: UInt32 = 0o644) throws(Errno) {
+        let temporary: FilePath = "\(path).\(getpid()).tmp"
         let flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW
         do throws(Errno) {
-            let file = OwnedFD(taking: try retrying { Glibc.open(temporary, flags, mode) })
+            let file = OwnedFD(taking: try retrying { temporary.open(flags, mode) })
             let raw = file.raw
             var bytes = Array(text.utf8)[...]
             while !bytes.isEmpty {
@@ -96,43 +94,45 @@ public enum Filesystem {
             }
             try retrying { fsync(raw) }
             try file.close()
-            try check(rename(temporary, path))
+            try check(temporary.rename(to: path))
         } catch {
-            unlink(temporary)
+            temporary.unlink()
             throw error
         }
         try syncDirectory(of: path)
     }
 
-    private static func syncDirectory(of path: String) throws(Errno) {
-        let parent = parent(of: path)
-        let directory = OwnedFD(taking: try retrying { Glibc.open(parent, O_RDONLY | O_CLOEXEC | O_DIRECTORY) })
+    private static func syncDirectory(of path: FilePath) throws(Errno) {
+        let directory = OwnedFD(taking: try retrying { path.parent.open(O_RDONLY | O_CLOEXEC | O_DIRECTORY) })
         let raw = directory.raw
         // Some file systems cannot sync a directory; then there is nothing to wait for.
         if fsync(raw) != 0, errno != EINVAL { throw .last }
     }
 
-    /// The directory that a path lies in, by its text alone.
-    public static func parent(of path: String) -> String {
-        guard let slash = path.lastIndex(of: "/") else { return "." }
-        return slash == path.startIndex ? "/" : String(path[..<slash])
+    /// The path without symbolic links, `.` and `..`; the file must be there.
+    public static func realPath(_ path: FilePath) throws(Errno) -> FilePath {
+        guard let real = path.withPlatformString({ realpath($0, nil) }) else { throw .last }
+        defer { free(real) }
+        return FilePath(platformString: real)
     }
 
-    /// The path without symbolic links, `.` and `..`; the file must be there.
-    public static func realPath(_ path: String) throws(Errno) -> String {
-        guard let real = realpath(path, nil) else { throw .last }
-        defer { free(real) }
-        return String(cString: real)
+    /// The path without links and dots where it exists, else made absolute as it is.
+    public static func absolute(_ path: FilePath) -> FilePath {
+        do throws(Errno) { return try realPath(path) } catch {
+            guard !path.isAbsolute, let here = FilePath.current else { return path }
+            return here.pushing(path)
+        }
     }
 
     /// The names, or none where the directory cannot be read.
-    public static func listIfThere(_ path: String) -> [String] {
+    public static func listIfThere(_ path: FilePath) -> [String] {
         do { return try list(path) } catch { return [] }
     }
 
-    /// The names in a directory, sorted, without `.` and `..`.
-    public static func list(_ path: String) throws(Errno) -> [String] {
-        guard let stream = opendir(path) else { throw .last }
+    /// The names in a directory, sorted, without `.` and `..`: of the kernel's folders and of our own. A name that is not
+    /// UTF-8, which none of these has, is left out.
+    public static func list(_ path: FilePath) throws(Errno) -> [String] {
+        guard let stream = path.withPlatformString({ opendir($0) }) else { throw .last }
         defer { closedir(stream) }
         var names: [String] = []
         while true {
@@ -142,9 +142,9 @@ public enum Filesystem {
                 return names.sorted()
             }
             let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+                String(validating: bytes.prefix { $0 != 0 }, as: UTF8.self)
             }
-            if name != "." && name != ".." { names.append(name) }
+            if let name, name != ".", name != ".." { names.append(name) }
         }
     }
 }

@@ -4,14 +4,14 @@ import CQblk
 public import DiskTypes
 import Glibc
 import Synchronization
-import SystemPackage
+public import SystemPackage
 
 /// An open image, backing or data file of the host. May be used from any number of threads at once.
 public final class HostFile: Sendable, ResizableStorage {
     /// Whether to look for a second, cache-bypassing descriptor.
     public enum DirectMode: Sendable { case never, ifPossible }
 
-    public let path: String
+    public let path: FilePath
     public let isWritable: Bool
     public let isBlockDevice: Bool
     /// The file lies in memory (tmpfs): reads never wait for a disk, and `fd` keeps O_NONBLOCK, with which io_uring
@@ -42,17 +42,16 @@ public final class HostFile: Sendable, ResizableStorage {
 
     /// Opens the file at `path`, following symbolic links.
     public static func open(
-        path: String, writable: Bool = false, direct: DirectMode = .ifPossible
+        path: FilePath, writable: Bool = false, direct: DirectMode = .ifPossible
     ) throws(ImageError) -> HostFile {
         try open(path, shownAs: path, writable, direct)
     }
 
     private static func open(
-        _ place: String, shownAs path: String, _ writable: Bool, _ direct: DirectMode
+        _ place: FilePath, shownAs path: FilePath, _ writable: Bool, _ direct: DirectMode
     ) throws(ImageError) -> HostFile {
         // Looked at before opening: to open a device can rewind a tape or arm a watchdog.
-        var status = stat()
-        if stat(place, &status) == 0 { try refuseUnlessData(status) }
+        if let status = place.status() { try refuseUnlessData(status) }
         let flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
         let raw: Int32
         do throws(Errno) {
@@ -67,15 +66,15 @@ public final class HostFile: Sendable, ResizableStorage {
 
     /// Reads that leave the time of access alone are cheaper, and change nothing on the disk. Only the file's owner (and
     /// root) may have that.
-    private static func openQuietly(_ path: String, _ flags: Int32) throws(Errno) -> Int32 {
-        let quiet = Glibc.open(path, flags | Int32(QB_O_NOATIME))
-        return quiet >= 0 ? quiet : try retrying { Glibc.open(path, flags) }
+    private static func openQuietly(_ path: FilePath, _ flags: Int32) throws(Errno) -> Int32 {
+        let quiet = path.open(flags | Int32(QB_O_NOATIME))
+        return quiet >= 0 ? quiet : try retrying { path.open(flags) }
     }
 
     /// Opens anew the file behind a descriptor, with an open file description of its own, whatever became of its name.
     /// `path` is what messages call it. The descriptor stays the caller's.
     public static func reopen(
-        _ descriptor: Int32, path: String, writable: Bool, direct: DirectMode = .ifPossible
+        _ descriptor: Int32, path: FilePath, writable: Bool, direct: DirectMode = .ifPossible
     ) throws(ImageError) -> HostFile {
         do throws(ImageError) {
             return try open("/proc/self/fd/\(descriptor)", shownAs: path, writable, direct)
@@ -84,7 +83,7 @@ public final class HostFile: Sendable, ResizableStorage {
 
     /// Goes on with the open file description behind a descriptor, and the locks on it. The descriptor stays the caller's.
     public static func share(
-        _ descriptor: Int32, path: String, writable: Bool, direct: DirectMode = .ifPossible
+        _ descriptor: Int32, path: FilePath, writable: Bool, direct: DirectMode = .ifPossible
     ) throws(ImageError) -> HostFile {
         let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)
         guard copy >= 0 else {
@@ -95,7 +94,7 @@ public final class HostFile: Sendable, ResizableStorage {
 
     /// Takes over a descriptor that is open already: inherited, or received over a socket.
     public static func adopt(
-        _ owned: consuming OwnedFD, path: String, writable: Bool, direct: DirectMode = .ifPossible
+        _ owned: consuming OwnedFD, path: FilePath, writable: Bool, direct: DirectMode = .ifPossible
     ) throws(ImageError) -> HostFile {
         do {
             return try HostFile(owned, path: path, writable: writable, direct: direct)
@@ -105,7 +104,7 @@ public final class HostFile: Sendable, ResizableStorage {
     }
 
     private init(
-        _ owned: consuming OwnedFD, path: String, writable: Bool, direct mode: DirectMode
+        _ owned: consuming OwnedFD, path: FilePath, writable: Bool, direct mode: DirectMode
     ) throws(ImageError) {
         // Everything that can fail comes first, on locals: a half-made object with noncopyable parts cannot be undone.
         let raw = owned.raw

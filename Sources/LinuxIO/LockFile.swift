@@ -9,9 +9,9 @@ public struct LockFile: ~Copyable, Sendable {
     private let owned: OwnedFD
 
     /// Waits for the lock, or without `wait` returns nil when somebody holds it.
-    public static func acquire(_ path: String, wait: Bool = true, mode: UInt32 = 0o600) throws(Errno) -> LockFile? {
+    public static func acquire(_ path: FilePath, wait: Bool = true, mode: UInt32 = 0o600) throws(Errno) -> LockFile? {
         let flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY
-        let file = OwnedFD(taking: try retrying { open(path, flags, mode) })
+        let file = OwnedFD(taking: try retrying { path.open(flags, mode) })
         let raw = file.raw
         do throws(Errno) {
             try retrying { flock(raw, wait ? LOCK_EX : LOCK_EX | LOCK_NB) }

@@ -3,12 +3,12 @@
 import CQblk
 public import DiskTypes
 import Glibc
-import SystemPackage
+public import SystemPackage
 
 /// What a loop device is attached to.
 public struct LoopStatus: Hashable, Sendable {
     /// The file's path as the kernel sees it now (" (deleted)" at the end when it was removed), or the given name.
-    public let backingFile: String
+    public let backingFile: FilePath
     public let identity: FileIdentity
     public let offset: UInt64
     /// 0: to the end of the file.
@@ -23,13 +23,15 @@ extension LoopDevice {
     /// The path of the file behind it, as the kernel knows it now (" (deleted)" at the end when it was removed); nil when
     /// the device is not attached. Unlike `status()` it asks nothing of the file, which may lie on a file system whose
     /// server is dead or stuck.
-    public var backingFile: String? { LoopDevice.backingFile(number) }
+    public var backingFile: FilePath? { LoopDevice.backingFile(number) }
 
-    /// The same for a device of which only the number is known.
-    public static func backingFile(_ number: Int32) -> String? {
-        Filesystem.readIfThere("/sys/block/loop\(number)/loop/backing_file").map {
-            String($0.prefix { $0 != "\n" })
-        }
+    /// The same for a device of which only the number is known. A path may hold line breaks; the kernel adds one.
+    public static func backingFile(_ number: Int32) -> FilePath? {
+        do throws(Errno) {
+            var bytes = try Filesystem.readBytes("/sys/block/loop\(number)/loop/backing_file")
+            if bytes.last == UInt8(ascii: "\n") { bytes.removeLast() }
+            return bytes.isEmpty ? nil : FilePath(bytes: bytes)
+        } catch { return nil }
     }
 
     /// What it is attached to; nil when to nothing. The kernel asks the file system that the file lies on: an error such
@@ -43,11 +45,11 @@ extension LoopDevice {
         }
         guard let answer else { return nil }
         let given = withUnsafeBytes(of: answer.lo_file_name) { bytes in
-            String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+            FilePath(bytes: bytes.prefix { $0 != 0 })
         }
         let isBlock = answer.lo_rdevice != 0
         return LoopStatus(
-            backingFile: backingFile ?? given,
+            backingFile: backingFile ?? given ?? "",
             identity: FileIdentity(
                 device: isBlock ? answer.lo_rdevice : answer.lo_device, inode: isBlock ? 0 : answer.lo_inode),
             offset: answer.lo_offset, sizeLimit: answer.lo_sizelimit,
@@ -80,12 +82,11 @@ extension LoopDevice {
         let name = "loop\(number)"
         let parts = Filesystem.listIfThere("/sys/block/\(name)").filter { $0.hasPrefix(name + "p") }
         var users: [String] = []
-        for place in ["/sys/block/\(name)"] + parts.map({ "/sys/block/\(name)/\($0)" }) {
-            for holder in Filesystem.listIfThere("\(place)/holders") { users.append("held by \(holder)") }
+        for place in [name] + parts.map({ "\(name)/\($0)" }) {
+            for holder in Filesystem.listIfThere("/sys/block/\(place)/holders") { users.append("held by \(holder)") }
         }
-        let devices = Set([path] + parts.map { "/dev/\($0)" })
-        let mounts = MountTable.parse(Filesystem.readIfThere(MountTable.path) ?? "")
-        for mount in mounts where devices.contains(mount.source) {
+        let devices = Set([FilePath(path)] + parts.map { FilePath("/dev/\($0)") })
+        for mount in MountTable.readIfThere() where devices.contains(mount.source) {
             users.append("mounted on \(mount.mountPoint)")
         }
         guard users.isEmpty else { return users }
@@ -116,7 +117,7 @@ extension LoopDevice {
     /// The device's node. Made here where nobody else does: in containers /dev is often not the kernel's.
     static func makeNode(_ number: Int32) throws(Errno) -> String {
         let path = "/dev/loop\(number)"
-        if Filesystem.exists(path) { return path }
+        if Filesystem.exists(FilePath(path)) { return path }
         let device = try Filesystem.read("/sys/block/loop\(number)/dev").split(separator: "\n").first ?? ""
         let parts = device.split(separator: ":")
         guard parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1]) else {

@@ -4,7 +4,7 @@ import CQblk
 public import DiskTypes
 import Glibc
 import Synchronization
-import SystemPackage
+public import SystemPackage
 
 /// A loop device by its number, attached or not.
 public struct LoopDevice: Sendable {
@@ -23,7 +23,7 @@ public struct LoopDevice: Sendable {
     /// `name` is what losetup shows if the kernel has no path, at most 63 bytes. `blockSize` 0 leaves it to the kernel.
     public static func attach(
         fd: Int32, readOnly: Bool, directIO: Bool = true, partitionScan: Bool = false, autoClear: Bool = false,
-        blockSize: UInt32 = 0, offset: UInt64 = 0, sizeLimit: UInt64 = 0, name: String
+        blockSize: UInt32 = 0, offset: UInt64 = 0, sizeLimit: UInt64 = 0, name: FilePath
     ) throws(ImageError) -> LoopDevice {
         var config = loop_config()
         config.fd = UInt32(bitPattern: fd)
@@ -34,7 +34,7 @@ public struct LoopDevice: Sendable {
             (readOnly ? QB_LO_FLAGS_READ_ONLY : 0) | (directIO ? QB_LO_FLAGS_DIRECT_IO : 0)
             | (partitionScan ? QB_LO_FLAGS_PARTSCAN : 0) | (autoClear ? QB_LO_FLAGS_AUTOCLEAR : 0)
         withUnsafeMutableBytes(of: &config.info.lo_file_name) { field in
-            field.copyBytes(from: name.utf8.prefix(field.count - 1))
+            field.copyBytes(from: name.bytes.prefix(field.count - 1))
         }
         do throws(Errno) {
             // Free numbers are handed out without being reserved: somebody else may be faster, again and again.

@@ -13,14 +13,18 @@ public enum Mount {
     public static let noExecution: UInt = 8
 
     public static func mount(
-        source: String, target: String, type: String, flags: UInt = 0, data: String = ""
+        source: FilePath, target: FilePath, type: String, flags: UInt = 0, data: String = ""
     ) throws(Errno) {
-        try check(Glibc.mount(source, target, type, flags, data))
+        try check(
+            source.withPlatformString { from in
+                target.withPlatformString { Glibc.mount(from, $0, type, flags, data) }
+            })
     }
 
     /// Takes a mount away. Lazily: out of sight now, truly gone when the last user lets go.
-    public static func unmount(_ target: String, lazy: Bool = false) throws(Errno) {
-        try check(umount2(target, Int32(QB_UMOUNT_NOFOLLOW) | (lazy ? Int32(QB_MNT_DETACH) : 0)))
+    public static func unmount(_ target: FilePath, lazy: Bool = false) throws(Errno) {
+        let flags = Int32(QB_UMOUNT_NOFOLLOW) | (lazy ? Int32(QB_MNT_DETACH) : 0)
+        try check(target.withPlatformString { umount2($0, flags) })
     }
 }
 
@@ -30,54 +34,62 @@ public struct MountEntry: Hashable, Sendable {
     /// `major:minor` of the mounted file system's device.
     public let device: String
     /// What of the file system is mounted: `/`, or a part.
-    public let root: String
-    public let mountPoint: String
+    public let root: FilePath
+    public let mountPoint: FilePath
     public let options: String
     public let type: String
-    public let source: String
+    public let source: FilePath
     public let superOptions: String
 }
 
 /// What is mounted, as this process sees it.
 public enum MountTable {
     public static func read() throws(Errno) -> [MountEntry] {
-        parse(try Filesystem.read(path, limit: Filesystem.mostText))
+        parse(try Filesystem.readBytes(path, limit: Filesystem.mostText))
     }
 
-    static let path = "/proc/self/mountinfo"
+    /// What is mounted, or nothing where the table cannot be read.
+    static func readIfThere() -> [MountEntry] {
+        do throws(Errno) { return try read() } catch { return [] }
+    }
 
-    /// Lines that are not of mountinfo's form are skipped.
-    public static func parse(_ text: String) -> [MountEntry] {
-        text.split(separator: "\n").compactMap { line in
-            let fields = line.split(separator: " ", omittingEmptySubsequences: false)
+    static let path: FilePath = "/proc/self/mountinfo"
+
+    /// Lines that are not of mountinfo's form are skipped. Paths are bytes; blanks and a few others stand in octal.
+    public static func parse(_ bytes: [UInt8]) -> [MountEntry] {
+        bytes.split(separator: UInt8(ascii: "\n")).compactMap { line in
+            let fields = line.split(separator: UInt8(ascii: " "), omittingEmptySubsequences: false).map(Array.init)
             // After six fixed fields come any number of optional ones, up to a lone "-".
-            guard fields.count > 6, let id = Int(fields[0]),
-                let dash = fields[6...].firstIndex(of: "-"), fields.count > dash + 3
+            guard fields.count > 6, let id = Int(text(fields[0])),
+                let dash = fields[6...].firstIndex(of: [UInt8(ascii: "-")]), fields.count > dash + 3,
+                let root = FilePath(bytes: unescape(fields[3])), let point = FilePath(bytes: unescape(fields[4])),
+                let source = FilePath(bytes: unescape(fields[dash + 2]))
             else { return nil }
             return MountEntry(
-                id: id, device: String(fields[2]), root: unescape(fields[3]), mountPoint: unescape(fields[4]),
-                options: String(fields[5]), type: unescape(fields[dash + 1]), source: unescape(fields[dash + 2]),
-                superOptions: unescape(fields[dash + 3]))
+                id: id, device: text(fields[2]), root: root, mountPoint: point, options: text(fields[5]),
+                type: text(unescape(fields[dash + 1])), source: source,
+                superOptions: text(unescape(fields[dash + 3])))
         }
     }
 
+    /// What is no path: for people and for comparisons with ASCII words.
+    private static func text(_ field: [UInt8]) -> String { String(decoding: field, as: UTF8.self) }
+
     /// `\040` is a blank, `\011` a tab, and so on.
-    static func unescape(_ field: Substring) -> String {
-        guard field.contains("\\") else { return String(field) }
-        let bytes = Array(field.utf8)
+    static func unescape(_ field: [UInt8]) -> [UInt8] {
         var out: [UInt8] = []
         var i = 0
-        while i < bytes.count {
-            if bytes[i] == UInt8(ascii: "\\"), i + 3 < bytes.count,
-                let code = UInt8(String(decoding: bytes[(i + 1)...(i + 3)], as: UTF8.self), radix: 8)
+        while i < field.count {
+            if field[i] == UInt8(ascii: "\\"), i + 3 < field.count,
+                let code = UInt8(String(decoding: field[(i + 1)...(i + 3)], as: UTF8.self), radix: 8)
             {
                 out.append(code)
                 i += 4
             } else {
-                out.append(bytes[i])
+                out.append(field[i])
                 i += 1
             }
         }
-        return String(decoding: out, as: UTF8.self)
+        return out
     }
 }

@@ -8,7 +8,7 @@ public import SystemPackage
 public struct UnixListener: ~Copyable, Sendable {
     private let owned: OwnedFD
     /// The path it was made for; empty for an inherited one, whose file is the business of whoever made it.
-    public let path: String
+    public let path: FilePath
     private let identity: FileIdentity?
     public var raw: Int32 { owned.raw }
 
@@ -19,12 +19,11 @@ public struct UnixListener: ~Copyable, Sendable {
         identity = nil
     }
 
-    init(_ path: String, backlog: Int32) throws(ImageError) {
+    init(_ path: FilePath, backlog: Int32) throws(ImageError) {
         let socket = try UnixSocket.newSocket(path)
         // Held while looking and binding: two servers that start at once would both find the same dead socket, and the
         // one that is faster would lose its new one to the other. Where a folder cannot be locked, that stays possible.
-        let folder = Filesystem.parent(of: path)
-        let lock = OwnedFD(taking: open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+        let lock = OwnedFD(taking: path.parent.open(O_RDONLY | O_DIRECTORY | O_CLOEXEC))
         while flock(lock.raw, LOCK_EX) != 0, errno == EINTR {}
         try Self.clear(path)
         var address = UnixSocket.address(path)
@@ -35,7 +34,7 @@ public struct UnixListener: ~Copyable, Sendable {
         }
         guard bound == 0, Glibc.listen(socket.raw, backlog) == 0 else {
             let error = errno
-            if bound == 0 { unlink(path) }
+            if bound == 0 { path.unlink() }
             throw ImageError(.system, "cannot listen: \(errorText(error))", path: path, number: error)
         }
         identity = Filesystem.identity(of: path)
@@ -44,13 +43,12 @@ public struct UnixListener: ~Copyable, Sendable {
     }
 
     deinit {
-        if let identity, Filesystem.identity(of: path) == identity { unlink(path) }
+        if let identity, Filesystem.identity(of: path) == identity { path.unlink() }
     }
 
     /// Removes the socket of a server that is gone. Anything else that is there is an error.
-    private static func clear(_ path: String) throws(ImageError) {
-        var status = stat()
-        guard lstat(path, &status) == 0 else { return }
+    private static func clear(_ path: FilePath) throws(ImageError) {
+        guard let status = path.status(followingLinks: false) else { return }
         guard status.st_mode & S_IFMT == S_IFSOCK else {
             throw ImageError(
                 .system, "there is a file that is no socket", advice: "name another path, or remove it", path: path)
@@ -62,7 +60,7 @@ public struct UnixListener: ~Copyable, Sendable {
             try UnixSocket.connectTo(probe.raw, path)
         } catch {
             if error == .connectionRefused {
-                unlink(path)
+                path.unlink()
                 return
             }
             if error == .noSuchFileOrDirectory { return }

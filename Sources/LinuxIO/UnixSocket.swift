@@ -13,7 +13,7 @@ public struct UnixSocket: ~Copyable, Sendable {
     public init(taking owned: consuming OwnedFD) { self.owned = owned }
 
     /// Connects to whoever listens at `path`.
-    public static func connect(_ path: String) throws(ImageError) -> UnixSocket {
+    public static func connect(_ path: FilePath) throws(ImageError) -> UnixSocket {
         let socket = try newSocket(path)
         do throws(Errno) {
             try connectTo(socket.raw, path)
@@ -27,7 +27,7 @@ public struct UnixSocket: ~Copyable, Sendable {
     }
 
     /// Listens at `path`. A socket that nobody listens to any more is replaced; one that somebody does is an error.
-    public static func listen(_ path: String, backlog: Int32 = 8) throws(ImageError) -> UnixListener {
+    public static func listen(_ path: FilePath, backlog: Int32 = 8) throws(ImageError) -> UnixListener {
         try UnixListener(path, backlog: backlog)
     }
 
@@ -68,8 +68,8 @@ public struct UnixSocket: ~Copyable, Sendable {
     /// Bytes of a path, without the terminator.
     static let longestPath = MemoryLayout.size(ofValue: sockaddr_un().sun_path) - 1
 
-    static func newSocket(_ path: String) throws(ImageError) -> OwnedFD {
-        guard !path.isEmpty, path.utf8.count <= longestPath else {
+    static func newSocket(_ path: FilePath) throws(ImageError) -> OwnedFD {
+        guard !path.isEmpty, path.length <= longestPath else {
             throw ImageError(
                 .system, "a socket's path has 1 to \(longestPath) bytes", advice: "use a shorter or a relative path",
                 path: path)
@@ -81,7 +81,7 @@ public struct UnixSocket: ~Copyable, Sendable {
         return OwnedFD(taking: raw)
     }
 
-    static func connectTo(_ socket: Int32, _ path: String) throws(Errno) {
+    static func connectTo(_ socket: Int32, _ path: FilePath) throws(Errno) {
         var address = address(path)
         let size = socklen_t(MemoryLayout<sockaddr_un>.size)
         try retrying {
@@ -92,10 +92,10 @@ public struct UnixSocket: ~Copyable, Sendable {
     }
 
     /// The path must be no longer than `longestPath`.
-    static func address(_ path: String) -> sockaddr_un {
+    static func address(_ path: FilePath) -> sockaddr_un {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
-        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8.prefix(longestPath)) }
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.bytes.prefix(longestPath)) }
         return address
     }
 }

@@ -1,6 +1,8 @@
 // Why this file exists: a disk that was plugged into a running VM is known by two names, the VM's monitor and the
 // device's id. This is what the next `qblk` needs to list it, to unplug it, and to clean up after it.
+public import DiskTypes
 public import LinuxIO
+public import SystemPackage
 
 /// How a disk came into a VM.
 public enum AttachmentMethod: String, Codable, Sendable {
@@ -15,16 +17,16 @@ public struct AttachmentRecord: Codable, Equatable, Sendable {
     /// The device's id in QEMU.
     public var id: String
     /// Absolute path of the VM's QMP socket.
-    public var qmp: String
+    @CodedPath public var qmp: FilePath
     /// Absolute path of the image or the device.
-    public var image: String
+    @CodedPath public var image: FilePath
     public var format: String
     public var snapshot: String?
     public var size: UInt64
     public var how: AttachmentMethod
     public var readOnly: Bool
     /// Where the server listens, for images.
-    public var socket: String?
+    @CodedPathIfAny public var socket: FilePath?
     public var server: ProcessIdentity?
     public var supervisor: ProcessIdentity?
     /// The QEMU process, where it is known.
@@ -32,7 +34,7 @@ public struct AttachmentRecord: Codable, Equatable, Sendable {
     /// Seconds since 1970.
     public var created: Int64
     /// How the server was started, without its files: for a supervisor that has to be replaced.
-    public var serveArguments: [String]?
+    public var serveArguments: [FileName]?
     /// Which files the image has, itself first: its name may lead to another by now.
     public var files: [FileIdentity]?
     /// What went wrong at the server's end: something that the guest wrote may be lost.
@@ -41,12 +43,12 @@ public struct AttachmentRecord: Codable, Equatable, Sendable {
     public var isPlugged = false
 
     public init(
-        id: String, qmp: String, image: String, format: String, size: UInt64, how: AttachmentMethod, readOnly: Bool,
+        id: String, qmp: FilePath, image: FilePath, format: String, size: UInt64, how: AttachmentMethod, readOnly: Bool,
         created: Int64
     ) {
         self.id = id
-        self.qmp = qmp
-        self.image = image
+        _qmp = CodedPath(wrappedValue: qmp)
+        _image = CodedPath(wrappedValue: image)
         self.format = format
         self.size = size
         self.how = how

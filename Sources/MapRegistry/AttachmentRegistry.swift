@@ -4,23 +4,24 @@
 public import DiskTypes
 import FoundationEssentials
 import LinuxIO
+public import SystemPackage
 
 /// The disks in running VMs: a folder each, beside the maps and out of their way.
 public struct AttachmentRegistry: Sendable {
-    public let folder: String
+    public let folder: FilePath
 
     /// `registry`: whose neighbour it is.
-    public init(_ registry: MapRegistry = MapRegistry()) { folder = registry.folder + "/.attached" }
+    public init(_ registry: MapRegistry = MapRegistry()) { folder = registry.folder.appending(".attached") }
     /// `folder`: of a registry made before.
-    public init(folder: String) { self.folder = folder }
+    public init(folder: FilePath) { self.folder = folder }
 
     /// The keys of all folders: with a record, being made, or left behind.
     public func keys() throws(ImageError) -> [String] {
         try RegistryFiles.names(in: folder).filter { !$0.hasPrefix(".") }
     }
 
-    public func folder(of key: String) -> String { folder + "/" + key }
-    private func statePath(_ key: String) -> String { folder(of: key) + "/state.json" }
+    public func folder(of key: String) -> FilePath { folder.appending(key) }
+    private func statePath(_ key: String) -> FilePath { folder(of: key).appending("state.json") }
 
     public func record(_ key: String) throws(ImageError) -> AttachmentRecord? {
         guard let bytes = try RegistryFiles.read(statePath(key)) else { return nil }
@@ -58,9 +59,11 @@ public struct AttachmentRegistry: Sendable {
 
     /// Makes the folder of a new disk and holds its lock. Ids are a VM's own; another VM may have the same.
     public func create(_ id: String) throws(ImageError) -> AttachmentLock {
-        try RegistryFiles.makeFolder(Filesystem.parent(of: folder))
+        try RegistryFiles.makeFolder(folder.parent)
         try RegistryFiles.makeFolder(folder)
-        guard let global = try FileLock(folder + "/.lock", patience: 10_000) else { throw busy("the list of disks") }
+        guard let global = try FileLock(folder.appending(".lock"), patience: 10_000) else {
+            throw busy("the list of disks")
+        }
         let taken = Set(try keys())
         var key = id
         var number = 2
@@ -69,7 +72,7 @@ public struct AttachmentRegistry: Sendable {
             number += 1
         }
         try RegistryFiles.makeFolder(folder(of: key))
-        guard let lock = try FileLock(folder(of: key) + "/lock", patience: 0) else { throw busy("'\(key)'") }
+        guard let lock = try FileLock(folder(of: key).appending("lock"), patience: 0) else { throw busy("'\(key)'") }
         _ = consume global
         return AttachmentLock(key: key, lock: lock)
     }
@@ -79,7 +82,7 @@ public struct AttachmentRegistry: Sendable {
     public func lock(_ key: String, patience: Int = 0) throws(ImageError) -> AttachmentLock? {
         guard Filesystem.isDirectory(folder(of: key)) else { return nil }
         do throws(ImageError) {
-            guard let lock = try FileLock(folder(of: key) + "/lock", patience: patience) else { return nil }
+            guard let lock = try FileLock(folder(of: key).appending("lock"), patience: patience) else { return nil }
             return AttachmentLock(key: key, lock: lock)
         } catch {
             if !Filesystem.isDirectory(folder(of: key)) { return nil }

@@ -3,6 +3,7 @@
 public import DiskTypes
 import Glibc
 import LinuxIO
+public import SystemPackage
 
 /// What is left of a map.
 public enum MapHealth: Sendable {
@@ -26,12 +27,12 @@ extension MapRecord {
 
     private var isDeviceThere: Bool {
         if how == .loop { return loops.first.map(ownsLoop) ?? false }
-        return how == .ublk ? Filesystem.identity(of: device)?.inode == 0 : isOurDeviceMapperDevice
+        return how == .ublk ? Filesystem.identity(of: FilePath(device))?.inode == 0 : isOurDeviceMapperDevice
     }
 
     /// Whether the device is still the one that this map made, told by its UUID: the name may be another program's now.
     private var isOurDeviceMapperDevice: Bool {
-        guard let identity = Filesystem.identity(of: device), identity.inode == 0 else { return false }
+        guard let identity = Filesystem.identity(of: FilePath(device)), identity.inode == 0 else { return false }
         guard let line = Filesystem.readIfThere("/sys/dev/block/\(identity.deviceNumber)/dm/uuid") else {
             // Without sysfs nothing can be told but that a device is there.
             return !Filesystem.isDirectory("/sys/dev/block")
@@ -53,7 +54,7 @@ extension MapRecord {
             }
         }
         let ours = mountPoint ?? image
-        return path == ours || path == ours + " (deleted)"
+        return path == ours || path == ours.extended(" (deleted)")
     }
 }
 
@@ -65,7 +66,7 @@ extension MapRegistry {
 
     /// Removes folders of maps that died before they had a record. `takeDown` is given each folder first, under the
     /// map's lock: a device may have been made already, which nothing but the folder's path tells.
-    public func sweep(_ takeDown: (_ folder: String) throws(ImageError) -> Void = { _ in }) throws(ImageError) {
+    public func sweep(_ takeDown: (_ folder: FilePath) throws(ImageError) -> Void = { _ in }) throws(ImageError) {
         for name in try names() where try record(of: name) == nil {
             guard let lock = try FileLock(lockPath(name), patience: 0) else { continue }
             if try record(of: name) == nil {

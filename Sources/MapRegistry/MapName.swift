@@ -1,16 +1,19 @@
 // Why this file exists: the name of a map becomes a folder, a device-mapper name and a word in scripts. What is
 // harmless in all three is decided here, once.
 public import DiskTypes
+import LinuxIO
+public import SystemPackage
 
 /// The rules for names of maps.
 public enum MapName {
     /// Longest name; device-mapper allows 127 bytes, and its helpers add a suffix.
     public static let lengthLimit = 100
 
-    /// The name a map gets when the user gives none: the image's file name, with `_` for what names may not hold.
-    public static func suggested(forImage path: String) -> String {
-        let file = path.split(separator: "/").last.map(String.init) ?? ""
-        var bytes = file.utf8.prefix(lengthLimit).map { isAllowed($0) ? $0 : UInt8(ascii: "_") }
+    /// The name a map gets when the user gives none: the image's file name, with `_` for each byte that names
+    /// may not hold.
+    public static func suggested(forImage path: FilePath) -> String {
+        let file = path.lastComponent.map { FilePath(root: nil, components: $0).bytes } ?? []
+        var bytes = file.prefix(lengthLimit).map { isAllowed($0) ? $0 : UInt8(ascii: "_") }
         if let first = bytes.first, !isAllowedFirst(first) { bytes[0] = UInt8(ascii: "_") }
         return bytes.isEmpty ? "disk" : String(decoding: bytes, as: UTF8.self)
     }
@@ -26,7 +29,7 @@ public enum MapName {
         let rules = "use up to \(lengthLimit) of A-Z a-z 0-9 . _ + -, starting with a letter, a digit or _"
         guard let first = name.utf8.first, isAllowedFirst(first), name.utf8.count <= lengthLimit,
             name.utf8.allSatisfy(isAllowed)
-        else { throw ImageError(.reference, "'\(name)' cannot be the name of a map", advice: rules) }
+        else { throw ImageError(.reference, "'\(printable(name))' cannot be the name of a map", advice: rules) }
     }
 
     private static func isAllowed(_ byte: UInt8) -> Bool {

@@ -1,6 +1,7 @@
 // Why this file exists: what a map leaves behind for the next `qblk`: enough to list it, to take it apart, and to clean
 // up after it when its processes died.
 public import LinuxIO
+public import SystemPackage
 
 /// How an image became a block device.
 public enum MapMethod: String, Codable, Sendable, CaseIterable {
@@ -17,7 +18,7 @@ public enum MapMethod: String, Codable, Sendable, CaseIterable {
 public struct MapRecord: Codable, Equatable, Sendable {
     public var name: String
     /// Absolute path of the image.
-    public var image: String
+    @CodedPath public var image: FilePath
     /// `qcow2` or `raw`.
     public var format: String
     /// The internal snapshot that is shown, if not the active state.
@@ -46,7 +47,7 @@ public struct MapRecord: Codable, Equatable, Sendable {
     /// Names of the device-mapper devices that belong to this map, in the order to remove them.
     public var dmNames: [String]
     /// The FUSE file that must be unmounted, where there is one.
-    public var mountPoint: String?
+    @CodedPathIfAny public var mountPoint: FilePath?
     /// Seconds since 1970.
     public var created: Int64
     /// The device goes away by itself as soon as nobody uses it.
@@ -55,11 +56,11 @@ public struct MapRecord: Codable, Equatable, Sendable {
     public var trouble: String?
 
     public init(
-        name: String, image: String, format: String, snapshot: String? = nil, size: UInt64, how: MapMethod,
+        name: String, image: FilePath, format: String, snapshot: String? = nil, size: UInt64, how: MapMethod,
         device: String, readOnly: Bool, created: Int64
     ) {
         self.name = name
-        self.image = image
+        _image = CodedPath(wrappedValue: image)
         self.format = format
         self.snapshot = snapshot
         self.size = size
@@ -86,7 +87,7 @@ public struct MapRecord: Codable, Equatable, Sendable {
 
     /// Whether `path` leads to the image, by whatever name. Where the record does not know which file it is, its name
     /// decides.
-    public func isImage(_ path: String) -> Bool {
+    public func isImage(_ path: FilePath) -> Bool {
         guard let imageIdentity else { return image == path }
         return Filesystem.identity(of: path) == imageIdentity
     }

@@ -4,26 +4,27 @@ public import DiskTypes
 import FoundationEssentials
 import Glibc
 public import LinuxIO
+public import SystemPackage
 
 /// The maps of this host.
 public struct MapRegistry: Sendable {
     /// Where the maps' folders are: `/run/qblk`, or what QBLK_RUN_DIR says.
-    public let folder: String
+    public let folder: FilePath
 
-    public init(folder: String? = nil) {
+    public init(folder: FilePath? = nil) {
         if let folder {
             self.folder = folder
         } else if let named = getenv("QBLK_RUN_DIR"), named.pointee != 0 {
-            self.folder = String(cString: named)
+            self.folder = FilePath(platformString: named)
         } else {
             self.folder = "/run/qblk"
         }
     }
 
     /// The folder of one map: its record, its lock, the file that FUSE is mounted on.
-    public func folder(of name: String) -> String { folder + "/" + name }
-    func statePath(_ name: String) -> String { folder(of: name) + "/state.json" }
-    func lockPath(_ name: String) -> String { folder(of: name) + "/lock" }
+    public func folder(of name: String) -> FilePath { folder.appending(name) }
+    func statePath(_ name: String) -> FilePath { folder(of: name).appending("state.json") }
+    func lockPath(_ name: String) -> FilePath { folder(of: name).appending("lock") }
 
     // MARK: asking
 
@@ -51,11 +52,11 @@ public struct MapRegistry: Sendable {
     }
 
     /// The map that the user means by a name, a device or an image. nil when there is none.
-    public func find(_ key: String) throws(ImageError) -> MapRecord? {
+    public func find(_ key: FilePath) throws(ImageError) -> MapRecord? {
         let records = try all()
-        if let named = records.first(where: { $0.name == key }) { return named }
-        let path = RegistryFiles.absolute(key)
-        if let device = records.first(where: { $0.device == key || $0.device == path }) { return device }
+        if let named = records.first(where: { FilePath($0.name) == key }) { return named }
+        let path = Filesystem.absolute(key)
+        if let device = records.first(where: { [key, path].contains(FilePath($0.device)) }) { return device }
         let images = records.filter { Filesystem.exists(path) ? $0.isImage(path) : $0.image == path || $0.image == key }
         guard images.count < 2 else {
             let names = images.map(\.name).joined(separator: ", ")
@@ -81,7 +82,9 @@ public struct MapRegistry: Sendable {
     private func createIfFree(_ name: String) throws(ImageError) -> MapReservation? {
         try MapName.check(name)
         try RegistryFiles.makeFolder(folder)
-        guard let global = try FileLock(folder + "/.lock", patience: 10_000) else { throw busy("the list of maps") }
+        guard let global = try FileLock(folder.appending(".lock"), patience: 10_000) else {
+            throw busy("the list of maps")
+        }
         if let record = try record(of: name) {
             throw ImageError(
                 .reference, "a map named '\(name)' is there already (\(record.image) on \(record.device))",
@@ -121,18 +124,5 @@ public struct MapRegistry: Sendable {
 
     private func busy(_ what: String) -> ImageError {
         ImageError(.locked, "another qblk is working on \(what)", advice: "try again when it is done")
-    }
-}
-
-extension RegistryFiles {
-    /// The path without links and dots where it exists, else made absolute as it is.
-    static func absolute(_ path: String) -> String {
-        if let real = realpath(path, nil) {
-            defer { free(real) }
-            return String(cString: real)
-        }
-        guard !path.hasPrefix("/"), let here = getcwd(nil, 0) else { return path }
-        defer { free(here) }
-        return String(cString: here) + "/" + path
     }
 }

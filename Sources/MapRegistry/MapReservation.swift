@@ -3,6 +3,7 @@
 public import DiskTypes
 import FoundationEssentials
 import Synchronization
+public import SystemPackage
 
 /// The right to make or take down one map.
 public struct MapReservation: ~Copyable {
@@ -17,7 +18,7 @@ public struct MapReservation: ~Copyable {
     }
 
     /// The map's folder.
-    public var folder: String { registry.folder(of: name) }
+    public var folder: FilePath { registry.folder(of: name) }
 
     /// Writes or rewrites the record.
     public borrowing func write(_ record: MapRecord) throws(ImageError) { try registry.write(record) }

@@ -2,19 +2,21 @@
 // their holder, folders that vanish with all they hold.
 import DiskTypes
 import Glibc
+import LinuxIO
+import SystemPackage
 
 enum RegistryFiles {
-    static func error(_ what: String, _ path: String, code: Int32 = errno) -> ImageError {
+    static func error(_ what: String, _ path: FilePath, code: Int32 = errno) -> ImageError {
         ImageError(.system, "\(what) \(path): \(String(cString: strerror(code)))")
     }
 
-    static func makeFolder(_ path: String) throws(ImageError) {
-        if mkdir(path, 0o755) != 0, errno != EEXIST { throw error("cannot make", path) }
+    static func makeFolder(_ path: FilePath) throws(ImageError) {
+        if path.withPlatformString({ mkdir($0, 0o755) }) != 0, errno != EEXIST { throw error("cannot make", path) }
     }
 
     /// All of a file, nil when there is none.
-    static func read(_ path: String) throws(ImageError) -> [UInt8]? {
-        let fd = open(path, O_RDONLY | O_CLOEXEC)
+    static func read(_ path: FilePath) throws(ImageError) -> [UInt8]? {
+        let fd = path.open(O_RDONLY | O_CLOEXEC)
         if fd < 0 {
             if errno == ENOENT || errno == ENOTDIR { return nil }
             throw error("cannot read", path)
@@ -34,43 +36,34 @@ enum RegistryFiles {
     }
 
     /// Writes a file so that any reader sees the old bytes or the new ones, never a part.
-    static func write(_ bytes: [UInt8], to path: String) throws(ImageError) {
-        let fresh = path + ".new"
-        let fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+    static func write(_ bytes: [UInt8], to path: FilePath) throws(ImageError) {
+        let fresh = path.extended(".new")
+        let fd = fresh.open(O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
         guard fd >= 0 else { throw error("cannot write", fresh) }
         let written = bytes.withUnsafeBytes { Glibc.write(fd, $0.baseAddress, $0.count) }
         let code = errno
         guard close(fd) == 0, written == bytes.count else {
-            unlink(fresh)
+            fresh.unlink()
             throw error("cannot write", fresh, code: written < 0 ? code : ENOSPC)
         }
-        guard rename(fresh, path) == 0 else { throw error("cannot write", path) }
+        guard fresh.rename(to: path) == 0 else { throw error("cannot write", path) }
     }
 
     /// Names in a folder, without `.` and `..`, sorted; none when there is no folder.
-    static func names(in folder: String) throws(ImageError) -> [String] {
-        guard let stream = opendir(folder) else {
-            if errno == ENOENT { return [] }
-            throw error("cannot list", folder)
+    static func names(in folder: FilePath) throws(ImageError) -> [String] {
+        do throws(Errno) { return try Filesystem.list(folder) } catch {
+            if error == .noSuchFileOrDirectory { return [] }
+            throw RegistryFiles.error("cannot list", folder, code: error.rawValue)
         }
-        defer { closedir(stream) }
-        var names: [String] = []
-        while let entry = readdir(stream) {
-            let length = MemoryLayout.size(ofValue: entry.pointee.d_name)
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: length) { String(cString: $0) }
-            }
-            if name != "." && name != ".." { names.append(name) }
-        }
-        return names.sorted()
     }
 
     /// Removes a folder of files. A file that something is mounted on stays, and the folder with it: an error.
-    static func removeFolder(_ path: String) throws(ImageError) {
+    static func removeFolder(_ path: FilePath) throws(ImageError) {
         for name in try names(in: path) {
-            if unlink(path + "/" + name) != 0, errno != ENOENT { throw error("cannot remove", path + "/" + name) }
+            let file = path.appending(name)
+            if file.unlink() != 0, errno != ENOENT { throw error("cannot remove", file) }
         }
-        if rmdir(path) != 0, errno != ENOENT { throw error("cannot remove", path) }
+        if path.withPlatformString({ rmdir($0) }) != 0, errno != ENOENT { throw error("cannot remove", path) }
     }
 }
 
@@ -79,10 +72,10 @@ struct FileLock: ~Copyable {
     private let fd: Int32
 
     /// Takes the lock; nil when somebody else has it and goes on holding it for `patience` milliseconds.
-    init?(_ path: String, patience: Int) throws(ImageError) {
+    init?(_ path: FilePath, patience: Int) throws(ImageError) {
         var waited = 0
         while true {
-            let fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+            let fd = path.open(O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
             guard fd >= 0 else { throw RegistryFiles.error("cannot lock", path) }
             if flock(fd, LOCK_EX | LOCK_NB) == 0 {
                 if FileLock.isStill(fd, path) {
@@ -107,10 +100,9 @@ struct FileLock: ~Copyable {
     deinit { close(fd) }
 
     /// A holder removes the file with its folder; whoever waited for it then holds a lock on nothing and must go again.
-    private static func isStill(_ fd: Int32, _ path: String) -> Bool {
+    private static func isStill(_ fd: Int32, _ path: FilePath) -> Bool {
         var ours = stat()
-        var there = stat()
-        return fstat(fd, &ours) == 0 && stat(path, &there) == 0 && ours.st_ino == there.st_ino
-            && ours.st_dev == there.st_dev
+        guard fstat(fd, &ours) == 0 else { return false }
+        return Filesystem.identity(of: path) == FileIdentity(device: UInt64(ours.st_dev), inode: UInt64(ours.st_ino))
     }
 }

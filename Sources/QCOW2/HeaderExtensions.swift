@@ -31,9 +31,9 @@ public struct HeaderExtensions: Sendable {
     /// Set when the bitmaps extension itself is malformed; that never blocks reading data.
     public private(set) var bitmapsProblem: ImageError?
     public private(set) var encryptionHeader: (offset: HostOffset, length: UInt64)?
-    public private(set) var externalDataFile: String?
+    public private(set) var externalDataFile: FileName?
     public private(set) var unknown: [Unknown] = []
-    public private(set) var backingName: String?
+    public private(set) var backingName: FileName?
 
     /// `first` is the first cluster of the file (shorter where the file is).
     public init(_ first: BigEndianBytes, header: Header) throws(ImageError) {
@@ -85,7 +85,7 @@ public struct HeaderExtensions: Sendable {
             guard length <= 15 else {
                 throw .malformed("the backing format name is too long", at: HostOffset(UInt64(at)))
             }
-            backingFormat = try Self.text(b, at, length)
+            backingFormat = try Self.text(b, at, length)?.description
         case Kind.featureNames: try takeFeatureNames(b, at, length)
         case Kind.bitmaps: try takeBitmaps(b, at, length)
         case Kind.encryptionHeader:
@@ -101,9 +101,9 @@ public struct HeaderExtensions: Sendable {
     }
 
     /// A name, as QEMU reads it: as far as the first NUL byte. An empty one is none.
-    private static func text(_ b: BigEndianBytes, _ at: Int, _ count: Int) throws(ImageError) -> String? {
+    private static func text(_ b: BigEndianBytes, _ at: Int, _ count: Int) throws(ImageError) -> FileName? {
         let name = try b.slice(at: at, count: count).prefix { $0 != 0 }
-        return name.isEmpty ? nil : String(decoding: name, as: UTF8.self)
+        return name.isEmpty ? nil : FileName(name)
     }
 
     private mutating func takeFeatureNames(_ b: BigEndianBytes, _ at: Int, _ length: Int) throws(ImageError) {

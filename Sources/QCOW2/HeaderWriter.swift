@@ -24,11 +24,11 @@ enum HeaderWriter {
             tail += try block(HeaderExtensions.Kind.backingFormat, Array(format.utf8))
         }
         if let name = image.options.dataFile {
-            tail += try block(HeaderExtensions.Kind.externalDataFile, Array(name.utf8))
+            tail += try block(HeaderExtensions.Kind.externalDataFile, name.bytes)
         }
         let base = image.options.version == 2 ? 72 : Header.knownBytes
         // The end of the list is an extension of its own, without body.
-        let rest = 8 + (image.options.backingName?.utf8.count ?? 0)
+        let rest = 8 + (image.options.backingName?.bytes.count ?? 0)
         if image.options.version == 3 {
             let table = try block(HeaderExtensions.Kind.featureNames, featureNames())
             // It only serves messages: where it does not fit it is left out, and of small clusters always, as by QEMU.
@@ -37,7 +37,7 @@ enum HeaderWriter {
         }
         tail += [UInt8](repeating: 0, count: 8)
         let nameOffset = base + tail.count
-        tail += Array((image.options.backingName ?? "").utf8)
+        tail += image.options.backingName?.bytes ?? []
         guard UInt64(base + tail.count) <= image.clusterSize else {
             throw .unsupported(
                 "the names of backing and data file do not fit into the first cluster",
@@ -53,7 +53,7 @@ enum HeaderWriter {
         b.put(options.version, at: 4)
         if let name = options.backingName, !name.isEmpty {
             b.put(UInt64(nameOffset), at: 8)
-            b.put(UInt32(name.utf8.count), at: 16)
+            b.put(UInt32(name.bytes.count), at: 16)
         }
         b.put(UInt32(image.clusterBits), at: 20)
         b.put(image.size, at: 24)

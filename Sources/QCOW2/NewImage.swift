@@ -24,9 +24,9 @@ public struct NewImageOptions: Sendable {
     public var extendedL2 = false
     public var compression: CompressionMethod = .deflate
     public var preallocation: PreallocationMode = .off
-    public var backingName: String?
+    public var backingName: FileName?
     public var backingFormat: String?
-    public var dataFile: String?
+    public var dataFile: FileName?
     public var dataFileIsRaw = false
 
     public init() {}
@@ -92,7 +92,7 @@ public struct NewImage: Sendable {
         guard options.backingFormat?.utf8.count ?? 0 <= 15 else {
             throw .unsupported("the backing format's name is too long")
         }
-        guard UInt64(options.backingName?.utf8.count ?? 0) <= UInt64(Limits.backingNameBytes) else {
+        guard UInt64(options.backingName?.bytes.count ?? 0) <= UInt64(Limits.backingNameBytes) else {
             throw .unsupported("the backing file name is longer than \(Limits.backingNameBytes) bytes")
         }
     }

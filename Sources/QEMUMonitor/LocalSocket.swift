@@ -3,7 +3,7 @@
 public import DiskTypes
 import Glibc
 import LinuxIO
-import SystemPackage
+public import SystemPackage
 
 /// A connection to a Unix socket.
 public final class LocalSocket {
@@ -23,7 +23,7 @@ public final class LocalSocket {
         case other(ImageError)
     }
 
-    public init(_ path: String) throws(Refusal) {
+    public init(_ path: FilePath) throws(Refusal) {
         guard var address = LocalSocket.address(path) else {
             let limit = LocalSocket.longestPath
             throw .other(
@@ -50,11 +50,11 @@ public final class LocalSocket {
 
     static let longestPath = MemoryLayout.size(ofValue: sockaddr_un().sun_path) - 1
 
-    private static func address(_ path: String) -> sockaddr_un? {
+    private static func address(_ path: FilePath) -> sockaddr_un? {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
-        guard path.utf8.count <= longestPath, !path.utf8.contains(0) else { return nil }
-        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+        guard path.length <= longestPath else { return nil }
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.bytes) }
         return address
     }
 

@@ -1,6 +1,8 @@
 // Why this file exists: plugging a disk in and out is a few QMP commands each, in an order that leaves nothing behind
 // when one of them fails.
 public import DiskTypes
+import LinuxIO
+public import SystemPackage
 
 /// A disk to plug into a VM.
 public struct PluggedDisk: Sendable {
@@ -36,7 +38,7 @@ public struct PluggedDisk: Sendable {
 extension QEMUMonitor {
     /// Plugs in a disk that is served on a socket. The VM talks to the server before this returns. On failure nothing
     /// of it stays in the VM.
-    public func plugServed(_ disk: PluggedDisk, socket: String, packed: Bool) throws(ImageError) {
+    public func plugServed(_ disk: PluggedDisk, socket: FilePath, packed: Bool) throws(ImageError) {
         // In milliseconds since 9.2, which deprecates seconds.
         let inMilliseconds = version >= (9, 2)
         try execute(
@@ -47,7 +49,7 @@ extension QEMUMonitor {
                     "type": .string("socket"),
                     "data": .object([
                         "addr": .object([
-                            "type": .string("unix"), "data": .object(["path": .string(socket)]),
+                            "type": .string("unix"), "data": .object(["path": try sendable(socket)]),
                         ]),
                         "server": .bool(false),
                         inMilliseconds ? "reconnect-ms" : "reconnect": .integer(inMilliseconds ? 100 : 1),
@@ -66,12 +68,12 @@ extension QEMUMonitor {
 
     /// Plugs in a block device of the host. On failure nothing of it stays in the VM.
     public func plugDevice(
-        _ disk: PluggedDisk, path device: String, readOnly: Bool, serial: String
+        _ disk: PluggedDisk, path device: FilePath, readOnly: Bool, serial: String
     ) throws(ImageError) {
         try execute(
             "blockdev-add",
             [
-                "driver": .string("host_device"), "node-name": .string(disk.node), "filename": .string(device),
+                "driver": .string("host_device"), "node-name": .string(disk.node), "filename": try sendable(device),
                 "read-only": .bool(readOnly), "cache": .object(["direct": .bool(true)]), "aio": .string("native"),
                 "discard": .string("unmap"),
             ])
@@ -83,6 +85,16 @@ extension QEMUMonitor {
         } catch {
             try removeBehind(disk.id, after: error)
         }
+    }
+
+    /// A path in QMP, which is JSON: one that is not UTF-8 cannot be said there.
+    private func sendable(_ path: FilePath) throws(ImageError) -> MonitorValue {
+        guard let text = path.name.text else {
+            throw ImageError(
+                .unsupported, "QEMU cannot be told a name that is not UTF-8", advice: "name it by a link that is",
+                path: path)
+        }
+        return .string(text)
     }
 
     private func device(_ disk: PluggedDisk, _ driver: String) -> [String: MonitorValue] {
@@ -126,7 +138,7 @@ extension QEMUMonitor {
         if end == nil, let status = try pausedStatus(), try hasDevice(id) {
             throw ImageError(
                 .locked, "the VM does not run (\(status)): its guest cannot let go of the disk",
-                advice: "let the VM run (QMP: cont), then detach it again", path: id)
+                advice: "let the VM run (QMP: cont), then detach it again", path: FileName(id))
         }
         let advice = "see that nothing in the guest uses the disk, then detach it again"
         switch end?.name {
@@ -134,8 +146,10 @@ extension QEMUMonitor {
         case nil where try !hasDevice(id): return
         case nil:
             throw ImageError(
-                .locked, "the guest did not let go of the disk within \(patience / 1000) s", advice: advice, path: id)
-        default: throw ImageError(.locked, "the guest refuses to let go of the disk", advice: advice, path: id)
+                .locked, "the guest did not let go of the disk within \(patience / 1000) s", advice: advice,
+                path: FileName(id))
+        default:
+            throw ImageError(.locked, "the guest refuses to let go of the disk", advice: advice, path: FileName(id))
         }
     }
 }

@@ -2,11 +2,12 @@
 // between. This is that conversation and nothing more; what to say is the business of others.
 public import DiskTypes
 import LinuxIO
+public import SystemPackage
 
 /// A conversation with one QEMU. It talks to one client at a time: keep it short.
 public final class QEMUMonitor {
     /// The socket's path, for messages.
-    public let path: String
+    public let path: FilePath
     /// Who made the socket: QEMU, or who started it and gave it the socket.
     public let peer: LocalSocket.Peer?
     /// Of QEMU: 10.0 is (10, 0).
@@ -25,12 +26,12 @@ public final class QEMUMonitor {
     public static let commandPatience: Int64 = 30_000
 
     /// Nobody listens on the socket: the VM has gone, or was never there.
-    public static func isGone(_ path: String) -> Bool {
+    public static func isGone(_ path: FilePath) -> Bool {
         do throws(LocalSocket.Refusal) { _ = try LocalSocket(path) } catch { return error == .nobody }
         return false
     }
 
-    public init(_ path: String, patience: Int64 = greetingPatience) throws(ImageError) {
+    public init(_ path: FilePath, patience: Int64 = greetingPatience) throws(ImageError) {
         self.path = path
         do throws(LocalSocket.Refusal) { socket = try LocalSocket(path) } catch {
             switch error {
@@ -58,7 +59,7 @@ public final class QEMUMonitor {
         version = (Int(numbers?["major"]?.integer ?? 0), Int(numbers?["minor"]?.integer ?? 0))
     }
 
-    private static func isTaken(_ path: String) -> ImageError {
+    private static func isTaken(_ path: FilePath) -> ImageError {
         ImageError(
             .locked, "QEMU does not answer there: another program has this monitor, and it takes one at a time",
             advice: "end that program, or start the VM with a second -qmp", path: path)

@@ -1,7 +1,7 @@
 // Why this file exists: the driver's side of vhost-user, without a virtual machine around it: tests, fuzzers and the
 // benchmark talk with it to any back-end.
 import LinuxIO
-import SystemPackage
+public import SystemPackage
 public import VhostUserWire
 public import Virtqueue
 import VirtqueueMock
@@ -14,7 +14,7 @@ import VirtqueueMock
 ///     let answer = try client.perform(.read(sector: 0, count: 4096))
 ///     try frontend.stop()
 public final class VhostUserFrontend {
-    public let path: String
+    public let path: FilePath
     public let options: FrontendOptions
     public let memory: FrontendMemory
     public private(set) var connection: FrontendConnection
@@ -39,7 +39,7 @@ public final class VhostUserFrontend {
 
     /// Connects and agrees on features; no queues yet.
     public static func connect(
-        _ path: String, _ options: FrontendOptions = FrontendOptions()
+        _ path: FilePath, _ options: FrontendOptions = FrontendOptions()
     ) throws(any Error) -> VhostUserFrontend {
         let socket = try UnixSocket.connect(path)
         let frontend = try VhostUserFrontend(
@@ -48,7 +48,7 @@ public final class VhostUserFrontend {
         return frontend
     }
 
-    init(_ path: String, _ options: FrontendOptions, _ connection: FrontendConnection) throws(FrontendError) {
+    init(_ path: FilePath, _ options: FrontendOptions, _ connection: FrontendConnection) throws(FrontendError) {
         self.path = path
         self.options = options
         self.connection = connection

@@ -5,6 +5,8 @@ import DiskTypes
 import HotPlug
 import ImageOperations
 import MapRegistry
+import SystemPackage
+import LinuxIO
 
 struct AttachCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -26,7 +28,7 @@ struct AttachCommand: ParsableCommand {
     @OptionGroup var image: ImageOptions
 
     @Option(name: .long, help: ArgumentHelp("The VM's QMP socket.", valueName: "socket"))
-    var qmp: String
+    var qmp: FilePath
 
     @Option(name: .long, help: ArgumentHelp("Id of the device. Default: qblk0, or the next free one.", valueName: "id"))
     var id: String?
@@ -72,7 +74,7 @@ struct AttachCommand: ParsableCommand {
     var json = false
 
     @Argument(help: ArgumentHelp("The image or the block device.", valueName: "image"))
-    var path: String
+    var path: FilePath
 
     func validate() throws {
         for (option, value) in [("--queues", queues), ("--workers", workers)] {

@@ -5,6 +5,8 @@ public import BlockBench
 import DiskTypes
 import ImageChain
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 extension AccessPattern: ExpressibleByArgument {}
 extension WaitMode: ExpressibleByArgument {}
@@ -91,7 +93,7 @@ struct BenchCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     @Argument(help: "The socket, device or image.")
-    var target: String
+    var target: FilePath
 
     var options: BenchOptions {
         var options = BenchOptions()
@@ -125,10 +127,10 @@ struct BenchCommand: ParsableCommand {
         var out = Output()
         out.text(output.isJSON ? report.json(target).text + "\n" : report.text(target))
         try out.flush()
-        if let mismatch = report.mismatch { throw Failure("\(printable(target)): \(mismatch)") }
+        if let mismatch = report.mismatch { throw Failure("\(target): \(mismatch)") }
         if report.errors > 0 {
             throw Failure(
-                "\(printable(target)): \(report.errors) requests failed, the first at offset \(hex(report.firstError)), "
+                "\(target): \(report.errors) requests failed, the first at offset \(hex(report.firstError)), "
                     + "the last with: \(report.lastErrorText)")
         }
         if report.wasInterrupted { throw Failure(code: 1) }

@@ -4,12 +4,14 @@ import BlockBench
 import DiskTypes
 import Glibc
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 extension BenchReport {
     var lastErrorText: String { String(cString: strerror(lastError)) }
 
-    func text(_ target: String) -> String {
-        var lines = ["\(printable(target)): \(way), \(work)"]
+    func text(_ target: FilePath) -> String {
+        var lines = ["\(target): \(way), \(work)"]
         lines.append(row("requests", "\(requests) in \(fixed(seconds, 2)) s (\(reads) reads, \(writes) writes)"))
         lines.append(row("IOPS", "\(UInt64(iops.rounded()))"))
         lines.append(row("MiB/s", fixed(mebibytes, 1)))
@@ -44,9 +46,9 @@ extension BenchReport {
     private func us(_ nanoseconds: Double) -> String { fixed(nanoseconds / 1000, 1) }
 
     /// JSON has no fractions here: nanoseconds, thousandths and whole requests.
-    func json(_ target: String) -> JSONValue {
+    func json(_ target: FilePath) -> JSONValue {
         .members([
-            "target": .string(target), "way": .string(way), "rw": .string(options.pattern.rawValue),
+            "target": .path(target), "way": .string(way), "rw": .string(options.pattern.rawValue),
             "bs": .number(options.blockBytes), "iodepth": .number(options.depth), "queues": .number(options.queues),
             "wait": .string(options.wait.rawValue), "packed": .bool(options.packed), "seed": .unsigned(options.seed),
             "size": .unsigned(size), "runtime-ns": .unsigned(UInt64(seconds * 1e9)), "requests": .unsigned(requests),

@@ -5,6 +5,8 @@ import DiskTypes
 import Glibc
 import ImageOperations
 public import QCOW2
+import SystemPackage
+import LinuxIO
 
 struct CheckCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -43,7 +45,7 @@ struct CheckCommand: ParsableCommand {
     var forceShare = false
 
     @Argument(help: "The image.")
-    var path: String
+    var path: FilePath
 
     func validate() throws {
         if forceShare, repair != nil { throw ValidationError("-U is for looking only: it cannot go with -r") }
@@ -70,7 +72,7 @@ struct CheckCommand: ParsableCommand {
         line.show(1, of: 1)
         line.end()
         guard let report else {
-            throw Failure("\(printable(path)): this format has nothing to check: only qcow2 images have", code: 63)
+            throw Failure("\(path): this format has nothing to check: only qcow2 images have", code: 63)
         }
         if !quiet, repair == nil { Self.say(report, line) }
         if !quiet, repair != nil, let reason = report.keepsLeaks, report.leaks > 0 {

@@ -4,6 +4,8 @@ public import ArgumentParser
 import DiskTypes
 public import ImageChain
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 /// How to open an image.
 struct ImageOptions: ParsableArguments {
@@ -18,7 +20,7 @@ struct ImageOptions: ParsableArguments {
         name: .long,
         help: ArgumentHelp(
             "Folder, besides the image's own, where backing and data files may lie. Repeatable.", valueName: "folder"))
-    var allowPath: [String] = []
+    var allowPath: [FilePath] = []
 
     @Flag(name: .short, help: "Say more on standard error. Repeatable.")
     var verbose: Int

@@ -5,6 +5,8 @@ import DiskTypes
 import Glibc
 import ImageChain
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 struct CompareCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -34,7 +36,7 @@ struct CompareCommand: ParsableCommand {
         name: .long,
         help: ArgumentHelp(
             "Folder, besides the images' own, where backing and data files may lie. Repeatable.", valueName: "folder"))
-    var allowPath: [String] = []
+    var allowPath: [FilePath] = []
 
     @Flag(name: [.customShort("s"), .long], help: "Sizes and allocation must be the same, too.")
     var strict = false
@@ -63,10 +65,10 @@ struct CompareCommand: ParsableCommand {
     var verbose: Int
 
     @Argument(help: "The first image.")
-    var first: String
+    var first: FilePath
 
     @Argument(help: "The second image.")
-    var second: String
+    var second: FilePath
 
     func validate() throws {
         guard (1...ConvertOptions.workerLimit).contains(workers) else {

@@ -4,6 +4,8 @@ import ArgumentParser
 import DiskTypes
 import ImageChain
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 struct ConvertCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -115,10 +117,10 @@ struct ConvertCommand: ParsableCommand {
     var skipBrokenBitmaps = false
 
     @Argument(help: "The image.")
-    var source: String?
+    var source: FilePath?
 
     @Argument(help: "The file or device to write.")
-    var target: String?
+    var target: FilePath?
 
     func validate() throws {
         guard (1...ConvertOptions.workerLimit).contains(workers) else {
@@ -159,7 +161,7 @@ struct ConvertCommand: ParsableCommand {
         }
     }
 
-    private func options(_ source: String, _ target: String) throws -> ConvertOptions {
+    private func options(_ source: FilePath, _ target: FilePath) throws -> ConvertOptions {
         var options = ConvertOptions()
         let format = outputFormat ?? .raw
         if format == .raw, compress || !formatOptions.isEmpty || backing != nil || backingFormat != nil {

@@ -4,6 +4,8 @@ import ArgumentParser
 import DiskTypes
 import ImageChain
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 struct CreateCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -50,10 +52,10 @@ struct CreateCommand: ParsableCommand {
         help: ArgumentHelp(
             "Folder, besides the backing file's own, where files it refers to may lie. Repeatable.",
             valueName: "folder"))
-    var allowPath: [String] = []
+    var allowPath: [FilePath] = []
 
     @Argument(help: "The image to make. It is overwritten if it is there.")
-    var file: String?
+    var file: FilePath?
 
     @Argument(help: ArgumentHelp("Size of its disk (k, M, G, T, P, E). Without it, the backing file's."))
     var size: ByteCount?

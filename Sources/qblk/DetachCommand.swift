@@ -4,6 +4,8 @@ import ArgumentParser
 import DiskTypes
 import HotPlug
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 struct DetachCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -18,7 +20,7 @@ struct DetachCommand: ParsableCommand {
             """)
 
     @Option(name: .long, help: ArgumentHelp("The VM's QMP socket.", valueName: "socket"))
-    var qmp: String
+    var qmp: FilePath
 
     @Option(name: .long, help: ArgumentHelp("Seconds the guest has to let go.", valueName: "seconds"))
     var timeout = 30

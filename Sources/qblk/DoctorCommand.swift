@@ -4,6 +4,8 @@ import ArgumentParser
 import DiskTypes
 import ImageChain
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 struct DoctorCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -22,7 +24,7 @@ struct DoctorCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     @Argument(help: "An image that is to be mapped.")
-    var path: String?
+    var path: FilePath?
 
     func run() throws {
         let machine = Machine()

@@ -4,6 +4,8 @@ import ArgumentParser
 import DiskTypes
 import ImageChain
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 struct ExtentsCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -33,7 +35,7 @@ struct ExtentsCommand: ParsableCommand {
     var forceShare = false
 
     @Argument(help: "The image.")
-    var path: String
+    var path: FilePath
 
     func run() throws {
         var options = image.open

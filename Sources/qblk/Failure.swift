@@ -4,6 +4,7 @@
 import ArgumentParser
 import DiskTypes
 import Glibc
+import SystemPackage
 
 /// An end that is neither success nor a plain `ImageError`: it carries its own exit code.
 struct Failure: Error {
@@ -20,10 +21,12 @@ struct Failure: Error {
     /// The line of an error in an image. Of a lock that is held it says who holds it, if that can be found out.
     static func line(_ error: ImageError) -> String {
         var error = error
-        if error.kind == .locked, let path = error.path, let user = ImageUser.description(of: path) {
+        if error.kind == .locked, let path = error.path.flatMap({ FilePath($0) }),
+            let user = ImageUser.description(of: path)
+        {
             error = ImageError(.locked, error.what, at: error.at, advice: user, path: path, number: error.number)
         }
-        let line = error.path.map { "\(printable($0)): \(error)" } ?? "\(error)"
+        let line = error.path.map { "\($0): \(error)" } ?? "\(error)"
         return line.split(whereSeparator: \.isNewline).joined(separator: " ")
     }
 
@@ -66,7 +69,7 @@ struct Failure: Error {
 
     /// Writes to standard error; if that fails there is nobody left to tell.
     static func print(_ text: String) {
-        var bytes = Array(text.utf8)[...]
+        var bytes = Array(ArgumentText.shown(text).utf8)[...]
         while !bytes.isEmpty {
             let count = bytes.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
             if count < 0, errno == EINTR { continue }

@@ -4,11 +4,12 @@
 import DiskTypes
 import LinuxIO
 import MapRegistry
+import SystemPackage
 
 enum ImageUser {
     /// Who uses the file at `path`, and how it is released; nil where that cannot be found out. Files are compared by
     /// identity, names of maps may be anything.
-    static func description(of path: String) -> String? {
+    static func description(of path: FilePath) -> String? {
         guard let identity = Filesystem.identity(of: path) else { return nil }
         let registry = MapRegistry()
         let maps = (try? registry.all()) ?? []
@@ -18,7 +19,7 @@ enum ImageUser {
                 "it is mapped as \(printable(map.name)) (\(map.device)): `qblk unmap \(printable(map.name))` takes it down"
         }
         if let disk = disks.first(where: { isSame($0.image, identity) }) {
-            return "it is the disk \(printable(disk.id)) of a VM: qblk detach \(disk.id) --qmp \(printable(disk.qmp))"
+            return "it is the disk \(printable(disk.id)) of a VM: qblk detach \(disk.id) --qmp \(disk.qmp)"
         }
         guard let pid = process(with: identity) else { return nil }
         if let map = maps.first(where: { [$0.server?.pid, $0.supervisor?.pid].contains(pid) }) {
@@ -31,7 +32,7 @@ enum ImageUser {
         return "\(printable(name)) (process \(pid)) has it open"
     }
 
-    private static func isSame(_ path: String, _ identity: FileIdentity) -> Bool {
+    private static func isSame(_ path: FilePath, _ identity: FileIdentity) -> Bool {
         Filesystem.identity(of: path) == identity
     }
 

@@ -3,6 +3,8 @@
 import ArgumentParser
 import DiskTypes
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 struct InfoCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -33,7 +35,7 @@ struct InfoCommand: ParsableCommand {
     var limits = false
 
     @Argument(help: "The image.")
-    var path: String
+    var path: FilePath
 
     func validate() throws {
         if limits { throw ValidationError("--limits is qemu-img's own: it shows how QEMU would cut requests") }

@@ -26,6 +26,6 @@ struct ListCommand: ParsableCommand {
             try MapRegistry().all().map { MapEntry($0) } + AttachmentRegistry().all().map { MapEntry($0) }
         if output.isJSON { return try Output.write(JSONValue.array(entries.map(\.json)).text + "\n") }
         guard !entries.isEmpty else { return }
-        try Output.write(TextTable.text([MapEntry.heading] + entries.map { $0.columns.map(printable) }))
+        try Output.write(TextTable.text([MapEntry.heading] + entries.map(\.columns)))
     }
 }

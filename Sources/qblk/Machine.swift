@@ -98,7 +98,7 @@ struct Machine {
     }
 
     private static func node(_ name: String, _ path: String, _ module: String, _ modules: KernelModules) -> Finding {
-        if Filesystem.exists(path) {
+        if Filesystem.exists(FilePath(path)) {
             // A node proves little: a container's may be forbidden, and that of a module that is not there cannot be opened.
             guard let error = openError(path) else { return Finding(name: name, state: .yes, detail: path) }
             // What other users may not open is there for root.

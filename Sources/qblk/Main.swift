@@ -15,11 +15,12 @@ enum Main {
         // A limit on file sizes is the error of the write that meets it.
         signal(SIGXFSZ, SIG_IGN)
         raiseFileLimit()
-        if let code = LoopExport.runHiddenVerb(CommandLine.arguments) { exit(code) }
-        if let code = HotPlug.runHiddenVerb(CommandLine.arguments) { exit(code) }
+        let words = CommandLine.words
+        if let code = LoopExport.runHiddenVerb(words) { exit(code) }
+        if let code = HotPlug.runHiddenVerb(words) { exit(code) }
         // It asks how far a verb is; one that cannot tell goes on.
         signal(SIGUSR1, SIG_IGN)
-        let arguments = ShortOptions.separated(ResizeCommand.prepared(Array(CommandLine.arguments.dropFirst())))
+        let arguments = ShortOptions.separated(ResizeCommand.prepared(Array(words.dropFirst())))
         var code: Int32 = 0
         do {
             try refuseEmpty(arguments)

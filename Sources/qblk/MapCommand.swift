@@ -9,6 +9,8 @@ import ImageChain
 import ImageOperations
 import LinuxIO
 import MapRegistry
+import SystemPackage
+import LinuxIO
 
 struct MapCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -73,7 +75,7 @@ struct MapCommand: ParsableCommand {
     var json = false
 
     @Argument(help: "The image.")
-    var path: String
+    var path: FilePath
 
     func validate() throws {
         guard (1...64).contains(workers) else { throw ValidationError("--workers takes 1 to 64") }

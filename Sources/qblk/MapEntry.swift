@@ -2,6 +2,7 @@
 
 import ImageOperations
 import MapRegistry
+import LinuxIO
 
 struct MapEntry {
     let json: JSONValue
@@ -12,7 +13,7 @@ struct MapEntry {
         json = .members([
             "name": .string(record.name),
             "device": .string(record.device),
-            "image": .string(record.image),
+            "image": .path(record.image),
             "image-renamed": record.isImageRenamed ? .bool(true) : nil,
             "format": .string(record.format),
             "snapshot": record.snapshot.map { .string($0) },
@@ -27,7 +28,7 @@ struct MapEntry {
         columns = [
             record.name, record.device, ByteSize.text(record.size), record.how.rawValue, record.readOnly ? "yes" : "no",
             record.server.map { String($0.pid) } ?? "-", state,
-            record.image + (record.isImageRenamed ? " (renamed)" : ""),
+            printable(record.image) + (record.isImageRenamed ? " (renamed)" : ""),
         ]
     }
 
@@ -36,8 +37,8 @@ struct MapEntry {
         let state = Self.state(record.health)
         json = .members([
             "name": .string(record.id),
-            "qmp": .string(record.qmp),
-            "image": .string(record.image),
+            "qmp": .path(record.qmp),
+            "image": .path(record.image),
             "format": .string(record.format),
             "snapshot": record.snapshot.map { .string($0) },
             "size": .unsigned(record.size),
@@ -50,8 +51,9 @@ struct MapEntry {
             "created": .number(record.created),
         ])
         columns = [
-            record.id, record.qmp, ByteSize.text(record.size), record.how.rawValue, record.readOnly ? "yes" : "no",
-            record.server.map { String($0.pid) } ?? "-", state, record.image,
+            record.id, printable(record.qmp), ByteSize.text(record.size), record.how.rawValue,
+            record.readOnly ? "yes" : "no",
+            record.server.map { String($0.pid) } ?? "-", state, printable(record.image),
         ]
     }
 

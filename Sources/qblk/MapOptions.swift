@@ -5,6 +5,8 @@ import ArgumentParser
 import DeviceMapperMap
 import DiskTypes
 import ImageChain
+import SystemPackage
+import LinuxIO
 
 enum MapWay: String, ExpressibleByArgument, CaseIterable {
     case auto, dm, hybrid, ublk, loop
@@ -21,7 +23,7 @@ struct MapChoice {
     static let writable = MapChoice(way: .loop, reason: "a writable map; device-mapper makes read-only ones")
 
     /// What `--via auto` means for this image on this machine. Opens the image and touches nothing.
-    static func automatic(path: String, options: OpenOptions) throws -> MapChoice {
+    static func automatic(path: FilePath, options: OpenOptions) throws -> MapChoice {
         guard !options.writable else {
             return .writable
         }

@@ -5,20 +5,21 @@
 import DiskTypes
 import LinuxIO
 import MapRegistry
+import SystemPackage
 
 enum PartitionNote {
     /// One line on standard error if the device, which has blocks of `blockSize` bytes, has a partition table and no
     /// partitions.
     static func sayIfNeeded(_ record: MapRecord, blockSize: Int) {
-        guard let device = try? HostFile.open(path: record.device, direct: .never) else { return }
+        guard let device = try? HostFile.open(path: FilePath(record.device), direct: .never) else { return }
         if let size = blockSizeOfGPT(device, instead: blockSize) {
             return Notice.say(
-                "\(printable(record.image)): the disk was partitioned with blocks of \(size) bytes: unmap it, and map it "
+                "\(record.image): the disk was partitioned with blocks of \(size) bytes: unmap it, and map it "
                     + "with --block-size \(size) to see its partitions")
         }
         guard hasPartitionTable(device), !showsPartitions(record) else { return }
         let tool = record.how == .dm ? "kpartx -a" : "partx -a"
-        Notice.say("\(printable(record.image)): the disk has partitions: `\(tool) \(record.device)` shows them")
+        Notice.say("\(record.image): the disk has partitions: `\(tool) \(record.device)` shows them")
     }
 
     /// The block size that a GPT counts in, if it is not the device's: its header is in block 1, and says so.

@@ -5,6 +5,8 @@ import DiskTypes
 import ImageChain
 import ImageOperations
 public import QCOW2
+import SystemPackage
+import LinuxIO
 
 struct ResizeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -45,10 +47,10 @@ struct ResizeCommand: ParsableCommand {
         name: .long,
         help: ArgumentHelp(
             "Folder, besides the image's own, where files it refers to may lie. Repeatable.", valueName: "folder"))
-    var allowPath: [String] = []
+    var allowPath: [FilePath] = []
 
     @Argument(help: "The image.")
-    var path: String
+    var path: FilePath
 
     @Argument(help: ArgumentHelp("The new size (k, M, G, T, P, E), or by how much it changes: with + or - before it."))
     var size: SizeChange

@@ -10,6 +10,7 @@ import ImageOperations
 import LinuxIO
 import Logging
 public import VhostUserBlk
+import SystemPackage
 
 extension PollMode: ExpressibleByArgument {}
 
@@ -46,7 +47,7 @@ struct ServeCommand: ParsableCommand {
 
     @Option(
         name: .long, help: ArgumentHelp("Socket to listen at.", valueName: "path"))
-    var socketPath: String?
+    var socketPath: FilePath?
 
     @Option(
         name: .long,
@@ -106,7 +107,11 @@ struct ServeCommand: ParsableCommand {
     var export: [String] = []
 
     @Option(name: .long, help: ArgumentHelp("The image, in the words of other backends.", valueName: "path"))
-    var blkFile: String?
+    var blkFile: FilePath?
+
+    /// Of `attach`, which the user started: relative names behind `file:` count from it.
+    @Option(name: .long, help: .hidden)
+    var workingFolder: FilePath?
 
     /// What the image's files are, in JSON: they are open, under the numbers from 10 on. Used by `attach`.
     @Option(name: .long, help: .hidden)
@@ -125,7 +130,7 @@ struct ServeCommand: ParsableCommand {
     var printLibvirtXml = false
 
     @Argument(help: "The image.")
-    var path: String?
+    var path: FilePath?
 
     func validate() throws {
         guard (1...VhostUserServer.queueLimit).contains(queues) else {
@@ -165,17 +170,14 @@ struct ServeCommand: ParsableCommand {
     private func advise() throws {
         guard let socketPath else { throw ValidationError("say --socket-path: that is where the VM connects") }
         // A VM may run in another folder.
-        let full = socketPath.hasPrefix("/") ? socketPath : "\(Self.currentFolder)/\(socketPath)"
+        let path = socketPath.isAbsolute ? socketPath : FilePath.current?.pushing(socketPath) ?? socketPath
+        guard let full = path.name.text else {
+            throw ImageError(.unsupported, "what is pasted must be UTF-8", advice: "name another socket", path: path)
+        }
         // With as many queues as it is told; QEMU's own choice would be one a processor.
         let count = min(queues, 4)
         if printQemuArgs { try Output.write(ServeAdvice.qemuArguments(socket: full, queues: count)) }
         if printLibvirtXml { try Output.write(ServeAdvice.libvirtXML(socket: full, queues: count)) }
-    }
-
-    private static var currentFolder: String {
-        guard let name = getcwd(nil, 0) else { return "." }
-        defer { free(name) }
-        return String(cString: name)
     }
 
     static let capabilities = """
@@ -215,6 +217,7 @@ struct ServeCommand: ParsableCommand {
 
     private func add(_ disk: ServedDisk, to server: VhostUserServer) throws {
         var open = image.open
+        open.workingFolder = workingFolder
         open.format = try disk.requiredFormat()
         open.writable = !disk.isReadOnly
         open.direct = cache.isDirect
@@ -247,7 +250,7 @@ struct ServeCommand: ParsableCommand {
     }
 
     /// The image while somebody else has it: as large as it is, and nothing else of it counts.
-    private func look(at image: String, _ options: OpenOptions) throws(ImageError) -> ImageChain {
+    private func look(at image: FilePath, _ options: OpenOptions) throws(ImageError) -> ImageChain {
         var options = options
         options.writable = false
         options.lock = false
@@ -258,7 +261,7 @@ struct ServeCommand: ParsableCommand {
 
     /// A server that was killed holds its locks for a moment longer: the kernel takes its ring down after its end. Who is
     /// started in its place waits for that.
-    private static func openPatiently(_ image: String, _ options: OpenOptions) throws(ImageError) -> ImageChain {
+    private static func openPatiently(_ image: FilePath, _ options: OpenOptions) throws(ImageError) -> ImageChain {
         var tries = 0
         while true {
             do throws(ImageError) { return try ImageChain.open(path: image, options: options) } catch {

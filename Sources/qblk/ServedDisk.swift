@@ -7,10 +7,11 @@ import Glibc
 import ImageChain
 import LinuxIO
 import VhostUserBlk
+import SystemPackage
 
 struct ServedDisk {
-    var image: String
-    var socketPath: String?
+    var image: FilePath
+    var socketPath: FilePath?
     var fd: Int32?
     var format: ImageFormat?
     var isReadOnly = false
@@ -18,34 +19,37 @@ struct ServedDisk {
     var queues = 1
     var serial = ""
 
-    init(_ image: String) { self.image = image }
+    init(_ image: FilePath) { self.image = image }
 
     /// `image=P,socket-path=S,...` as QEMU writes option lists: `,,` is a comma in a value.
     init(parsing text: String, queues: Int, serial: String) throws {
-        image = ""
+        image = FilePath()
         self.queues = queues
         self.serial = serial
         for part in Self.parts(of: text) {
-            let pair = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            let pair = part.unicodeScalars.split(
+                separator: "=", maxSplits: 1, omittingEmptySubsequences: false
+            ).map { String($0) }
             try take(pair[0], pair.count > 1 ? pair[1] : nil, of: text)
         }
         guard !image.isEmpty else { throw ValidationError("--export \(text): image= is missing") }
     }
 
     private static func parts(of text: String) -> [String] {
-        var parts = [""]
-        var rest = text[...]
-        while let character = rest.popFirst() {
-            if character != "," {
-                parts[parts.count - 1].append(character)
+        // By scalars: a combining character after a comma would make another Character of it.
+        var parts = [String.UnicodeScalarView()]
+        var rest = text.unicodeScalars[...]
+        while let scalar = rest.popFirst() {
+            if scalar != "," {
+                parts[parts.count - 1].append(scalar)
             } else if rest.first == "," {
                 rest.removeFirst()
                 parts[parts.count - 1].append(",")
             } else {
-                parts.append("")
+                parts.append(String.UnicodeScalarView())
             }
         }
-        return parts
+        return parts.map { String($0) }
     }
 
     private mutating func take(_ key: String, _ value: String?, of text: String) throws {
@@ -53,9 +57,15 @@ struct ServedDisk {
             guard let value, !value.isEmpty else { throw ValidationError("--export \(text): \(key)= needs a value") }
             return value
         }
+        func path() throws -> FilePath {
+            guard let path = FilePath(argument: try needed()) else {
+                throw ValidationError("--export \(text): \(key)=")
+            }
+            return path
+        }
         switch key {
-        case "image": image = try needed()
-        case "socket-path": socketPath = try needed()
+        case "image": image = try path()
+        case "socket-path": socketPath = try path()
         case "fd": fd = try number(needed(), 0...1 << 20, key, text)
         case "queues": queues = try number(needed(), 1...VhostUserServer.queueLimit, key, text)
         case "serial":

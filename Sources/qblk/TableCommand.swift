@@ -5,6 +5,8 @@ import DeviceMapperMap
 import DiskTypes
 import ImageChain
 import ImageOperations
+import SystemPackage
+import LinuxIO
 
 struct TableCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -30,7 +32,7 @@ struct TableCommand: ParsableCommand {
     @Option(
         name: .long,
         help: ArgumentHelp("Device for a file: a path or MAJOR:MINOR. Repeatable.", valueName: "device"))
-    var device: [String] = []
+    var device: [FilePath] = []
 
     @Flag(name: [.customShort("U"), .long], help: "Open the image even if another process writes to it.")
     var forceShare = false
@@ -39,7 +41,7 @@ struct TableCommand: ParsableCommand {
     var json = false
 
     @Argument(help: "The image.")
-    var path: String
+    var path: FilePath
 
     func run() throws {
         var options = image.open

@@ -31,7 +31,7 @@ struct UnmapCommand: ParsableCommand {
     var verbose: Int
 
     @Argument(help: ArgumentHelp("The map's name, its device or its image.", valueName: "map"))
-    var map: String?
+    var map: FilePath?
 
     func validate() throws {
         guard all != (map != nil) else { throw ValidationError("say which map, or --all") }
@@ -42,7 +42,9 @@ struct UnmapCommand: ParsableCommand {
         guard let map else { return try unmapAll(registry) }
         guard let record = try registry.find(map) ?? Self.byDevice(map, registry) else {
             if try Self.wasUnrecorded(map, registry) { return }
-            if let disk = try AttachmentRegistry(registry).all().first(where: { $0.id == map || $0.image == map }) {
+            if let disk = try AttachmentRegistry(registry).all().first(where: {
+                FilePath($0.id) == map || $0.image == map
+            }) {
                 throw ImageError(
                     .reference, "is a disk in a VM", advice: "qblk detach \(disk.id) --qmp \(disk.qmp)", path: map)
             }
@@ -84,16 +86,17 @@ struct UnmapCommand: ParsableCommand {
     }
 
     /// A map whose making was killed has a folder and no record: whether it was one and is gone now.
-    private static func wasUnrecorded(_ name: String, _ registry: MapRegistry) throws(ImageError) -> Bool {
+    private static func wasUnrecorded(_ name: FilePath, _ registry: MapRegistry) throws(ImageError) -> Bool {
+        guard let name = name.name.text, (try? MapName.check(name)) != nil else { return false }
         let folder = registry.folder(of: name)
-        guard !name.contains("/"), Filesystem.isDirectory(folder) else { return false }
+        guard Filesystem.isDirectory(folder) else { return false }
         try LoopExport.cleanUp(registry, notice: Notice.say)
         return !Filesystem.exists(folder)
     }
 
     /// The device by another of its names: /dev/dm-0 for /dev/mapper/disk.
-    private static func byDevice(_ path: String, _ registry: MapRegistry) throws(ImageError) -> MapRecord? {
+    private static func byDevice(_ path: FilePath, _ registry: MapRegistry) throws(ImageError) -> MapRecord? {
         guard let wanted = Filesystem.identity(of: path), wanted.inode == 0 else { return nil }
-        return try registry.all().first { Filesystem.identity(of: $0.device) == wanted }
+        return try registry.all().first { Filesystem.identity(of: FilePath($0.device)) == wanted }
     }
 }

@@ -4,6 +4,7 @@ import Foundation
 import TestKit
 import Testing
 @testable import BlockBench
+import SystemPackage
 
 // One after another: a process that another test is about to start has this one's locks until its exec.
 @Suite(.serialized)
@@ -37,7 +38,7 @@ struct TargetTests {
 
     @Test("a file takes exactly the requests that were ordered", arguments: AccessPattern.allCases)
     func file(pattern: AccessPattern) throws {
-        let report = try BlockBench.run(try Self.disk(), Self.options(pattern) { $0.queues = 2 })
+        let report = try BlockBench.run(try FilePath(Self.disk()), Self.options(pattern) { $0.queues = 2 })
         #expect(report.requests == 2000 && report.errors == 0)
         #expect(pattern.reads ? report.reads > 0 : report.reads == 0)
         #expect(pattern.writes ? report.writes > 0 : report.writes == 0)
@@ -49,7 +50,7 @@ struct TargetTests {
     @Test("a run ends in time")
     func time() throws {
         let report = try BlockBench.run(
-            try Self.disk(),
+            try FilePath(Self.disk()),
             Self.options(.randread) {
                 $0.requests = nil
                 $0.seconds = 0.3
@@ -59,7 +60,9 @@ struct TargetTests {
 
     @Test("a run ends when it is told to")
     func cancelled() throws {
-        let report = try BlockBench.run(try Self.disk(), Self.options(.randread) { $0.requests = nil }) { true }
+        let report = try BlockBench.run(try FilePath(Self.disk()), Self.options(.randread) { $0.requests = nil }) {
+            true
+        }
         #expect(report.wasInterrupted && report.seconds < 30)
     }
 
@@ -67,7 +70,7 @@ struct TargetTests {
     func permission(pattern: AccessPattern) throws {
         let path = try Self.disk()
         let error = #expect(throws: ImageError.self) {
-            try BlockBench.run(path, Self.options(pattern) { $0.destroy = false })
+            try BlockBench.run(FilePath(path), Self.options(pattern) { $0.destroy = false })
         }
         #expect(error?.description.contains("--destroy") == true)
         #expect(try Data(contentsOf: URL(filePath: path)).allSatisfy { $0 == 0 })
@@ -77,7 +80,7 @@ struct TargetTests {
     func guessing() throws {
         let path = try Self.disk()
         let error = #expect(throws: ImageError.self) {
-            try BlockBench.run(path, Self.options(.write) { $0.open.format = nil })
+            try BlockBench.run(FilePath(path), Self.options(.write) { $0.open.format = nil })
         }
         #expect(error?.description.contains("-f raw") == true)
     }
@@ -85,7 +88,7 @@ struct TargetTests {
     @Test("verified writes are all read back", arguments: [AccessPattern.randwrite, .write, .randrw])
     func verified(pattern: AccessPattern) throws {
         let report = try BlockBench.run(
-            try Self.disk(),
+            try FilePath(Self.disk()),
             Self.options(pattern) {
                 $0.verify = true
                 $0.queues = 2
@@ -101,15 +104,15 @@ struct TargetTests {
             $0.verify = true
             $0.requests = 1024
         }
-        #expect(try BlockBench.run(path, write).mismatch == nil)
+        #expect(try BlockBench.run(FilePath(path), write).mismatch == nil)
         let read = Self.options(.read) {
             $0.verify = true
             $0.requests = 1024
         }
-        let clean = try BlockBench.run(path, read)
+        let clean = try BlockBench.run(FilePath(path), read)
         #expect(clean.mismatch == nil && clean.checked == 1024)
         try Self.spoil(path, at: offset)
-        let mismatch = try #require(try BlockBench.run(path, read).mismatch)
+        let mismatch = try #require(try BlockBench.run(FilePath(path), read).mismatch)
         #expect(mismatch.offset / 512 == UInt64(offset) / 512)
     }
 
@@ -120,9 +123,9 @@ struct TargetTests {
             $0.verify = true
             $0.requests = 1024
         }
-        _ = try BlockBench.run(path, write)
+        _ = try BlockBench.run(FilePath(path), write)
         let report = try BlockBench.run(
-            path,
+            FilePath(path),
             Self.options(.read) {
                 $0.verify = true
                 $0.seed = 2
@@ -134,7 +137,7 @@ struct TargetTests {
     func tooSmall() throws {
         let path = try Self.disk(4096)
         #expect(throws: ImageError.self) {
-            try BlockBench.run(path, Self.options(.randread) { $0.queues = 2 })
+            try BlockBench.run(FilePath(path), Self.options(.randread) { $0.queues = 2 })
         }
     }
 
@@ -167,7 +170,7 @@ struct TargetTests {
         let path = folder + "/disk.qcow2"
         try Command(["qemu-img", "create", "-q", "-f", "qcow2", path, "4M"]).succeed()
         try Command(["qemu-io", "-c", "write -P 3 0 4M", path]).succeed()
-        let report = try BlockBench.run(path, Self.options(.randread) { $0.open.format = nil })
+        let report = try BlockBench.run(FilePath(path), Self.options(.randread) { $0.open.format = nil })
         #expect(report.requests == 2000 && report.errors == 0)
         #expect(report.way.contains("qcow2"))
     }
@@ -181,7 +184,7 @@ struct TargetTests {
     func socket(pattern: AccessPattern, wait: WaitMode) throws {
         let daemon = try StorageDaemon(try Self.disk(), queues: 2)
         let report = try BlockBench.run(
-            daemon.socket,
+            FilePath(daemon.socket),
             Self.options(pattern) {
                 $0.queues = 2
                 $0.wait = wait
@@ -199,7 +202,7 @@ struct TargetTests {
     func socketSizes(blockBytes: Int) throws {
         let daemon = try StorageDaemon(try Self.disk(16 << 20))
         let report = try BlockBench.run(
-            daemon.socket,
+            FilePath(daemon.socket),
             Self.options(.randrw) {
                 $0.depth = 1
                 $0.blockBytes = blockBytes
@@ -217,20 +220,22 @@ struct TargetTests {
             $0.verify = true
             $0.requests = 1024
         }
-        #expect(try BlockBench.run(daemon.socket, write).mismatch == nil)
+        #expect(try BlockBench.run(FilePath(daemon.socket), write).mismatch == nil)
         try Self.spoil(path, at: 2_000_000)
         let read = Self.options(.randread) {
             $0.verify = true
             $0.requests = 20_000
         }
-        let mismatch = try #require(try BlockBench.run(daemon.socket, read).mismatch)
+        let mismatch = try #require(try BlockBench.run(FilePath(daemon.socket), read).mismatch)
         #expect(mismatch.offset / 512 == 2_000_000 / 512)
     }
 
     @Test("a read-only socket refuses writes", .enabled(if: StorageDaemon.isThere, "\(StorageDaemon.reason)"))
     func readOnlySocket() throws {
         let daemon = try StorageDaemon(try Self.disk(), writable: false)
-        let error = #expect(throws: ImageError.self) { try BlockBench.run(daemon.socket, Self.options(.write)) }
+        let error = #expect(throws: ImageError.self) {
+            try BlockBench.run(FilePath(daemon.socket), Self.options(.write))
+        }
         #expect(error?.description.contains("read-only") == true)
     }
 
@@ -238,7 +243,7 @@ struct TargetTests {
     func queues() throws {
         let daemon = try StorageDaemon(try Self.disk())
         let error = #expect(throws: ImageError.self) {
-            try BlockBench.run(daemon.socket, Self.options(.randread) { $0.queues = 2 })
+            try BlockBench.run(FilePath(daemon.socket), Self.options(.randread) { $0.queues = 2 })
         }
         #expect(error?.description.contains("has 1 queues") == true)
     }
@@ -251,7 +256,7 @@ struct TargetTests {
         let pid = daemon.pid
         var asked = 0
         let error = #expect(throws: ImageError.self) {
-            try BlockBench.run(daemon.socket, Self.options(.randread) { $0.requests = nil }) {
+            try BlockBench.run(FilePath(daemon.socket), Self.options(.randread) { $0.requests = nil }) {
                 asked += 1
                 if asked == 50 { kill(pid, SIGKILL) }
                 return false

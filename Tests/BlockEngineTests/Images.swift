@@ -2,6 +2,7 @@
 import DiskTypes
 import Glibc
 import ImageChain
+import SystemPackage
 
 let hasQemuImg = access("/usr/bin/qemu-img", X_OK) == 0 || system("command -v qemu-img >/dev/null 2>&1") == 0
 
@@ -111,6 +112,6 @@ final class Images {
         options.format = format
         options.direct = direct
         options.l2CacheLimit = l2CacheLimit
-        return try ImageChain.open(path: path(name), options: options)
+        return try ImageChain.open(path: FilePath(path(name)), options: options)
     }
 }

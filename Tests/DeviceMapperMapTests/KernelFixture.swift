@@ -7,6 +7,7 @@ import Foundation
 import ImageChain
 import MapRegistry
 import Testing
+import SystemPackage
 
 /// A folder of images on the guest's scratch disk.
 struct KernelFixture {
@@ -49,7 +50,7 @@ struct KernelFixture {
     }
 
     func map(_ file: String, name: String? = nil) throws(ImageError) -> MapRecord {
-        var options = DMMapOptions(image: path(file))
+        var options = DMMapOptions(image: FilePath(path(file)))
         options.name = name
         return try DMMap.map(options)
     }

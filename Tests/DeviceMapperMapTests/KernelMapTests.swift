@@ -7,6 +7,7 @@ import Foundation
 import ImageChain
 import MapRegistry
 import Testing
+import SystemPackage
 
 extension Kernel {
     @Suite struct Map {
@@ -37,7 +38,7 @@ extension Kernel {
 
         /// What dmsetup reads back is what `qblk table` prints, with the same devices.
         private func expectTable(_ record: MapRecord, _ path: String) throws {
-            let chain = try ImageChain.open(path: path, options: unlocked())
+            let chain = try ImageChain.open(path: FilePath(path), options: unlocked())
             let table = try DMTable(of: chain)
             var names = try table.names(for: chain, devices: record.loops.map { "7:\($0)" })
             names.zeros = try must("dmsetup info -c --noheadings -o major,minor \(record.dmNames[1])")
@@ -88,7 +89,7 @@ extension Kernel {
                 """)
             let now = try images.map("d.qcow2")
             try images.expectSameBytes(now, "d.qcow2")
-            var options = DMMapOptions(image: images.path("d.qcow2"))
+            var options = DMMapOptions(image: FilePath(images.path("d.qcow2")))
             options.name = "before"
             options.open.snapshot = "one"
             let before = try DMMap.map(options)
@@ -184,14 +185,14 @@ extension Kernel {
             let compressed = #expect(throws: ImageError.self) { try images.map("c.qcow2") }
             #expect(compressed?.description.contains("compressed clusters (guest offset 0x0)") == true)
             try must("[ ! -e /run/qblk/c.qcow2 ] && [ -z \"$(losetup -a)\" ]")
-            let chain = try ImageChain.open(path: images.path("c.qcow2"))
+            let chain = try ImageChain.open(path: FilePath(images.path("c.qcow2")))
             #expect(try DMMap.obstacle(chain) == DMObstacle(.compressed, at: GuestOffset(0)))
         }
 
         @Test func tableByHand() throws {
             let images = try KernelFixture("hand")
             try images.makeChain()
-            let chain = try ImageChain.open(path: images.path("top.qcow2"))
+            let chain = try ImageChain.open(path: FilePath(images.path("top.qcow2")))
             let table = try DMTable(of: chain)
             try Data(table.text(names: try table.names(for: chain)).utf8).write(
                 to: URL(fileURLWithPath: images.path("table")))

@@ -7,6 +7,7 @@ import Foundation
 import ImageChain
 import MapRegistry
 import Testing
+import SystemPackage
 
 extension Kernel {
     @Suite struct Trouble {
@@ -69,7 +70,7 @@ extension Kernel {
             #expect(try must("dmsetup table d.qcow2").contains("0 8 zero"))
             // Not even a record that names it makes it ours.
             var record = MapRecord(
-                name: "d.qcow2", image: images.path("d.qcow2"), format: "qcow2", size: 4096, how: .dm,
+                name: "d.qcow2", image: FilePath(images.path("d.qcow2")), format: "qcow2", size: 4096, how: .dm,
                 device: "/dev/mapper/d.qcow2", readOnly: true, created: 0)
             record.dmNames = ["d.qcow2"]
             try MapRegistry().create("d.qcow2").write(record)
@@ -127,7 +128,7 @@ extension Kernel {
 
         @Test func blocksOfAnotherSizeAreRefused() throws {
             let images = try image("blocks")
-            var options = DMMapOptions(image: images.path("d.qcow2"))
+            var options = DMMapOptions(image: FilePath(images.path("d.qcow2")))
             options.open.blockSize = 4096
             let refused = #expect(throws: ImageError.self) { try DMMap.map(options) }
             #expect(refused?.kind == .unsupported && refused?.what.contains("blocks of 512 bytes") == true)
@@ -138,7 +139,7 @@ extension Kernel {
             let images = try image("crash\(count)")
             let naming = DMNaming(name: "d.qcow2", uuid: "QBLK-0123456789abcdef0123456789abcdef")
             var record = MapRecord(
-                name: "d.qcow2", image: images.path("d.qcow2"), format: "qcow2", size: 8 << 20, how: .dm,
+                name: "d.qcow2", image: FilePath(images.path("d.qcow2")), format: "qcow2", size: 8 << 20, how: .dm,
                 device: "/dev/mapper/d.qcow2", readOnly: true, created: 0)
             record.dmNames = [naming.name, naming.zerosName]
             try MapRegistry().create("d.qcow2").write(record)
@@ -170,10 +171,10 @@ extension Kernel {
         @Test func aFailedStepIsUndone() throws {
             let images = try KernelFixture("undo")
             try images.makeChain()
-            let chain = try ImageChain.open(path: images.path("top.qcow2"))
+            let chain = try ImageChain.open(path: FilePath(images.path("top.qcow2")))
             // Behind the chain's back, as no honest program would.
             try must("truncate -s 1M \(images.path("base.raw"))")
-            let options = DMMapOptions(image: images.path("top.qcow2"))
+            let options = DMMapOptions(image: FilePath(images.path("top.qcow2")))
             let failed = #expect(throws: ImageError.self) { try DMMap.map(chain, options) }
             #expect(failed?.description.contains("smaller than the file was") == true, "\(String(describing: failed))")
             #expect(failed?.path?.hasSuffix("base.raw") == true)

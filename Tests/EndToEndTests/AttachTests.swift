@@ -312,7 +312,7 @@ struct AttachTests {
             }
             try maker.run("sh", "-c", "mv image.qcow2 old.qcow2; cp other.qcow2 image.qcow2")
             #expect(try shop.qblk("attach", "other.qcow2", "-r", "--qmp", "vm.qmp").exit == 0)
-            #expect(try shop.listed()["qblk0"]?["state"]?.string == "crippled")
+            #expect(try shop.listed()["qblk0"]?["state"]?.string == "degraded")
             let write = try Command(["qemu-io", "-f", "qcow2", "-c", "write 0 512", "\(shop.folder)/image.qcow2"]).run()
             #expect(write.exit == 0, "\(write)")
             // With its name back it is mended.

@@ -11,7 +11,7 @@ import Testing
     .disabled(if: DiskServer.isPeer, "QEMU's own server does not give an image away"), .timeLimit(.minutes(20)))
 struct MigrateGuestTests {
     /// Switch-overs of a guest; more when hunting: QBLK_SWITCHOVERS.
-    private static let moves = ProcessInfo.processInfo.environment["QBLK_SWITCHOVERS"].flatMap { Int($0) } ?? 4
+    private static let moves = ProcessInfo.processInfo.environment["QBLK_SWITCHOVERS"].flatMap { Int($0) } ?? 2
 
     /// Every writer writes and reads back all the time: one whose request got lost on the way would wait for ever, while
     /// the others go on.

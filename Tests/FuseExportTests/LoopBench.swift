@@ -6,6 +6,7 @@ import LinuxIO
 import MapRegistry
 import TestKit
 import Testing
+import SystemPackage
 
 /// A folder with images, a registry of its own, and the promise that nothing of it is left mounted or attached.
 struct LoopBench {
@@ -17,7 +18,8 @@ struct LoopBench {
 
     static func run(_ body: (LoopBench) throws -> Void) throws {
         try Scratch.withFolder("loop") { folder in
-            let bench = LoopBench(workshop: Workshop(folder: folder), registry: MapRegistry(folder: folder + "/run"))
+            let bench = LoopBench(
+                workshop: Workshop(folder: folder), registry: MapRegistry(folder: FilePath(folder + "/run")))
             defer { bench.takeAllDown() }
             try body(bench)
             for record in try bench.registry.all() { try LoopExport.unmap(record, registry: bench.registry) }
@@ -29,14 +31,14 @@ struct LoopBench {
         _ image: String, raw: Bool = false, name: String? = nil, plain: Bool = true, workers: Int = 1,
         readOnly: Bool = true, executable: String = Tools.qblk, notices: Notices = Notices()
     ) throws -> MapRecord {
-        var options = LoopMapOptions(image: workshop.path(image))
+        var options = LoopMapOptions(image: FilePath(workshop.path(image)))
         options.open.format = raw ? .raw : .qcow2
         options.name = name
         options.allowPlain = plain
         options.workers = workers
         options.readOnly = readOnly
         options.registry = registry
-        options.executable = executable
+        options.executable = FilePath(executable)
         options.notice = notices.add
         return try LoopExport.map(options)
     }
@@ -53,9 +55,9 @@ struct LoopBench {
     func expectNothingLeft() throws {
         #expect(try registry.all().isEmpty)
         #expect(!hasFolders)
-        #expect(try MountTable.read().allSatisfy { !$0.mountPoint.hasPrefix(registry.folder) })
+        #expect(try MountTable.read().allSatisfy { !$0.mountPoint.isBelow(registry.folder) })
         let loops = try LoopDevice.all().compactMap(\.backingFile)
-        #expect(loops.allSatisfy { !$0.hasPrefix(workshop.folder) }, "\(loops)")
+        #expect(loops.allSatisfy { !$0.isBelow(FilePath(workshop.folder)) }, "\(loops)")
     }
 
     /// After a failed test, too.

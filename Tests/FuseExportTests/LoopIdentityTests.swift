@@ -7,6 +7,7 @@ import LinuxIO
 import MapRegistry
 import TestKit
 import Testing
+import SystemPackage
 
 @Suite(.serialized, .enabled(if: LoopBench.isPossible, "\(LoopBench.reason)")) struct LoopIdentityTests {
     /// Kills the map's server and waits for the next.
@@ -86,7 +87,7 @@ import Testing
                 sed -i "s#b.qcow2#$PWD/b.qcow2#g; s# a.qcow2# $PWD/a.qcow2#" late; chmod +x late
                 """)
             let record = try bench.map("a.qcow2", executable: shop.path("late"))
-            #expect(!Filesystem.exists(shop.path("b.qcow2")), "it was renamed")
+            #expect(!Filesystem.exists(FilePath(shop.path("b.qcow2"))), "it was renamed")
             #expect(try differenceOfFiles(record.device, shop.path("a.raw")) == nil)
         }
     }
@@ -107,8 +108,8 @@ import Testing
             #expect(again?.description.contains("there already") == true)
             // The file is meant, by whatever name.
             try shop.run("sh", "-c", "mv a/disk.qcow2 moved.qcow2; cp b/disk.qcow2 a/disk.qcow2")
-            #expect(try bench.registry.find(shop.path("moved.qcow2"))?.name == first.name)
-            #expect(try bench.registry.find(shop.path("a/disk.qcow2")) == nil)
+            #expect(try bench.registry.find(FilePath(shop.path("moved.qcow2")))?.name == first.name)
+            #expect(try bench.registry.find(FilePath(shop.path("a/disk.qcow2"))) == nil)
         }
     }
 }

@@ -7,6 +7,7 @@ import LinuxIO
 import MapRegistry
 import TestKit
 import Testing
+import SystemPackage
 
 @Suite(.serialized, .enabled(if: LoopBench.isPossible, "\(LoopBench.reason)")) struct LoopMapTests {
     @Test(arguments: [("", 1), ("-c", 1), ("", 2)])
@@ -77,7 +78,7 @@ import Testing
             try Filesystem.makeDirectory("\(bench.registry.folder)/half")
             try LoopExport.cleanUp(bench.registry)
         }
-        #expect(LoopDevice.backingFile(broken.number) == broken.file, "it is still there")
+        #expect(LoopDevice.backingFile(broken.number) == FilePath(broken.file), "it is still there")
     }
 
     @Test(.enabled(if: DeadLoop.isPossible, "\(DeadLoop.reason)"))
@@ -85,7 +86,7 @@ import Testing
         let broken = try DeadLoop()
         try LoopBench.run { bench in
             var record = MapRecord(
-                name: "plain", image: broken.file, format: "raw", size: 1 << 20, how: .loop,
+                name: "plain", image: FilePath(broken.file), format: "raw", size: 1 << 20, how: .loop,
                 device: "/dev/loop\(broken.number)", readOnly: true, created: 0)
             record.loops = [broken.number]
             // As of a plain map of a raw image on a file system that another program serves.
@@ -93,7 +94,7 @@ import Testing
             #expect(record.health == .alive)
             try bench.registry.create("plain").write(record)
             try bench.unmap(record)
-            #expect(LoopDevice.backingFile(broken.number) != broken.file)
+            #expect(LoopDevice.backingFile(broken.number) != FilePath(broken.file))
         }
     }
 

@@ -6,6 +6,7 @@ import ImageChain
 import LinuxIO
 import TestKit
 import Testing
+import SystemPackage
 
 @Suite(.enabled(if: Tools.have("qemu-img"), "needs qemu-img")) struct OpenedFilesTests {
     /// top.qcow2 (with a data file) over mid.qcow2 over base.raw.
@@ -15,7 +16,7 @@ import Testing
             try shop.rawFile("base.raw", 1 << 20)
             try shop.create("1M", backing: "raw:base.raw", as: "mid.qcow2")
             try shop.create("1M", "data_file=top.data", backing: "qcow2:mid.qcow2", as: "top.qcow2")
-            try body(shop, try ImageChain.open(path: shop.path("top.qcow2"), options: options()))
+            try body(shop, try ImageChain.open(path: FilePath(shop.path("top.qcow2")), options: options()))
         }
     }
 
@@ -37,7 +38,8 @@ import Testing
                 }
             try shop.run("sh", "-c", script)
             for use in [OpenedFile.Use.reopen, .share] {
-                let again = try ImageChain.open(path: shop.path("top.qcow2"), options: Self.options(first, use))
+                let again = try ImageChain.open(
+                    path: FilePath(shop.path("top.qcow2")), options: Self.options(first, use))
                 #expect(again.files.map(\.identity) == first.files.map(\.identity))
                 #expect(again.layers.map(\.format) == [.qcow2, .qcow2, .raw])
                 #expect(again.files.count == 4 && again.size == 1 << 20)
@@ -51,15 +53,15 @@ import Testing
             try shop.create("1M", as: "a.qcow2")
             var writing = Self.options()
             writing.writable = true
-            let first = try ImageChain.open(path: shop.path("a.qcow2"), options: writing)
+            let first = try ImageChain.open(path: FilePath(shop.path("a.qcow2")), options: writing)
             writing.files = first.openedFiles
             let refused = #expect(throws: ImageError.self) {
-                _ = try ImageChain.open(path: shop.path("a.qcow2"), options: writing)
+                _ = try ImageChain.open(path: FilePath(shop.path("a.qcow2")), options: writing)
             }
             #expect(refused?.kind == .locked)
             writing.filesUse = .share
             writing.carriesWrites = false
-            let second = try ImageChain.open(path: shop.path("a.qcow2"), options: writing)
+            let second = try ImageChain.open(path: FilePath(shop.path("a.qcow2")), options: writing)
             #expect(second.isWritable)
         }
     }
@@ -67,11 +69,11 @@ import Testing
     @Test func anotherFileIsNotTaken() throws {
         try Self.withChain { shop, first in
             try shop.run("cp", "mid.qcow2", "copy.qcow2")
-            let copy = try HostFile.open(path: shop.path("copy.qcow2"))
+            let copy = try HostFile.open(path: FilePath(shop.path("copy.qcow2")))
             var wanted = Self.options(first)
             wanted.files?[2].descriptor = copy.fd
             let error = #expect(throws: ImageError.self) {
-                _ = try ImageChain.open(path: shop.path("top.qcow2"), options: wanted)
+                _ = try ImageChain.open(path: FilePath(shop.path("top.qcow2")), options: wanted)
             }
             #expect(error?.kind == .reference && error?.what.contains("another file") == true)
         }
@@ -81,7 +83,7 @@ import Testing
         try Self.withChain { shop, first in
             try shop.run("truncate", "-s", "512k", "base.raw")
             let error = #expect(throws: ImageError.self) {
-                _ = try ImageChain.open(path: shop.path("top.qcow2"), options: Self.options(first))
+                _ = try ImageChain.open(path: FilePath(shop.path("top.qcow2")), options: Self.options(first))
             }
             #expect(error?.kind == .reference && error?.what.contains("shorter") == true)
         }
@@ -92,9 +94,9 @@ import Testing
             let shop = Workshop(folder: folder)
             try shop.rawFile("base.raw", 512 << 10)
             try shop.create("1M", backing: "raw:base.raw", as: "top.qcow2")
-            let first = try ImageChain.open(path: shop.path("top.qcow2"), options: Self.options())
+            let first = try ImageChain.open(path: FilePath(shop.path("top.qcow2")), options: Self.options())
             try shop.run("sh", "-c", "head -c 512k /dev/urandom >>base.raw")
-            let again = try ImageChain.open(path: shop.path("top.qcow2"), options: Self.options(first))
+            let again = try ImageChain.open(path: FilePath(shop.path("top.qcow2")), options: Self.options(first))
             #expect(again.layers[1].size == 512 << 10)
         }
     }
@@ -105,14 +107,14 @@ import Testing
                 var short = Self.options(first)
                 short.files?.removeLast()
                 let error = #expect(throws: ImageError.self) {
-                    _ = try ImageChain.open(path: shop.path("top.qcow2"), options: short)
+                    _ = try ImageChain.open(path: FilePath(shop.path("top.qcow2")), options: short)
                 }
                 #expect(error?.kind == .reference)
             } else {
                 // As a repair behind our back would: the offset of the backing file's name is 0 now.
                 try shop.run("dd", "if=/dev/zero", "of=mid.qcow2", "bs=8", "seek=1", "count=1", "conv=notrunc")
                 let error = #expect(throws: ImageError.self) {
-                    _ = try ImageChain.open(path: shop.path("top.qcow2"), options: Self.options(first))
+                    _ = try ImageChain.open(path: FilePath(shop.path("top.qcow2")), options: Self.options(first))
                 }
                 #expect(
                     error?.kind == .reference && error?.what.contains("fewer") == true, "\(String(describing: error))")
@@ -124,10 +126,10 @@ import Testing
         try Self.withChain { shop, first in
             var wanted = Self.options()
             wanted.identity = first.files[0].identity
-            _ = try ImageChain.open(path: shop.path("top.qcow2"), options: wanted)
+            _ = try ImageChain.open(path: FilePath(shop.path("top.qcow2")), options: wanted)
             try shop.run("sh", "-c", "cp top.qcow2 new; mv new top.qcow2")
             let error = #expect(throws: ImageError.self) {
-                _ = try ImageChain.open(path: shop.path("top.qcow2"), options: wanted)
+                _ = try ImageChain.open(path: FilePath(shop.path("top.qcow2")), options: wanted)
             }
             #expect(error?.kind == .reference && error?.advice == "try again")
         }

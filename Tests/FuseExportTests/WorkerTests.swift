@@ -10,6 +10,7 @@ import TestKit
 import Testing
 
 @testable import FuseExport
+import SystemPackage
 
 /// The kernel's end of a FUSE connection.
 private final class PlayedKernel {
@@ -31,7 +32,7 @@ private final class PlayedKernel {
         var options = OpenOptions()
         options.format = format
         options.writable = true
-        let chain = try ImageChain.open(path: path, options: options)
+        let chain = try ImageChain.open(path: FilePath(path), options: options)
         var ends: [Int32] = [-1, -1]
         try #require(socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | O_CLOEXEC, 0, &ends) == 0)
         fd = ends[0]

@@ -7,6 +7,7 @@ import ImageChain
 import Testing
 
 @testable import ImageOperations
+import SystemPackage
 
 /// A folder that goes away.
 private final class Folder {
@@ -66,7 +67,7 @@ struct CopyTests {
     func plain(workers: Int) throws {
         let folder = Folder()
         let (from, to) = (folder.file("in", Self.pattern), folder.file("out"))
-        try ImageConvert.raw(from: from, to: to, options { $0.workers = workers })
+        try ImageConvert.raw(from: FilePath(from), to: FilePath(to), options { $0.workers = workers })
         #expect(folder.bytes(of: to) == Self.pattern)
         #expect(folder.blocks(of: to) * 512 < 2 << 20)
     }
@@ -75,7 +76,7 @@ struct CopyTests {
     func full() throws {
         let folder = Folder()
         let (from, to) = (folder.file("in", Self.pattern), folder.file("out"))
-        try ImageConvert.raw(from: from, to: to, options { $0.sparse = 0 })
+        try ImageConvert.raw(from: FilePath(from), to: FilePath(to), options { $0.sparse = 0 })
         #expect(folder.bytes(of: to) == Self.pattern)
         #expect(folder.blocks(of: to) * 512 >= 3 << 20)
     }
@@ -85,7 +86,7 @@ struct CopyTests {
         let folder = Folder()
         let old = [UInt8](repeating: 0xee, count: Self.pattern.count + 4096)
         let (from, to) = (folder.file("in", Self.pattern), folder.file("out", old))
-        try ImageConvert.raw(from: from, to: to, options { $0.intoExisting = existing })
+        try ImageConvert.raw(from: FilePath(from), to: FilePath(to), options { $0.intoExisting = existing })
         let expected = existing ? Self.pattern + old.suffix(4096) : Self.pattern
         #expect(folder.bytes(of: to) == expected)
     }
@@ -96,7 +97,7 @@ struct CopyTests {
         let from = folder.file("in", Self.pattern)
         let link = folder.file("link")
         symlink(from, link)
-        #expect(throws: ImageError.self) { try ImageConvert.raw(from: from, to: link, options()) }
+        #expect(throws: ImageError.self) { try ImageConvert.raw(from: FilePath(from), to: FilePath(link), options()) }
         #expect(folder.bytes(of: from) == Self.pattern)
     }
 
@@ -106,7 +107,7 @@ struct CopyTests {
         let small = [UInt8](repeating: 1, count: 4096)
         let (from, to) = (folder.file("in", Self.pattern), folder.file("out", small))
         #expect(throws: ImageError.self) {
-            try ImageConvert.raw(from: from, to: to, options { $0.intoExisting = true })
+            try ImageConvert.raw(from: FilePath(from), to: FilePath(to), options { $0.intoExisting = true })
         }
         #expect(folder.bytes(of: to) == small)
     }
@@ -117,7 +118,9 @@ struct CopyTests {
         let (from, to) = (folder.file("in", Self.pattern), folder.file("out"))
         let options = options()
         options.cancel.set()
-        let error = #expect(throws: ImageError.self) { try ImageConvert.raw(from: from, to: to, options) }
+        let error = #expect(throws: ImageError.self) {
+            try ImageConvert.raw(from: FilePath(from), to: FilePath(to), options)
+        }
         #expect(error?.description.contains("interrupted") == true && error?.description.contains(to) == true)
     }
 
@@ -130,7 +133,7 @@ struct CopyTests {
         let (a, b) = (folder.file("a", Self.pattern), folder.file("b", other))
         var options = CompareOptions()
         options.workers = 3
-        let found = try ImageCompare.run(a, b, options)
+        let found = try ImageCompare.run(FilePath(a), FilePath(b), options)
         #expect(found == Comparison(verdict: .contentDiffers(at: UInt64(place & ~511))))
     }
 
@@ -140,18 +143,20 @@ struct CopyTests {
         let (a, b) = (
             folder.file("a", Self.pattern), folder.file("b", Self.pattern + [UInt8](repeating: 0, count: 8192))
         )
-        #expect(try ImageCompare.run(a, b) == Comparison(verdict: .identical, hasOtherSize: true))
+        #expect(try ImageCompare.run(FilePath(a), FilePath(b)) == Comparison(verdict: .identical, hasOtherSize: true))
         var strict = CompareOptions()
         strict.strict = true
-        #expect(try ImageCompare.run(a, b, strict) == Comparison(verdict: .sizesDiffer))
-        #expect(try ImageCompare.run(a, a, strict) == Comparison(verdict: .identical))
+        #expect(try ImageCompare.run(FilePath(a), FilePath(b), strict) == Comparison(verdict: .sizesDiffer))
+        #expect(try ImageCompare.run(FilePath(a), FilePath(a), strict) == Comparison(verdict: .identical))
     }
 
     @Test("what cannot be opened is exit code 2")
     func missing() throws {
         let folder = Folder()
         let a = folder.file("a", Self.pattern)
-        let failure = #expect(throws: CompareFailure.self) { try ImageCompare.run(a, folder.file("none")) }
+        let failure = #expect(throws: CompareFailure.self) {
+            try ImageCompare.run(FilePath(a), FilePath(folder.file("none")))
+        }
         #expect(failure?.step == .opening)
     }
 }

@@ -4,6 +4,7 @@
 import DiskTypes
 import Glibc
 import ImageChain
+import SystemPackage
 import Testing
 
 @testable import ImageOperations
@@ -57,7 +58,7 @@ private final class SparseDisk {
     private func create(
         _ path: String, _ format: ImageFormat, _ change: (inout ImageCreate.Request) throws -> Void
     ) throws {
-        var request = ImageCreate.Request(path: path, format: format)
+        var request = ImageCreate.Request(path: FilePath(path), format: format)
         try change(&request)
         try ImageCreate(request).write()
     }
@@ -94,9 +95,11 @@ struct CutSourceTests {
             let (image, out) = (disk.image, "\(disk.folder)/out")
             #expect(throws: ImageError.self) {
                 if isRaw {
-                    try ImageConvert.raw(from: image, to: out, options(one, workers: 1), report: cut)
+                    try ImageConvert.raw(
+                        from: FilePath(image), to: FilePath(out), options(one, workers: 1), report: cut)
                 } else {
-                    try ImageConvert.qcow2(from: image, to: out, options(one, workers: 1), report: cut)
+                    try ImageConvert.qcow2(
+                        from: FilePath(image), to: FilePath(out), options(one, workers: 1), report: cut)
                 }
             }
         }
@@ -106,21 +109,23 @@ struct CutSourceTests {
     func whole(layer: String) throws {
         let one = Case(layer: layer, length: 0)
         let disk = try disk(one)
-        try ImageConvert.raw(from: disk.image, to: "\(disk.folder)/out", options(one, workers: 2))
+        try ImageConvert.raw(from: FilePath(disk.image), to: "\(disk.folder)/out", options(one, workers: 2))
     }
 
     @Test("compare says neither equal nor different", arguments: cases)
     func compare(one: Case) throws {
         let disk = try disk(one)
         let copy = "\(disk.folder)/copy"
-        try ImageConvert.raw(from: disk.image, to: copy, options(one, workers: 1))
+        try ImageConvert.raw(from: FilePath(disk.image), to: FilePath(copy), options(one, workers: 1))
         var options = CompareOptions()
         options.workers = 1
         options.first.format = .raw
         options.second.format = one.layer == "raw" ? .raw : .qcow2
         let image = disk.image
         #expect(throws: CompareFailure.self) {
-            try ImageCompare.run(copy, image, options) { _ in _ = truncate(disk.file, off_t(one.length)) }
+            try ImageCompare.run(FilePath(copy), FilePath(image), options) { _ in
+                _ = truncate(disk.file, off_t(one.length))
+            }
         }
     }
 
@@ -129,7 +134,7 @@ struct CutSourceTests {
         let disk = try disk(one)
         var open = OpenOptions()
         open.format = one.layer == "raw" ? .raw : .qcow2
-        let chain = try ImageChain.open(path: disk.image, options: open)
+        let chain = try ImageChain.open(path: FilePath(disk.image), options: open)
         #expect(truncate(disk.file, off_t(one.length)) == 0)
         var reader = StatusReader(chain)
         var place = UInt64(0)

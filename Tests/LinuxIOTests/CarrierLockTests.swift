@@ -4,6 +4,7 @@ import DiskTypes
 import Glibc
 import LinuxIO
 import Testing
+import SystemPackage
 
 @Suite struct CarrierLockTests {
     /// Holds what a request in flight would hold, by a thread that closes it after `milliseconds`.
@@ -20,11 +21,11 @@ import Testing
     func waits() throws {
         let scratch = try Scratch()
         let path = try scratch.file("a", pattern(512))
-        var old: HostFile? = try HostFile.open(path: path, writable: true, direct: .never)
+        var old: HostFile? = try HostFile.open(path: FilePath(path), writable: true, direct: .never)
         let held = dup(try #require(old).fd)
         try CarrierLock.take(on: try #require(old))
         old = nil
-        let new = try HostFile.open(path: path, writable: true)
+        let new = try HostFile.open(path: FilePath(path), writable: true)
         let error = #expect(throws: ImageError.self) { try CarrierLock.take(on: new, milliseconds: 50) }
         #expect(error?.kind == .locked)
         let thread = try WorkerThread.start("dying", Dying(fd: held, milliseconds: 200))
@@ -36,25 +37,25 @@ import Testing
     func direct() throws {
         let scratch = try Scratch()
         let path = try scratch.file("a", pattern(4096))
-        var old: HostFile? = try HostFile.open(path: path, writable: true)
+        var old: HostFile? = try HostFile.open(path: FilePath(path), writable: true)
         guard let file = old, file.directFD >= 0 else { return }
         let held = dup(file.directFD)
         try CarrierLock.take(on: file)
         old = nil
         _ = consume file
         for mode in [HostFile.DirectMode.ifPossible, .never] {
-            let new = try HostFile.open(path: path, writable: true, direct: mode)
+            let new = try HostFile.open(path: FilePath(path), writable: true, direct: mode)
             #expect(throws: ImageError.self) { try CarrierLock.take(on: new, milliseconds: 20) }
         }
         close(held)
-        try CarrierLock.take(on: try HostFile.open(path: path, writable: true), milliseconds: 60_000)
+        try CarrierLock.take(on: try HostFile.open(path: FilePath(path), writable: true), milliseconds: 60_000)
     }
 
     @Test("the length is looked at anew: the last writes may have changed it")
     func length() throws {
         let scratch = try Scratch()
         let path = try scratch.file("a", pattern(512))
-        let file = try HostFile.open(path: path, writable: true)
+        let file = try HostFile.open(path: FilePath(path), writable: true)
         #expect(truncate(path, 8192) == 0)
         try CarrierLock.take(on: file)
         #expect(file.length == 8192)
@@ -64,7 +65,7 @@ import Testing
     func joining() throws {
         let scratch = try Scratch()
         let path = try scratch.file("a", pattern(512))
-        let files = try (0..<3).map { _ in try HostFile.open(path: path, writable: true) }
+        let files = try (0..<3).map { _ in try HostFile.open(path: FilePath(path), writable: true) }
         try ImageLock.take(.writableImage, on: files[0])
         try ImageLock.take(.writableImage, on: files[1], joining: true)
         ImageLock.release(files[0])

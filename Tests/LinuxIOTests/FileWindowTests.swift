@@ -5,6 +5,7 @@ import Foundation
 import Glibc
 import LinuxIO
 import Testing
+import SystemPackage
 
 struct FileWindowTests {
     /// In memory, and on a disk where the file system there is one that windows are for.
@@ -21,7 +22,7 @@ struct FileWindowTests {
     private func open(_ place: String, _ bytes: [UInt8], room: UInt64 = 0) throws -> Opened {
         let scratch = try Scratch(in: place)
         let path = try scratch.file("a", bytes)
-        let file = try HostFile.open(path: path, writable: true, direct: .never)
+        let file = try HostFile.open(path: FilePath(path), writable: true, direct: .never)
         guard let window = file.pages(room: room) else {
             try #require(place != "/dev/shm", "memory always has windows")
             try Test.cancel("\(place) is neither tmpfs, ext4 nor XFS")

@@ -3,11 +3,12 @@ import DiskTypes
 import Glibc
 import LinuxIO
 import Testing
+import SystemPackage
 
 struct HostFileTests {
     @Test func readsWhatIsThereAndNoMore() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a", pattern(10_000)))
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(10_000))))
         #expect(file.length == 10_000)
         #expect(try file.read(at: HostOffset(9_000), count: 5_000) == Array(pattern(10_000)[9_000...]))
         #expect(try file.read(at: HostOffset(10_000), count: 1) == [])
@@ -17,13 +18,13 @@ struct HostFileTests {
 
     @Test func anAbsurdCountCostsNoMemory() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a", pattern(100)))
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(100))))
         #expect(try file.read(at: HostOffset(0), count: Int.max).count == 100)
     }
 
     @Test func writesAndResizesAreSeenInTheLength() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a"), writable: true)
+        let file = try HostFile.open(path: FilePath(scratch.file("a")), writable: true)
         try file.write(at: HostOffset(5_000), pattern(100))
         #expect(file.length == 5_100)
         #expect(try file.read(at: HostOffset(4_999), count: 3) == [0] + pattern(100)[..<2])
@@ -35,7 +36,8 @@ struct HostFileTests {
     @Test func growthByOthersIsSeenWhenAskedFor() throws {
         let scratch = try Scratch()
         let path = try scratch.file("a", pattern(10))
-        let reader = try HostFile.open(path: path), writer = try HostFile.open(path: path, writable: true)
+        let reader = try HostFile.open(path: FilePath(path)),
+            writer = try HostFile.open(path: FilePath(path), writable: true)
         try writer.write(at: HostOffset(10), pattern(10))
         #expect(reader.length == 10)
         #expect(try reader.read(at: HostOffset(10), count: 10) == pattern(10))
@@ -46,13 +48,15 @@ struct HostFileTests {
         let scratch = try Scratch()
         let path = scratch.path + "/fifo"
         #expect(mkfifo(path, 0o600) == 0)
-        #expect(message { try HostFile.open(path: path) } == "is a FIFO: name a regular file or a block device")
-        #expect(message { try HostFile.open(path: path, writable: true) }?.hasPrefix("is a FIFO") == true)
+        #expect(
+            message { try HostFile.open(path: FilePath(path)) } == "is a FIFO: name a regular file or a block device")
+        #expect(message { try HostFile.open(path: FilePath(path), writable: true) }?.hasPrefix("is a FIFO") == true)
     }
 
     @Test(arguments: [("/dev/null", "is a character device"), ("/tmp", "is a directory")])
     func otherFileTypesAreRefused(path: String, reason: String) {
-        #expect(message { try HostFile.open(path: path) } == reason + ": name a regular file or a block device")
+        #expect(
+            message { try HostFile.open(path: FilePath(path)) } == reason + ": name a regular file or a block device")
     }
 
     @Test func aMissingFileIsNamed() throws {
@@ -66,15 +70,16 @@ struct HostFileTests {
         let scratch = try Scratch()
         let path = try scratch.file("a"), other = try scratch.file("b")
         #expect(symlink(path, scratch.path + "/link") == 0)
-        let direct = try HostFile.open(path: path), linked = try HostFile.open(path: scratch.path + "/link")
+        let direct = try HostFile.open(path: FilePath(path)),
+            linked = try HostFile.open(path: FilePath(scratch.path + "/link"))
         #expect(direct.identity == linked.identity)
-        #expect(try HostFile.open(path: other).identity != direct.identity)
+        #expect(try HostFile.open(path: FilePath(other)).identity != direct.identity)
     }
 
     @Test func theDirectDescriptorReadsTheSameFile() throws {
         let scratch = try Scratch(in: diskDirectory)
         let path = try scratch.file("a", pattern(8192))
-        let file = try HostFile.open(path: path)
+        let file = try HostFile.open(path: FilePath(path))
         #expect(unlink(path) == 0)
         guard file.directFD >= 0 else { return #expect(file.directOffsetAlignment == 1) }
         #expect(fcntl(file.fd, F_GETFL) & O_NONBLOCK == 0)
@@ -87,13 +92,13 @@ struct HostFileTests {
 
     @Test func directAccessCanBeDeclined() throws {
         let scratch = try Scratch(in: diskDirectory)
-        let file = try HostFile.open(path: scratch.file("a", pattern(10)), direct: .never)
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(10))), direct: .never)
         #expect(file.directFD == -1 && file.directMemoryAlignment == 1 && file.directOffsetAlignment == 1)
     }
 
     @Test(.enabled(if: exists("/dev/shm"), "no tmpfs")) func tmpfsKeepsNonblockAndNeedsNoDirectAccess() throws {
         let scratch = try Scratch(in: "/dev/shm")
-        let file = try HostFile.open(path: scratch.file("a", pattern(10)))
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(10))))
         #expect(file.isTmpfs && file.directFD == -1)
         #expect(fcntl(file.fd, F_GETFL) & O_NONBLOCK != 0)
         #expect(try file.read(at: HostOffset(0), count: 10) == pattern(10))
@@ -101,9 +106,9 @@ struct HostFileTests {
 
     @Test("an error carries the system's number") func errorsCarryNumbers() throws {
         let scratch = try Scratch()
-        let missing = #expect(throws: ImageError.self) { try HostFile.open(path: scratch.path + "/none") }
+        let missing = #expect(throws: ImageError.self) { try HostFile.open(path: FilePath(scratch.path + "/none")) }
         #expect(missing?.number == ENOENT)
-        let file = try HostFile.open(path: scratch.file("a"), writable: true)
+        let file = try HostFile.open(path: FilePath(scratch.file("a")), writable: true)
         let tooLarge = #expect(throws: ImageError.self) { try file.truncate(to: 1 << 62) }
         #expect(tooLarge?.number == EFBIG)
         #expect(tooLarge?.named("b").number == EFBIG)
@@ -114,7 +119,7 @@ struct HostFileTests {
 
     @Test func holesAreFoundAndMade() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a"), writable: true)
+        let file = try HostFile.open(path: FilePath(scratch.file("a")), writable: true)
         try file.truncate(to: 3 << 20)
         #expect(try file.nextData(from: HostOffset(0)) == nil)
         try file.write(at: HostOffset(1 << 20), pattern(1 << 20))
@@ -133,7 +138,7 @@ struct HostFileTests {
 
     @Test func writingToAReadOnlyFileIsAnErrorWithItsPlace() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a", pattern(10)))
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(10))))
         #expect(
             message { try file.write(at: HostOffset(16), [1]) }
                 == "cannot write: Bad file descriptor (file offset 0x10)")

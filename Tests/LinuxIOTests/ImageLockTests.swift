@@ -3,6 +3,7 @@ import DiskTypes
 import Glibc
 import LinuxIO
 import Testing
+import SystemPackage
 
 private let hasQEMU = exists("/usr/bin/qemu-io") && exists("/usr/bin/qemu-img")
 
@@ -10,13 +11,13 @@ private let hasQEMU = exists("/usr/bin/qemu-io") && exists("/usr/bin/qemu-img")
     @Test func twoWritersExcludeEachOther() throws {
         let scratch = try Scratch()
         let path = try scratch.file("a", pattern(512))
-        let first = try HostFile.open(path: path, writable: true)
-        let second = try HostFile.open(path: path, writable: true)
+        let first = try HostFile.open(path: FilePath(path), writable: true)
+        let second = try HostFile.open(path: FilePath(path), writable: true)
         try ImageLock.take(.writableImage, on: first)
         let error = #expect(throws: ImageError.self) { try ImageLock.take(.writableImage, on: second) }
         #expect(error?.kind == .locked)
         #expect(error?.description == "Failed to get \"write\" lock: Is another process using the image?")
-        #expect(error?.path == path)
+        #expect(error?.path == FileName(path))
         // The failed attempt left nothing behind, and giving back really gives back.
         try ImageLock.take(.writableImage, on: first)
         ImageLock.release(first)
@@ -26,8 +27,8 @@ private let hasQEMU = exists("/usr/bin/qemu-io") && exists("/usr/bin/qemu-img")
     @Test func readersShareAndKeepWritersOut() throws {
         let scratch = try Scratch()
         let path = try scratch.file("a", pattern(512))
-        let one = try HostFile.open(path: path), two = try HostFile.open(path: path)
-        let writer = try HostFile.open(path: path, writable: true)
+        let one = try HostFile.open(path: FilePath(path)), two = try HostFile.open(path: FilePath(path))
+        let writer = try HostFile.open(path: FilePath(path), writable: true)
         try ImageLock.take(.readOnlyImage, on: one)
         try ImageLock.take(.readOnlyImage, on: two)
         #expect(refusal(.writableImage, writer) == "Failed to get \"write\" lock")
@@ -42,14 +43,14 @@ private let hasQEMU = exists("/usr/bin/qemu-io") && exists("/usr/bin/qemu-img")
     @Test func closingTheFileGivesTheLockBack() throws {
         let scratch = try Scratch()
         let path = try scratch.file("a", pattern(512))
-        do { try ImageLock.take(.writableImage, on: try HostFile.open(path: path, writable: true)) }
-        try ImageLock.take(.writableImage, on: try HostFile.open(path: path, writable: true))
+        do { try ImageLock.take(.writableImage, on: try HostFile.open(path: FilePath(path), writable: true)) }
+        try ImageLock.take(.writableImage, on: try HostFile.open(path: FilePath(path), writable: true))
     }
 
     @Test(.enabled(if: hasQEMU, "qemu-io is missing")) func qemuRefusesWhatWeHold() throws {
         let scratch = try Scratch()
         let path = try image(scratch)
-        let file = try HostFile.open(path: path, writable: true)
+        let file = try HostFile.open(path: FilePath(path), writable: true)
         try ImageLock.take(.writableImage, on: file)
         #expect(!qemuIO(path, "read 0 512"))
         #expect(!qemuIO(path, "write 0 512"))
@@ -65,7 +66,7 @@ private let hasQEMU = exists("/usr/bin/qemu-io") && exists("/usr/bin/qemu-img")
     @Test(.enabled(if: hasQEMU, "qemu-io is missing")) func weRefuseWhatQEMUHolds() throws {
         let scratch = try Scratch()
         let path = try image(scratch)
-        let file = try HostFile.open(path: path, writable: true)
+        let file = try HostFile.open(path: FilePath(path), writable: true)
         try whileQEMUHolds(path, readOnly: false) {
             #expect(refusal(.writableImage, file) == "Failed to get \"write\" lock")
             #expect(refusal(.readOnlyImage, file) == "Failed to get shared \"write\" lock")
@@ -86,9 +87,9 @@ private let hasQEMU = exists("/usr/bin/qemu-io") && exists("/usr/bin/qemu-img")
         let path = try image(scratch)
         let device: LoopDevice
         do {
-            let file = try HostFile.open(path: path, writable: true)
+            let file = try HostFile.open(path: FilePath(path), writable: true)
             try ImageLock.take(.writableImage, on: file)
-            device = try LoopDevice.attach(fd: file.fd, readOnly: false, name: path)
+            device = try LoopDevice.attach(fd: file.fd, readOnly: false, name: FilePath(path))
         }
         // Every descriptor of ours is closed now; only the loop device has the open file description.
         #expect(!qemuIO(path, "write 0 512"))
@@ -110,13 +111,15 @@ private func refusal(_ mode: LockMode, _ file: HostFile) -> String? {
 private func image(_ scratch: Scratch) throws -> String {
     let path = scratch.path + "/a.qcow2"
     let made = try ChildProcess.spawn(
-        "/usr/bin/qemu-img", ["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"], options: .nullStandardIO)
+        "/usr/bin/qemu-img", ["qemu-img", "create", "-q", "-f", "qcow2", FileName(path), "1M"], options: .nullStandardIO
+    )
     guard try made.wait().isSuccess else { throw TestFailure("qemu-img cannot create \(path)") }
     return path
 }
 
 private func qemuIO(_ path: String, _ command: String, readOnly: Bool = false) -> Bool {
-    let arguments = ["qemu-io", "-f", "qcow2"] + (readOnly ? ["-r"] : []) + ["-c", command, path]
+    let arguments: [FileName] =
+        ["qemu-io", "-f", "qcow2"] + (readOnly ? ["-r"] : []) + ["-c", FileName(command), FileName(path)]
     do {
         return try ChildProcess.spawn("/usr/bin/qemu-io", arguments, options: .nullStandardIO).wait().isSuccess
     } catch {
@@ -131,7 +134,7 @@ private func whileQEMUHolds(_ path: String, readOnly: Bool, _ body: () throws ->
     for fd in input + output { _ = fcntl(fd, F_SETFD, FD_CLOEXEC) }
     let readEnd = OwnedFD(taking: input[0]), writeEnd = OwnedFD(taking: input[1])
     let answers = OwnedFD(taking: output[0]), itsOutput = OwnedFD(taking: output[1])
-    let arguments = ["qemu-io", "-f", "qcow2"] + (readOnly ? ["-r"] : []) + [path]
+    let arguments: [FileName] = ["qemu-io", "-f", "qcow2"] + (readOnly ? ["-r"] : []) + [FileName(path)]
     let child = try ChildProcess.spawn(
         "/usr/bin/qemu-io", arguments,
         inherit: [.init(fd: readEnd.raw, as: 0), .init(fd: itsOutput.raw, as: 1)], options: .nullStandardIO)

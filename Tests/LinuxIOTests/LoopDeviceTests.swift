@@ -3,6 +3,7 @@ import DiskTypes
 import Glibc
 import LinuxIO
 import Testing
+import SystemPackage
 
 let hasLoop = hasRoot && exists("/dev/loop-control")
 
@@ -18,11 +19,11 @@ func eventually(_ condition: () -> Bool) -> Bool {
 @Suite(.enabled(if: hasLoop, "needs root and loop devices")) struct LoopDeviceTests {
     @Test func theDeviceShowsTheFile() throws {
         let scratch = try Scratch(in: diskDirectory)
-        let file = try HostFile.open(path: scratch.file("a", pattern(1 << 20)), writable: true)
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(1 << 20))), writable: true)
         let loop = try LoopDevice.attach(
             fd: file.fd, readOnly: true, offset: 4096, sizeLimit: 65536, name: "a name of ours")
         #expect(loop.path == "/dev/loop\(loop.number)")
-        let device = try HostFile.open(path: loop.path)
+        let device = try HostFile.open(path: FilePath(loop.path))
         #expect(device.isBlockDevice && device.length == 65536)
         #expect(try device.read(at: HostOffset(512), count: 1024) == Array(pattern(1 << 20)[4608..<5632]))
         let status = try #require(try loop.status())
@@ -36,7 +37,7 @@ func eventually(_ condition: () -> Bool) -> Bool {
 
     @Test func directIOIsReportedAsTheKernelGrantedIt() throws {
         let scratch = try Scratch(in: diskDirectory)
-        let file = try HostFile.open(path: scratch.file("a", pattern(1 << 20)))
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(1 << 20))))
         // An offset that no disk can do: the kernel takes it and silently reads through the cache.
         let odd = try LoopDevice.attach(fd: file.fd, readOnly: true, directIO: true, offset: 100, name: "odd")
         #expect(!odd.usesDirectIO)
@@ -49,7 +50,7 @@ func eventually(_ condition: () -> Bool) -> Bool {
 
     @Test func aReadOnlyDescriptorCannotBecomeAWritableDevice() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a", pattern(4096)))
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(4096))))
         let text = message { try LoopDevice.attach(fd: file.fd, readOnly: false, name: "x") }
         #expect(text?.hasSuffix("the file is open for reading only") == true)
         #expect(
@@ -60,7 +61,7 @@ func eventually(_ condition: () -> Bool) -> Bool {
 
     @Test func aKeptDeviceStaysWhenItsMakerLetsGo() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a", pattern(1 << 20)), writable: true)
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(1 << 20))), writable: true)
         let loop = try LoopDevice.attach(fd: file.fd, readOnly: false, autoClear: true, name: "x")
         try loop.keep()
         #expect(try #require(try LoopDevice.open(loop.number).status()).clearsItself == false)
@@ -69,10 +70,10 @@ func eventually(_ condition: () -> Bool) -> Bool {
 
     @Test func anAutoClearingDeviceLivesAsLongAsItIsHeld() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a", pattern(1 << 20)), writable: true)
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(1 << 20))), writable: true)
         let loop = try LoopDevice.attach(fd: file.fd, readOnly: false, autoClear: true, name: "x")
         #expect(try loop.status()?.clearsItself == true)
-        let user = try HostFile.open(path: loop.path)
+        let user = try HostFile.open(path: FilePath(loop.path))
         loop.letGo()
         #expect(try LoopDevice.open(loop.number).status()?.identity == file.identity)
         withExtendedLifetime(user) {}
@@ -82,9 +83,9 @@ func eventually(_ condition: () -> Bool) -> Bool {
 
     @Test func theDeviceGrowsWithTheFile() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a", pattern(1 << 20)), writable: true)
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(1 << 20))), writable: true)
         let loop = try LoopDevice.attach(fd: file.fd, readOnly: false, name: "x")
-        let device = try HostFile.open(path: loop.path)
+        let device = try HostFile.open(path: FilePath(loop.path))
         try file.truncate(to: 4 << 20)
         #expect(try device.currentLength() == 1 << 20)
         try loop.setCapacity()
@@ -94,7 +95,7 @@ func eventually(_ condition: () -> Bool) -> Bool {
 
     @Test func anExclusiveUserIsNoticed() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a", pattern(1 << 20)), writable: true)
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(1 << 20))), writable: true)
         let loop = try LoopDevice.attach(fd: file.fd, readOnly: false, name: "x")
         #expect(!loop.isInUse)
         let exclusive = OwnedFD(taking: open(loop.path, O_RDONLY | O_EXCL | O_CLOEXEC))
@@ -108,18 +109,19 @@ func eventually(_ condition: () -> Bool) -> Bool {
     @Test func aMountedDeviceIsNamedWithItsMountPoint() throws {
         guard exists("/sbin/mkfs.ext4") else { return }
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a"), writable: true)
+        let file = try HostFile.open(path: FilePath(scratch.file("a")), writable: true)
         try file.truncate(to: 16 << 20)
-        let made = try ChildProcess.spawn("/sbin/mkfs.ext4", ["mkfs.ext4", "-q", file.path], options: .nullStandardIO)
+        let made = try ChildProcess.spawn(
+            "/sbin/mkfs.ext4", ["mkfs.ext4", "-q", file.path.name], options: .nullStandardIO)
         #expect(try made.wait().isSuccess)
         let loop = try LoopDevice.attach(fd: file.fd, readOnly: false, name: "x")
         let point = scratch.path + "/a mount point"
         #expect(mkdir(point, 0o700) == 0)
-        try Mount.mount(source: loop.path, target: point, type: "ext4", flags: Mount.readOnly)
+        try Mount.mount(source: FilePath(loop.path), target: FilePath(point), type: "ext4", flags: Mount.readOnly)
         #expect(loop.users() == ["mounted on \(point)"])
-        let entry = try MountTable.read().first { $0.mountPoint == point }
-        #expect(entry?.source == loop.path && entry?.type == "ext4")
-        try Mount.unmount(point)
+        let entry = try MountTable.read().first { $0.mountPoint == FilePath(point) }
+        #expect(entry?.source == FilePath(loop.path) && entry?.type == "ext4")
+        try Mount.unmount(FilePath(point))
         #expect(rmdir(point) == 0)
         #expect(!loop.isInUse)
         try loop.detach()
@@ -132,7 +134,7 @@ func eventually(_ condition: () -> Bool) -> Bool {
         let devices = try await withThrowingTaskGroup(of: LoopDevice.self) { group in
             for _ in 0..<8 {
                 group.addTask {
-                    let file = try HostFile.open(path: path)
+                    let file = try HostFile.open(path: FilePath(path))
                     return try LoopDevice.attach(fd: file.fd, readOnly: true, autoClear: true, name: "x")
                 }
             }
@@ -144,7 +146,7 @@ func eventually(_ condition: () -> Bool) -> Bool {
 
     @Test func detachingTwiceIsNoError() throws {
         let scratch = try Scratch()
-        let file = try HostFile.open(path: scratch.file("a", pattern(4096)))
+        let file = try HostFile.open(path: FilePath(scratch.file("a", pattern(4096))))
         let loop = try LoopDevice.attach(fd: file.fd, readOnly: true, name: "x")
         try loop.detach()
         #expect(eventually { (try? loop.status()) == .some(nil) })

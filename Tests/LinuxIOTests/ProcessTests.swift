@@ -1,6 +1,7 @@
 // Why this file exists: children must get what they were given and nothing else, and must never be mistaken.
 import Glibc
 import LinuxIO
+import DiskTypes
 import SystemPackage
 import Testing
 
@@ -25,7 +26,9 @@ struct ProcessTests {
             "/bin/ls", ["ls", "/proc/self/fd"],
             inherit: [.init(fd: out.raw, as: 1), .init(fd: out.raw, as: 77)], options: .nullStandardIO)
         #expect(try child.wait().isSuccess)
-        let numbers = try Filesystem.read(scratch.path + "/out").split(separator: "\n").compactMap { Int32($0) }
+        let numbers = try Filesystem.read(FilePath(scratch.path + "/out")).split(separator: "\n").compactMap {
+            Int32($0)
+        }
         #expect(leak >= 100 && Set(numbers) == [0, 1, 2, 77, 3])  // 3: the directory that ls reads
     }
 
@@ -35,10 +38,10 @@ struct ProcessTests {
         let text = OwnedFD(taking: open(try scratch.file("text", Array("hello".utf8)), O_RDONLY | O_CLOEXEC))
         let script = "cat /proc/$$/fd/\(out.raw) > /proc/$$/fd/\(text.raw)"
         let child = try ChildProcess.spawn(
-            "/bin/sh", ["sh", "-c", script],
+            "/bin/sh", ["sh", "-c", FileName(script)],
             inherit: [.init(fd: out.raw, as: text.raw), .init(fd: text.raw, as: out.raw)])
         #expect(try child.wait().isSuccess)
-        #expect(try Filesystem.read(scratch.path + "/out") == "hello")
+        #expect(try Filesystem.read(FilePath(scratch.path + "/out")) == "hello")
     }
 
     @Test func aDaemonHasItsOwnSessionAndWorksInTheRoot() throws {
@@ -46,10 +49,10 @@ struct ProcessTests {
         let out = OwnedFD(taking: open(try scratch.file("out"), O_RDWR | O_CLOEXEC))
         let script = "exec >&5; pwd; cut -d' ' -f6 /proc/$$/stat; echo $$; readlink /proc/$$/fd/0; echo $WHO"
         let child = try ChildProcess.spawn(
-            "/bin/sh", ["sh", "-c", script],
+            "/bin/sh", ["sh", "-c", FileName(script)],
             environment: ["WHO=me", "PATH=/usr/bin:/bin"], inherit: [.init(fd: out.raw, as: 5)], options: .daemon)
         #expect(try child.wait().isSuccess)
-        let lines = try Filesystem.read(scratch.path + "/out").split(separator: "\n").map(String.init)
+        let lines = try Filesystem.read(FilePath(scratch.path + "/out")).split(separator: "\n").map(String.init)
         #expect(lines == ["/", "\(child.pid)", "\(child.pid)", "/dev/null", "me"])
     }
 
@@ -63,7 +66,7 @@ struct ProcessTests {
             "/bin/grep", ["grep", "SigBlk", "/proc/self/status"], inherit: [.init(fd: out.raw, as: 1)])
         pthread_sigmask(SIG_SETMASK, &before, nil)
         #expect(try child.wait().isSuccess)
-        #expect(try Filesystem.read(scratch.path + "/out") == "SigBlk:\t0000000000000000\n")
+        #expect(try Filesystem.read(FilePath(scratch.path + "/out")) == "SigBlk:\t0000000000000000\n")
     }
 
     @Test func aProcessIsKnownByItsStartTime() throws {
@@ -89,7 +92,7 @@ struct ProcessTests {
         let scratch = try Scratch()
         let odd = scratch.path + "/a) R 1 (b"
         #expect(symlink("/bin/sleep", odd) == 0)
-        let child = try ChildProcess.spawn(odd, [odd, "60"])
+        let child = try ChildProcess.spawn(FilePath(odd), [FileName(odd), "60"])
         #expect(child.identity?.isAlive == true)
         try child.kill(SIGKILL)
         _ = try child.wait()
@@ -116,4 +119,6 @@ struct ProcessTests {
     }
 }
 
-private func sh(_ script: String) throws -> ChildProcess { try ChildProcess.spawn("/bin/sh", ["sh", "-c", script]) }
+private func sh(_ script: String) throws -> ChildProcess {
+    try ChildProcess.spawn("/bin/sh", ["sh", "-c", FileName(script)])
+}

@@ -4,6 +4,7 @@ import DiskTypes
 import Glibc
 import LinuxIO
 import Testing
+import SystemPackage
 
 struct UnixSocketTests {
     @Test func bytesAndDescriptorsArrive() throws {
@@ -28,8 +29,8 @@ struct UnixSocketTests {
         let folder = try Scratch()
         let path = "\(folder.path)/s"
         do {
-            let listener = try UnixSocket.listen(path)
-            #expect(exists(path) && listener.path == path)
+            let listener = try UnixSocket.listen(FilePath(path))
+            #expect(exists(path) && listener.path == FilePath(path))
         }
         #expect(!exists(path))
     }
@@ -38,18 +39,18 @@ struct UnixSocketTests {
         let path = "\(folder.path)/s"
         try leaveSocket(at: path)
         #expect(exists(path))
-        #expect(refusal { _ = try UnixSocket.connect(path) }.contains("its server is gone"))
-        let listener = try UnixSocket.listen(path)
-        let client = try UnixSocket.connect(path)
+        #expect(refusal { _ = try UnixSocket.connect(FilePath(path)) }.contains("its server is gone"))
+        let listener = try UnixSocket.listen(FilePath(path))
+        let client = try UnixSocket.connect(FilePath(path))
         #expect(try came(listener, within: 20_000))
         client.shutDown()
     }
     @Test func aLivingServersSocketIsNot() throws {
         let folder = try Scratch()
         let path = "\(folder.path)/s"
-        let listener = try UnixSocket.listen(path)
-        #expect(refusal { _ = try UnixSocket.listen(path) }.contains("another server"))
-        let client = try UnixSocket.connect(path)
+        let listener = try UnixSocket.listen(FilePath(path))
+        #expect(refusal { _ = try UnixSocket.listen(FilePath(path)) }.contains("another server"))
+        let client = try UnixSocket.connect(FilePath(path))
         // Its probe was a connection, too.
         #expect(try came(listener, within: 20_000))
         #expect(try came(listener, within: 20_000))
@@ -58,15 +59,15 @@ struct UnixSocketTests {
     @Test func aLivingServerWhoseBacklogIsFullIsNotReplaced() throws {
         let folder = try Scratch()
         let path = "\(folder.path)/s"
-        let listener = try UnixSocket.listen(path, backlog: 0)
-        let waiting = try UnixSocket.connect(path)
-        #expect(refusal { _ = try UnixSocket.listen(path) }.contains("another server"))
-        #expect(exists(listener.path) && waiting.raw >= 0)
+        let listener = try UnixSocket.listen(FilePath(path), backlog: 0)
+        let waiting = try UnixSocket.connect(FilePath(path))
+        #expect(refusal { _ = try UnixSocket.listen(FilePath(path)) }.contains("another server"))
+        #expect(Filesystem.exists(listener.path) && waiting.raw >= 0)
     }
     @Test func aFileIsLeftAlone() throws {
         let folder = try Scratch()
         let path = try folder.file("s", [1, 2, 3])
-        #expect(refusal { _ = try UnixSocket.listen(path) }.contains("no socket"))
+        #expect(refusal { _ = try UnixSocket.listen(FilePath(path)) }.contains("no socket"))
         #expect(exists(path))
     }
     @Test func aListenerLeavesItsSuccessorsFile() throws {
@@ -74,20 +75,20 @@ struct UnixSocketTests {
         let path = "\(folder.path)/s"
         let successor: UnixListener
         do {
-            let first = try UnixSocket.listen(path)
-            unlink(first.path)
-            successor = try UnixSocket.listen(path)
+            let first = try UnixSocket.listen(FilePath(path))
+            try Filesystem.removeFile(first.path)
+            successor = try UnixSocket.listen(FilePath(path))
         }
-        #expect(exists(successor.path))
+        #expect(Filesystem.exists(successor.path))
     }
     @Test func pathsAsLongAsAnAddressWorkAndNoLonger() throws {
         let folder = try Scratch()
         let room = 107 - folder.path.utf8.count - 1
-        let listener = try UnixSocket.listen("\(folder.path)/" + String(repeating: "s", count: room))
+        let listener = try UnixSocket.listen(FilePath("\(folder.path)/" + String(repeating: "s", count: room)))
         #expect(try UnixSocket.connect(listener.path).raw >= 0)
         let long = "\(folder.path)/" + String(repeating: "s", count: room + 1)
-        #expect(refusal { _ = try UnixSocket.listen(long) }.contains("107 bytes"))
-        #expect(refusal { _ = try UnixSocket.connect(long) }.contains("107 bytes"))
+        #expect(refusal { _ = try UnixSocket.listen(FilePath(long)) }.contains("107 bytes"))
+        #expect(refusal { _ = try UnixSocket.connect(FilePath(long)) }.contains("107 bytes"))
         #expect(refusal { _ = try UnixSocket.connect("") }.contains("107 bytes"))
     }
     @Test func nobodyConnectsIsNil() throws {

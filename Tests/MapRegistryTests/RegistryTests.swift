@@ -5,6 +5,7 @@ import Glibc
 import LinuxIO
 import MapRegistry
 import Testing
+import SystemPackage
 
 /// A registry in a folder of its own, removed afterwards.
 private func withRegistry(_ body: (MapRegistry) throws -> Void) throws {
@@ -12,19 +13,21 @@ private func withRegistry(_ body: (MapRegistry) throws -> Void) throws {
     try #require(mkdtemp(&path) != nil)
     let folder = String(decoding: path.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     defer {
-        for name in Filesystem.listIfThere(folder) {
+        for name in Filesystem.listIfThere(FilePath(folder)) {
             for file in Filesystem.listIfThere("\(folder)/\(name)") { unlink("\(folder)/\(name)/\(file)") }
             rmdir("\(folder)/\(name)")
             unlink("\(folder)/\(name)")
         }
         rmdir(folder)
     }
-    try body(MapRegistry(folder: folder))
+    try body(MapRegistry(folder: FilePath(folder)))
 }
 
-private func record(_ name: String, image: String = "/images/a.qcow2", device: String = "/dev/loop77777") -> MapRecord {
+private func record(_ name: String, image: FilePath = "/images/a.qcow2", device: String = "/dev/loop77777") -> MapRecord
+{
     var made = MapRecord(
-        name: name, image: image, format: "qcow2", size: 1 << 30, how: .loop, device: device, readOnly: true, created: 1
+        name: name, image: image, format: "qcow2", size: 1 << 30, how: .loop, device: device, readOnly: true,
+        created: 1
     )
     made.loops = [77777]
     made.server = ProcessIdentity.current
@@ -37,7 +40,7 @@ private func record(_ name: String, image: String = "/images/a.qcow2", device: S
         ("/x/.hidden", "_hidden"), ("/x/-f", "_f"), ("/", "disk"), ("/x/größe", "gr____e"),
     ])
     func suggestion(path: String, name: String) throws {
-        #expect(MapName.suggested(forImage: path) == name)
+        #expect(MapName.suggested(forImage: FilePath(path)) == name)
         try MapName.check(name)
     }
 
@@ -97,19 +100,19 @@ private func record(_ name: String, image: String = "/images/a.qcow2", device: S
 
     @Test func anImageIsFoundByWhichFileItIs() throws {
         try withRegistry { registry in
-            let image = registry.folder + "/.image"
-            for name in ["", "-2"] { try Filesystem.writeAtomically(image + name, "x") }
-            defer { for name in ["", "-2", "-3"] { unlink(image + name) } }
+            let image = registry.folder.appending(".image")
+            for name in ["", "-2"] { try Filesystem.writeAtomically(image.extended(name), "x") }
+            defer { for name in ["", "-2", "-3"] { image.extended(name).unlink() } }
             var made = record("one", image: image)
             made.imageIdentity = Filesystem.identity(of: image)
             let reservation = try registry.create("one")
             try reservation.write(made)
             #expect(try registry.find(image)?.name == "one" && !made.isImageRenamed)
-            #expect(rename(image, image + "-3") == 0)
+            #expect(image.rename(to: image.extended("-3")) == 0)
             #expect(made.isImageRenamed)
-            #expect(try registry.find(image + "-3")?.name == "one")
+            #expect(try registry.find(image.extended("-3"))?.name == "one")
             #expect(try registry.find(image)?.name == "one", "no other file has its name")
-            #expect(rename(image + "-2", image) == 0)
+            #expect(image.extended("-2").rename(to: image) == 0)
             #expect(try registry.find(image) == nil && made.isImageRenamed, "another file has its name")
         }
     }
@@ -161,7 +164,7 @@ private func record(_ name: String, image: String = "/images/a.qcow2", device: S
     @Test func brokenRecordsSayWhatToDo() throws {
         try withRegistry { registry in
             let reservation = try registry.create("bad")
-            try Filesystem.writeAtomically(reservation.folder + "/state.json", "{\"name\": 7}")
+            try Filesystem.writeAtomically(reservation.folder.appending("state.json"), "{\"name\": 7}")
             let error = #expect(throws: ImageError.self) { _ = try registry.all() }
             #expect(error?.description.contains("by hand") == true)
         }

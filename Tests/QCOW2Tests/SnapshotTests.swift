@@ -92,11 +92,15 @@ extension ImageBytes {
         #expect(try image.snapshot("1").name == "2" && image.snapshot("2").name == "1")
         #expect(try image.snapshot("x").id == "3")
         let error = #expect(throws: ImageError.self) { try image.snapshot("y\u{7}") }
-        #expect(error?.description == "there is no snapshot \"y?\": `qblk info` lists what there is")
+        #expect(error?.description == "there is no snapshot \"y\\x07\": `qblk info` lists what there is")
         #expect(error?.kind == .notFound)
     }
 
-    @Test(arguments: [("a\u{202e}gnp.exe", "a?gnp.exe"), ("a\u{2028}b\u{9b}c\r\n", "a?b?c??"), ("é 名", "é 名")])
+    @Test(arguments: [
+        ("a\u{202e}gnp.exe", "a\\xe2\\x80\\xaegnp.exe"),
+        ("a\u{2028}b\u{9b}c\r\n", "a\\xe2\\x80\\xa8b\\xc2\\x9bc\\x0d\\x0a"), ("é 名", "é 名"),
+        ("a\\b", "a\\b"), ("a\\xff", "a\\x5cxff"),
+    ])
     func printedNamesAreOneHonestLine(_ name: String, _ printed: String) { #expect(printable(name) == printed) }
 
     @Test func namesThatAreNotUnicodeAreNoLongerThanTheirBytes() throws {

@@ -5,6 +5,7 @@ import DiskTypes
 import QEMUMonitor
 import TestKit
 import Testing
+import SystemPackage
 
 @Suite(.timeLimit(.minutes(20))) struct MachineTests {
     /// A machine of these answers: by command, or by `qom-get`/`qom-list` (in this order) for questions about objects.
@@ -14,7 +15,7 @@ import Testing
             if command.hasPrefix("qom-") { return [FakeQEMU.result(id, queue.next() ?? "[]")] }
             return [FakeQEMU.result(id, answers[command] ?? "[]")]
         }
-        return try QEMUMonitor(fake.path)
+        return try QEMUMonitor(FilePath(fake.path))
     }
 
     private func refusal(_ body: () throws(ImageError) -> Void) -> String? {

@@ -9,6 +9,7 @@ import VhostUserBlk
 import VhostUserFrontend
 import Virtqueue
 import VirtqueueMock
+import SystemPackage
 
 @Suite(
     .enabled(if: qblk_counts_allocations() != 0, "needs a build without sanitizer"), .serialized)
@@ -33,7 +34,7 @@ struct AllocationTests {
         let socket = try served.disk(queues: Self.number + 1)
         var options = rings.options
         options.memory = [(0, 8 << 20), (0x1_0000_0000, 4 << 20)]
-        let frontend = try VhostUserFrontend.connect(socket, options)
+        let frontend = try VhostUserFrontend.connect(FilePath(socket), options)
         let lanes = try (0...Self.number).map { _ in try Lane(frontend) }
         try frontend.start()
         let lane = lanes[Self.number]

@@ -3,6 +3,7 @@
 import DiskTypes
 import Foundation
 import LinuxIO
+import SystemPackage
 import TestKit
 import Testing
 import VhostUserBlk
@@ -45,7 +46,7 @@ struct AnnouncedSizeTests {
     @Test("is announced, one that it has read already is not")
     func known() throws {
         let served = try Served(workers: 1)
-        let frontend = try VhostUserFrontend.connect(try served.disk(), Self.options())
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()), Self.options())
         #expect(try frontend.capacity() == 4 << 20)
         _ = try BlockClient(frontend)
         try frontend.start()
@@ -57,7 +58,7 @@ struct AnnouncedSizeTests {
     @Test("is announced again when the server is told to look, until the front-end has read it")
     func whenTold() throws {
         let served = try Served(workers: 1)
-        let frontend = try VhostUserFrontend.connect(try served.disk(), Self.options())
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()), Self.options())
         _ = try BlockClient(frontend)
         try frontend.start()
         #expect(try frontend.backendRequests?.next(milliseconds: 5000) == .configChange)

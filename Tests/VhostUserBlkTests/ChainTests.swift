@@ -10,6 +10,7 @@ import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
 import VirtqueueMock
+import SystemPackage
 
 private typealias Entry = (address: UInt64, length: UInt32, flags: UInt16, next: UInt16)
 private let next = RingLayout.flagNext
@@ -41,7 +42,7 @@ private final class Bench {
         guard let served else { throw TestFailure("no server") }
         var options = rings.options
         change(&options)
-        frontend = try VhostUserFrontend.connect(try served.disk(queues: 2), options)
+        frontend = try VhostUserFrontend.connect(try FilePath(served.disk(queues: 2)), options)
         let frontend = frontend
         lane = try Lane(frontend)
         other = try BlockClient(frontend)

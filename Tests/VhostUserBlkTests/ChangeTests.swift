@@ -10,6 +10,7 @@ import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
 import VirtqueueMock
+import SystemPackage
 
 /// A raw disk under load in this process.
 private final class Loaded {
@@ -31,7 +32,7 @@ private final class Loaded {
         let style = LoadStyle()
         options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(lanes: queues, style))]
         change(&options)
-        frontend = try VhostUserFrontend.connect(socket, options)
+        frontend = try VhostUserFrontend.connect(FilePath(socket), options)
         let frontend = frontend
         let lanes = try (0..<queues).map { _ in try Lane(frontend) }
         try frontend.start()
@@ -200,7 +201,7 @@ struct UnmapTests {
         var options = FrontendOptions()
         options.protocolFeatures.insert(.configureMemorySlots)
         options.memory = [(0, 8 << 20)]
-        let frontend = try VhostUserFrontend.connect(program.server.socket, options)
+        let frontend = try VhostUserFrontend.connect(FilePath(program.server.socket), options)
         let lane = try Lane(frontend)
         try frontend.start()
         let more = try FrontendMemory([(0x8000_0000, 4 << 20)])

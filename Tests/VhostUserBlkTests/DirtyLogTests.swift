@@ -10,6 +10,7 @@ import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
 import VirtqueueMock
+import SystemPackage
 
 /// A bitmap that is shared with the server.
 private final class Log {
@@ -43,7 +44,7 @@ struct DirtyLogTests {
             var options = rings.options
             options.protocolFeatures.insert(.logSharedMemory)
             options.memory = [(0x10000, 16 << 20), (0x200_0000, 16 << 20)]
-            frontend = try VhostUserFrontend.connect(try served.disk(), options)
+            frontend = try VhostUserFrontend.connect(try FilePath(served.disk()), options)
             lane = try Lane(frontend)
             base = 0x200_0000
             try frontend.start()
@@ -196,7 +197,7 @@ struct DirtyLogTests {
             (UInt64(0), UInt64(0), log.memory.fd), (8192, 0, log.memory.fd), (4096, 4096, log.memory.fd),
             (.max, 0, log.memory.fd), (1, .max, log.memory.fd), (4096, 0, event.raw),
         ] {
-            let frontend = try VhostUserFrontend.connect(try bench.served.disk(), bench.frontend.options)
+            let frontend = try VhostUserFrontend.connect(try FilePath(bench.served.disk()), bench.frontend.options)
             let description = LogDescription(mmapSize: size, mmapOffset: offset)
             #expect(throws: FrontendError.self) { try frontend.ask(.setLogBase, description, descriptors: [fd]) }
         }

@@ -9,6 +9,7 @@ import VhostUserBlk
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
+import SystemPackage
 
 /// A message that makes no sense where it comes.
 struct Nonsense: CustomTestStringConvertible, Sendable {
@@ -144,7 +145,7 @@ struct HostileTests {
     ])
     func isPartedWithWhenItsHeadersAreNone(bytes: [UInt8]) throws {
         let stage = try Stage()
-        let frontend = try VhostUserFrontend.connect(stage.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(stage.socket))
         try frontend.connection.send(bytes)
         #expect(frontend.connection.isClosed(wait: 5000))
         try stage.expectAlive()
@@ -153,7 +154,7 @@ struct HostileTests {
     @Test(arguments: [1, 11, 12, 15, 19])
     func mayEndInsideAMessage(count: Int) throws {
         let stage = try Stage()
-        let frontend = try VhostUserFrontend.connect(stage.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(stage.socket))
         try frontend.connection.send(Array(WireNumber(0).message(.setFeatures).prefix(count)))
         shutdown(frontend.connection.raw, Int32(SHUT_WR))
         #expect(frontend.connection.isClosed(wait: 5000))
@@ -162,7 +163,7 @@ struct HostileTests {
 
     @Test func maySendItsMessagesByteByByte() throws {
         let stage = try Stage()
-        let frontend = try VhostUserFrontend.connect(stage.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(stage.socket))
         for byte in MessageHeader.bare(.getQueueNum) { try frontend.connection.send([byte]) }
         #expect(try frontend.connection.reply(to: .getQueueNum).payload == WireNumber(1).encoded)
     }
@@ -170,7 +171,7 @@ struct HostileTests {
     /// It asks and asks and takes no answer: then it waits, and the server's end does not.
     @Test func mayFloodWithoutReading() throws {
         let stage = try Stage()
-        let frontend = try VhostUserFrontend.connect(stage.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(stage.socket))
         _ = fcntl(frontend.connection.raw, F_SETFL, O_NONBLOCK)
         let flood = (0..<200).flatMap { _ in MessageHeader.bare(.getFeatures) }
         var sent = 0
@@ -194,7 +195,7 @@ struct HostileTests {
 
     @Test func isNotWrittenAboutForEver() throws {
         let stage = try Stage()
-        let frontend = try VhostUserFrontend.connect(stage.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(stage.socket))
         for _ in 0..<1000 { try frontend.connection.send(Nonsense.all[0].bytes(needsReply: false)) }
         #expect(try frontend.number(.getQueueNum) == 1)
         #expect(stage.served.lines.count("refused") < 100)
@@ -275,7 +276,7 @@ struct HostileTests {
         var options = FrontendOptions()
         options.protocolFeatures.insert(.configureMemorySlots)
         options.memory = [(0, 1 << 20), (0x1_0000_0000, 16 << 20)]
-        let frontend = try VhostUserFrontend.connect(stage.socket, options)
+        let frontend = try VhostUserFrontend.connect(FilePath(stage.socket), options)
         let client = try BlockClient(frontend, region: 1)
         try frontend.ask(.setFeatures, WireNumber(frontend.features))
         try frontend.start(client.queue)

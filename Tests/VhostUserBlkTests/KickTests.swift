@@ -9,6 +9,7 @@ import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
 import VirtqueueMock
+import SystemPackage
 
 @Suite("Kicks and polling")
 struct KickTests {
@@ -39,7 +40,7 @@ struct KickTests {
     @Test(arguments: PollMode.allCases, Rings.allCases)
     func noKickIsLost(poll: PollMode, rings: Rings) throws {
         let served = try Served(workers: 1, poll: poll)
-        let frontend = try VhostUserFrontend.connect(try served.disk(), rings.options)
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()), rings.options)
         let lane = try Lane(frontend)
         try frontend.start()
         #expect(try oneByOne(lane, 5000) == nil)
@@ -49,7 +50,7 @@ struct KickTests {
     @Test(arguments: PollMode.allCases)
     func twentyThousandOneByOne(poll: PollMode) throws {
         let served = try Served(workers: 1, poll: poll)
-        let frontend = try VhostUserFrontend.connect(try served.disk(), Rings.splitEvent.options)
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()), Rings.splitEvent.options)
         let lane = try Lane(frontend)
         try frontend.start()
         #expect(try oneByOne(lane, 20_000) == nil)
@@ -74,7 +75,7 @@ struct KickTests {
     @Test(arguments: PollMode.allCases)
     func aRingWithoutKickDescriptorIsPolled(poll: PollMode) throws {
         let served = try Served(workers: 1, poll: poll)
-        let frontend = try VhostUserFrontend.connect(try served.disk())
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()))
         let lane = try Lane(frontend)
         try frontend.start()
         try frontend.ask(.setVringKick, VringEvent(index: 0, hasDescriptor: false))

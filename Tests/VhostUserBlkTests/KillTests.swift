@@ -8,6 +8,7 @@ import Testing
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
+import SystemPackage
 
 /// The program under test as a process that can be killed.
 final class Program {
@@ -35,7 +36,7 @@ final class Program {
     ) throws -> (frontend: VhostUserFrontend, load: Load) {
         var options = options
         options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(lanes: queues, style))]
-        let frontend = try VhostUserFrontend.connect(server.socket, options)
+        let frontend = try VhostUserFrontend.connect(FilePath(server.socket), options)
         let lanes = try (0..<queues).map { _ in try Lane(frontend) }
         try frontend.start()
         let load = Load(lanes, arena: 0x1_0000_0000, content: try Files.bytes(path), style: style)
@@ -94,7 +95,7 @@ struct KillTests {
         var options = Rings.splitEvent.options
         options.protocolFeatures.insert(.inflightSharedMemory)
         options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(lanes: 1, style))]
-        let frontend = try VhostUserFrontend.connect(server.socket, options)
+        let frontend = try VhostUserFrontend.connect(FilePath(server.socket), options)
         let lane = try Lane(frontend)
         try frontend.start()
         let load = Load([lane], arena: 0x1_0000_0000, content: [UInt8](repeating: 0, count: size), style: style)

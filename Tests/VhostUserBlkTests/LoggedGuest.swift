@@ -5,6 +5,7 @@ import Foundation
 import Glibc
 import LinuxIO
 import Synchronization
+import SystemPackage
 import TestKit
 import VhostUserFrontend
 import VhostUserWire
@@ -47,7 +48,7 @@ final class LoggedGuest {
         options.queueSize = 256
         options.protocolFeatures.formUnion([.logSharedMemory, .inflightSharedMemory])
         options.memory = [(0, 4 << 20), (Self.arena, Int(Self.slotBytes) * Self.slotCount)]
-        frontend = try VhostUserFrontend.connect(try served.disk(Self.diskBytes), options)
+        frontend = try VhostUserFrontend.connect(try FilePath(served.disk(Self.diskBytes)), options)
         lane = try Lane(frontend, spacing: 0x10000)
         replica = try MemoryReplica(of: frontend.memory.guest)
         try share()

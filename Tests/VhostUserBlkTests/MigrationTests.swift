@@ -10,6 +10,7 @@ import VhostUserBlk
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
+import SystemPackage
 
 @Suite("A guest that moves", .enabled(if: Tools.haveQemu, "\(Tools.qemuReason)"))
 struct MigrationTests {
@@ -22,7 +23,7 @@ struct MigrationTests {
         init(_ socket: String) throws {
             var options = FrontendOptions()
             options.protocolFeatures.formUnion([.logSharedMemory, .inflightSharedMemory])
-            frontend = try VhostUserFrontend.connect(socket, options)
+            frontend = try VhostUserFrontend.connect(FilePath(socket), options)
             client = try BlockClient(frontend)
             log = try SharedMemory("log", count: 1 << 20)
         }

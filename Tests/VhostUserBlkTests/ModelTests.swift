@@ -7,6 +7,7 @@ import Testing
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
+import SystemPackage
 
 /// What is below the disk.
 enum Below: String, CaseIterable, CustomStringConvertible, Sendable {
@@ -41,7 +42,7 @@ struct ModelTests {
         var options = rings.options
         options.queueSize = size
         options.memory = Self.memory(Load.room(lanes: queues, style))
-        let frontend = try VhostUserFrontend.connect(socket, options)
+        let frontend = try VhostUserFrontend.connect(FilePath(socket), options)
         let lanes = try (0..<queues).map { _ in try Lane(frontend, tableEntries: 1030) }
         try frontend.start()
         let load = Load(

@@ -9,6 +9,7 @@ import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
 import VirtqueueMock
+import SystemPackage
 
 private let isMissing = DiskServer.isPeer || DiskServer.missing != nil
 
@@ -176,7 +177,7 @@ struct ProcessTests {
         frontend.connection.shutDown()
         // A connection that has answered once is as settled as it gets.
         func settled() throws -> [String] {
-            let last = try VhostUserFrontend.connect(program.server.socket)
+            let last = try VhostUserFrontend.connect(FilePath(program.server.socket))
             #expect(try last.number(.getQueueNum) == 2)
             return try descriptors(pid)
         }
@@ -276,7 +277,7 @@ private final class CutMemory {
         ])
         var options = rings.options
         options.memory = [(1 << 40, 4 << 20)]
-        frontend = try VhostUserFrontend.connect(socket, options)
+        frontend = try VhostUserFrontend.connect(FilePath(socket), options)
         lane = try Lane(frontend)
         guard let driver = MockDriver(memory: memory, size: 256, features: frontend.ringFeatures) else {
             throw TestFailure("no room")

@@ -2,6 +2,7 @@
 // from nothing. What the server kept for the driver before must not reach the next one.
 import DiskTypes
 import LinuxIO
+import SystemPackage
 import TestKit
 import Testing
 import VhostUserBlk
@@ -22,7 +23,7 @@ struct ResetTests {
     private static func frontend(_ served: Served, _ rings: Rings) throws -> VhostUserFrontend {
         var options = rings.options
         options.protocolFeatures.formUnion([.inflightSharedMemory, .status, .resetDevice])
-        return try VhostUserFrontend.connect(try served.disk(), options)
+        return try VhostUserFrontend.connect(try FilePath(served.disk()), options)
     }
 
     private static func end(_ way: End, _ frontend: VhostUserFrontend) throws {
@@ -75,7 +76,7 @@ struct ResetTests {
         var options = FrontendOptions()
         options.wanted &= ~VirtioBlk.Feature.flush
         let place = VirtioBlk.Config.writeback
-        let frontend = try VhostUserFrontend.connect(socket, options)
+        let frontend = try VhostUserFrontend.connect(FilePath(socket), options)
         #expect(try frontend.readConfig(offset: place, count: 1) == [1])
         _ = try BlockClient(frontend)
         try frontend.start()

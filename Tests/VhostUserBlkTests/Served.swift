@@ -11,6 +11,7 @@ import VhostUserBlk
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
+import SystemPackage
 
 struct TestFailure: Error, CustomStringConvertible {
     let description: String
@@ -76,13 +77,13 @@ final class Served {
         open.format = format
         open.writable = writable
         open.direct = direct
-        let chain = try ImageChain.open(path: path(name), options: open)
+        let chain = try ImageChain.open(path: FilePath(path(name)), options: open)
         var options = ExportOptions(chain: chain, name: name)
         options.queueCount = queues
         change(&options)
         count += 1
         let socket = path("\(count).sock")
-        try server.add(options, .listener(try LinuxIO.UnixSocket.listen(socket)))
+        try server.add(options, .listener(try LinuxIO.UnixSocket.listen(FilePath(socket))))
         return socket
     }
 
@@ -99,13 +100,13 @@ final class Served {
         look.writable = false
         look.lock = false
         var options = ExportOptions(
-            chain: try ImageChain.open(path: path, options: isIncoming ? look : open), name: name)
+            chain: try ImageChain.open(path: FilePath(path), options: isIncoming ? look : open), name: name)
         options.isIncoming = isIncoming
         seen(options.chain)
-        options.reopen = { [open] () throws(ImageError) in try ImageChain.open(path: path, options: open) }
+        options.reopen = { [open] () throws(ImageError) in try ImageChain.open(path: FilePath(path), options: open) }
         count += 1
         let socket = self.path("\(count).sock")
-        try server.add(options, .listener(try LinuxIO.UnixSocket.listen(socket)))
+        try server.add(options, .listener(try LinuxIO.UnixSocket.listen(FilePath(socket))))
         return socket
     }
 
@@ -171,7 +172,7 @@ extension VhostUserFrontend {
     static func running(
         _ socket: String, _ options: FrontendOptions = FrontendOptions(), queues: Int = 1
     ) throws -> (frontend: VhostUserFrontend, clients: [BlockClient]) {
-        let frontend = try connect(socket, options)
+        let frontend = try connect(FilePath(socket), options)
         let clients = try (0..<queues).map { _ in try BlockClient(frontend) }
         try frontend.start()
         return (frontend, clients)

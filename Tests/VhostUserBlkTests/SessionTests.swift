@@ -9,12 +9,13 @@ import VhostUserBlk
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
+import SystemPackage
 
 @Suite("A session")
 struct SessionTests {
     @Test func offersItsFeatures() throws {
         let served = try Served()
-        let frontend = try VhostUserFrontend.connect(try served.disk(queues: 3))
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk(queues: 3)))
         typealias Bit = VirtioBlk.Feature
         for bit in [
             Bit.segMax, Bit.blockSize, Bit.flush, Bit.topology, Bit.configWriteback, Bit.multiQueue, Bit.discard,
@@ -45,7 +46,7 @@ struct SessionTests {
         let served = try Served()
         var options = FrontendOptions()
         options.protocolFeatures.insert(.logSharedMemory)
-        let frontend = try VhostUserFrontend.connect(try served.disk(), options)
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()), options)
         if request == .setLogBase {
             let log = try SharedMemory("log", count: 4096)
             let description = LogDescription(mmapSize: 4096, mmapOffset: 0)
@@ -58,7 +59,7 @@ struct SessionTests {
 
     @Test func takesNoFeatureThatWasNotOffered() throws {
         let served = try Served()
-        let frontend = try VhostUserFrontend.connect(try served.disk())
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()))
         #expect(throws: FrontendError.refused(.setFeatures, 1)) {
             try frontend.ask(.setFeatures, WireNumber(frontend.features | 1 << 20))
         }
@@ -70,7 +71,8 @@ struct SessionTests {
 
     @Test func showsTheDiskInItsConfigurationSpace() throws {
         let served = try Served()
-        let frontend = try VhostUserFrontend.connect(try served.disk(4 << 20, queues: 3) { $0.blockSize = 4096 })
+        let frontend = try VhostUserFrontend.connect(
+            try FilePath(served.disk(4 << 20, queues: 3) { $0.blockSize = 4096 }))
         #expect(try frontend.capacity() == 4 << 20)
         let all = try frontend.readConfig(count: 256)
         #expect(all[VirtioBlk.Config.queueCount] == 3 && all[VirtioBlk.Config.blockSize + 1] == 16)
@@ -79,14 +81,14 @@ struct SessionTests {
 
     @Test func toleratesTheOldOffsetOfTheConfigurationSpace() throws {
         let served = try Served()
-        let frontend = try VhostUserFrontend.connect(try served.disk())
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()))
         #expect(try frontend.readConfig(offset: 0x100, count: 60) == frontend.readConfig(count: 60))
     }
 
     @Test(arguments: [(200, 100), (257, 1), (255, 2), (0x7fff_ff00, 1)])
     func answersAReadOutsideTheConfigurationSpaceWithNothing(offset: Int, count: Int) throws {
         let served = try Served()
-        let frontend = try VhostUserFrontend.connect(try served.disk())
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()))
         let access = ConfigAccess(offset: UInt32(offset), data: Array(repeating: 0, count: count))
         try frontend.connection.tell(.getConfig, access)
         #expect(try frontend.connection.reply(to: .getConfig).payload == [])
@@ -107,13 +109,13 @@ struct SessionTests {
         #expect(throws: FrontendError.refused(.setConfig, 1)) { try frontend.writeConfig(offset: 0, [1]) }
         #expect(throws: FrontendError.refused(.setConfig, 1)) { try frontend.writeConfig(offset: place, [1, 0]) }
         frontend.connection.shutDown()
-        let next = try VhostUserFrontend.connect(socket)
+        let next = try VhostUserFrontend.connect(FilePath(socket))
         #expect(try next.readConfig(offset: place, count: 1) == [0])
     }
 
     @Test func aMigrationWritesTheWholeConfigurationSpace() throws {
         let served = try Served()
-        let frontend = try VhostUserFrontend.connect(try served.disk())
+        let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()))
         var all = try frontend.readConfig(count: 60)
         all[VirtioBlk.Config.writeback] = 0
         try frontend.ask(.setConfig, ConfigAccess(offset: 0, flags: ConfigAccess.Purpose.migration, data: all))
@@ -198,7 +200,8 @@ struct SessionTests {
         try Files.numbered(served.path("a.raw"), 1 << 20)
         var open = OpenOptions()
         open.format = .raw
-        let options = ExportOptions(chain: try ImageChain.open(path: served.path("a.raw"), options: open), name: "a")
+        let options = ExportOptions(
+            chain: try ImageChain.open(path: FilePath(served.path("a.raw")), options: open), name: "a")
         let pair = try LinuxIO.UnixSocket.Pair()
         let far = OwnedFD(taking: dup(pair.far.raw))
         try served.server.add(options, .connection(LinuxIO.UnixSocket(taking: far)))

@@ -8,6 +8,7 @@ import Testing
 import VhostUserFrontend
 import Virtqueue
 import VirtqueueMock
+import SystemPackage
 
 @Suite(
     "A server that is killed while it writes",
@@ -46,7 +47,7 @@ struct TornSectorTests {
     private func writeAndKill(_ server: DiskServer, _ byte: UInt8, _ length: Int) throws {
         var options = FrontendOptions()
         options.memory = [(0, 8 << 20), (Self.data, length)]
-        let frontend = try VhostUserFrontend.connect(server.socket, options)
+        let frontend = try VhostUserFrontend.connect(FilePath(server.socket), options)
         let lane = try Lane(frontend, tableEntries: 4)
         try frontend.start()
         lane.memory.fill(byte, length, at: Self.data)

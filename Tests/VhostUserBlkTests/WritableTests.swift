@@ -7,6 +7,7 @@ import Testing
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
+import SystemPackage
 
 @Suite("A qcow2 image under a guest's writes", .enabled(if: Tools.haveQemu, "\(Tools.qemuReason)"))
 struct WritableTests {
@@ -30,7 +31,7 @@ struct WritableTests {
         var front = Rings.splitEvent.options
         let style = LoadStyle()
         front.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(lanes: 3, style))]
-        let frontend = try VhostUserFrontend.connect(socket, front)
+        let frontend = try VhostUserFrontend.connect(FilePath(socket), front)
         let lanes = try (0..<3).map { _ in try Lane(frontend) }
         try frontend.start()
         let load = Load(lanes, arena: 0x1_0000_0000, content: content, style: style)

@@ -7,6 +7,7 @@ import Testing
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue
+import SystemPackage
 
 @Suite("Front-end against qemu-storage-daemon", .enabled(if: StorageDaemon.isThere, "\(StorageDaemon.reason)"))
 struct StorageDaemonTests {
@@ -46,7 +47,7 @@ struct StorageDaemonTests {
     @Test("reads give the file's bytes", arguments: Rings.allCases)
     func reads(rings: Rings) throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket, Self.options(rings))
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket), Self.options(rings))
         let client = try BlockClient(frontend)
         try frontend.start()
         for sector in [UInt64(0), 1, 777, UInt64(Disk.bytes / 512 - 8)] {
@@ -60,7 +61,7 @@ struct StorageDaemonTests {
     @Test("writes reach the file after a flush", arguments: Rings.allCases)
     func writes(rings: Rings) throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket, Self.options(rings))
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket), Self.options(rings))
         let client = try BlockClient(frontend)
         try frontend.start()
         let bytes = (0..<8192).map { UInt8(truncatingIfNeeded: $0 &* 13 &+ 5) }
@@ -73,7 +74,7 @@ struct StorageDaemonTests {
     @Test("the serial number comes as 20 bytes")
     func getID() throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         let client = try BlockClient(frontend)
         try frontend.start()
         let answer = try client.perform(.getID)
@@ -83,7 +84,7 @@ struct StorageDaemonTests {
     @Test("write zeroes leaves zeros, and discard is done")
     func zeroes() throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         let client = try BlockClient(frontend)
         try frontend.start()
         #expect(try client.perform(.writeZeroes(sector: 8, count: 8)).isOK)
@@ -95,7 +96,7 @@ struct StorageDaemonTests {
     @Test("a request outside the disk is an I/O error")
     func outside() throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         let client = try BlockClient(frontend)
         try frontend.start()
         #expect(try client.perform(.read(sector: 1 << 40, count: 512)).status == RequestStatus.ioError.rawValue)
@@ -105,7 +106,7 @@ struct StorageDaemonTests {
     @Test("the configuration space has the disk's size and queues")
     func config() throws {
         let disk = try Disk(queues: 2)
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         #expect(try frontend.capacity() == UInt64(Disk.bytes))
         #expect(frontend.maxQueues == 2)
         let config = try frontend.readConfig()
@@ -115,7 +116,7 @@ struct StorageDaemonTests {
     @Test("the write cache can be switched off")
     func writeback() throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         try #require(frontend.features & VirtioBlk.Feature.configWriteback != 0)
         try frontend.writeConfig(offset: VirtioBlk.Config.writeback, [0])
         #expect(try frontend.readConfig(offset: VirtioBlk.Config.writeback, count: 1) == [0])
@@ -124,7 +125,7 @@ struct StorageDaemonTests {
     @Test("a read-only export says so")
     func readOnly() throws {
         let disk = try Disk(writable: false)
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         let client = try BlockClient(frontend)
         try frontend.start()
         #expect(frontend.features & VirtioBlk.Feature.readOnly != 0)
@@ -135,7 +136,7 @@ struct StorageDaemonTests {
     @Test("several requests are in flight at once, on two queues")
     func several() throws {
         let disk = try Disk(queues: 2)
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         let clients = [try BlockClient(frontend), try BlockClient(frontend)]
         try frontend.start()
         var out: [(client: BlockClient, id: UInt16, sector: Int)] = []
@@ -151,7 +152,7 @@ struct StorageDaemonTests {
     @Test("buffers cut in pieces are one request", arguments: [2, 3, 6])
     func pieces(segments: Int) throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         let client = try BlockClient(frontend)
         try frontend.start()
         var read = ClientRequest.read(sector: 40, count: 6144)
@@ -166,7 +167,7 @@ struct StorageDaemonTests {
         options.memory = [(0, 1 << 20), (0x8000_0000, 16 << 20)]
         options.oneRegionAtATime = oneByOne
         options.protocolFeatures.insert(.configureMemorySlots)
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket, options)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket), options)
         #expect(!oneByOne || frontend.protocolFeatures.contains(.configureMemorySlots))
         let client = try BlockClient(frontend, region: 1)
         try frontend.start()
@@ -176,7 +177,7 @@ struct StorageDaemonTests {
     @Test("a stopped queue goes on where it stopped")
     func restart() throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         let client = try BlockClient(frontend)
         try frontend.start()
         for _ in 0..<3 { #expect(try client.perform(.read(sector: 1, count: 512)).isOK) }
@@ -189,7 +190,7 @@ struct StorageDaemonTests {
     @Test("a second session follows the first, with its rings")
     func reconnect() throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         let client = try BlockClient(frontend)
         try frontend.start()
         #expect(try client.perform(.read(sector: 1, count: 512)).isOK)
@@ -207,14 +208,14 @@ struct StorageDaemonTests {
         var options = FrontendOptions()
         options.packed = true
         #expect(throws: FrontendError.lacks("packed rings")) {
-            try VhostUserFrontend.connect(disk.daemon.socket, options)
+            try VhostUserFrontend.connect(FilePath(disk.daemon.socket), options)
         }
     }
 
     @Test("a message that breaks the protocol ends the session")
     func hostile() throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         try frontend.connection.send([1, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])
         #expect(frontend.connection.isClosed(wait: 5000))
         #expect(throws: FrontendError.self) { try frontend.number(.getFeatures) }
@@ -223,7 +224,7 @@ struct StorageDaemonTests {
     @Test("the process behind the socket is known")
     func peer() throws {
         let disk = try Disk()
-        let frontend = try VhostUserFrontend.connect(disk.daemon.socket)
+        let frontend = try VhostUserFrontend.connect(FilePath(disk.daemon.socket))
         #expect(frontend.connection.peer == disk.daemon.pid)
     }
 }

@@ -4,6 +4,7 @@
 import DiskTypes
 import Glibc
 import ImageChain
+import SystemPackage
 import VhostUserBlk
 import Virtqueue
 import VirtqueueMock
@@ -83,7 +84,7 @@ enum Trouble: Error { case arguments, memory }
         var options = OpenOptions()
         options.format = format
         options.writable = true
-        let chain = try ImageChain.open(path: arguments[1], options: options)
+        let chain = try ImageChain.open(path: FilePath(arguments[1]), options: options)
         var features: RingFeatures = [.indirect, .eventIndex]
         if arguments[4] == "packed" { features.insert(.packed) }
         let sides = try (0..<count).map { _ in try Side(chain, features: features, isWrite: isWrite) }

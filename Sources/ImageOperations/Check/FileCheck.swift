@@ -5,6 +5,7 @@ public import DiskTypes
 public import ImageChain
 import LinuxIO
 public import QCOW2
+public import SystemPackage
 
 /// Checks and repairs an image file. Opens nothing that the image refers to.
 public enum FileCheck {
@@ -22,7 +23,7 @@ public enum FileCheck {
     }
 
     /// nil: the format has nothing to check.
-    public static func run(_ path: String, _ request: Request) throws(ImageError) -> CheckReport? {
+    public static func run(_ path: FilePath, _ request: Request) throws(ImageError) -> CheckReport? {
         do {
             let readOnly = request.repair == nil
             let named = try ImageFormat.required(request.options.format, path: path, readOnly: readOnly)
@@ -57,7 +58,7 @@ extension CheckReport {
     }
 
     /// qemu-img's keys, in its order; numbers that are 0 are left out where it leaves them out.
-    public func json(filename: String) -> JSONValue {
+    public func json(filename: FilePath) -> JSONValue {
         func some(_ value: UInt64) -> JSONValue? { value == 0 ? nil : .unsigned(value) }
         return .members([
             "image-end-offset": some(imageEnd.bytes),
@@ -70,7 +71,7 @@ extension CheckReport {
             "allocated-clusters": some(allocatedClusters),
             "fragmented-clusters": some(fragmentedClusters),
             "compressed-clusters": some(compressedClusters),
-            "filename": .string(filename),
+            "filename": .name(filename.name),
             "format": .string("qcow2"),
         ])
     }

@@ -4,6 +4,8 @@
 import DiskTypes
 import ImageChain
 import Synchronization
+public import SystemPackage
+import LinuxIO
 
 public enum ImageCompare {
     /// How far a comparison is. Told on the caller's thread, between two pieces.
@@ -13,7 +15,7 @@ public enum ImageCompare {
     }
 
     public static func run(
-        _ first: String, _ second: String, _ options: CompareOptions = CompareOptions(),
+        _ first: FilePath, _ second: FilePath, _ options: CompareOptions = CompareOptions(),
         report: (Progress) -> Void = { _ in }
     ) throws(CompareFailure) -> Comparison {
         let a = try open(first, options.first)
@@ -32,7 +34,7 @@ public enum ImageCompare {
         return result
     }
 
-    private static func open(_ path: String, _ options: OpenOptions) throws(CompareFailure) -> ImageChain {
+    private static func open(_ path: FilePath, _ options: OpenOptions) throws(CompareFailure) -> ImageChain {
         do {
             return try ImageChain.open(path: path, options: options)
         } catch {

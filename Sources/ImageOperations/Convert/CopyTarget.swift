@@ -4,6 +4,7 @@
 import DiskTypes
 import ImageChain
 import LinuxIO
+import SystemPackage
 
 /// A raw file or block device being written by several workers at once.
 final class CopyTarget: TargetLane, Sendable {
@@ -20,7 +21,8 @@ final class CopyTarget: TargetLane, Sendable {
     }
 
     /// Opens or makes the target and gives it its size. Nothing is changed before all that can be wrong was looked at.
-    static func open(_ path: String, for chain: ImageChain, _ options: ConvertOptions) throws(ImageError) -> CopyTarget
+    static func open(_ path: FilePath, for chain: ImageChain, _ options: ConvertOptions) throws(ImageError)
+        -> CopyTarget
     {
         let target = try TargetFile.open(
             path, mayCreate: !options.intoExisting, lock: options.source.lock, needed: chain.files)

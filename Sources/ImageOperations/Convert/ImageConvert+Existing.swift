@@ -5,10 +5,11 @@ import DiskTypes
 import ImageChain
 import LinuxIO
 import QCOW2
+import SystemPackage
 
 extension ImageConvert {
     static func intoImage(
-        _ chain: ImageChain, _ source: String, _ target: String, _ options: ConvertOptions,
+        _ chain: ImageChain, _ source: FilePath, _ target: FilePath, _ options: ConvertOptions,
         _ report: (Progress) -> Void, _ skipped: @Sendable @escaping (ImageError) -> Void
     ) throws(ImageError) {
         let output: ImageChain
@@ -22,13 +23,13 @@ extension ImageConvert {
         } catch {
             // What was written so far is as whole as any image that is written.
             try? output.close()
-            throw error.named(source).advising("\(printable(target)) is incomplete")
+            throw error.named(source).advising("\(target) is incomplete")
         }
         do throws(ImageError) { try output.close() } catch { throw error.named(target) }
     }
 
     private static func openImage(
-        _ path: String, for chain: ImageChain, _ options: ConvertOptions
+        _ path: FilePath, for chain: ImageChain, _ options: ConvertOptions
     ) throws(ImageError) -> ImageChain {
         guard !options.compress else {
             throw .unsupported("what is written into an image that is there is not compressed")

@@ -5,11 +5,12 @@ public import DiskTypes
 import ImageChain
 import LinuxIO
 import QCOW2
+public import SystemPackage
 
 extension ImageConvert {
     /// Converts `source` into a new qcow2 image `target`. As `raw`; `options.format` says what the image is like.
     public static func qcow2(
-        from source: String, to target: String, _ options: ConvertOptions = ConvertOptions(),
+        from source: FilePath, to target: FilePath, _ options: ConvertOptions = ConvertOptions(),
         report: (Progress) -> Void = { _ in }, skipped: @Sendable @escaping (ImageError) -> Void = { _ in }
     ) throws(ImageError) {
         let chain = try ImageChain.open(path: source, options: options.source)
@@ -21,7 +22,7 @@ extension ImageConvert {
         do throws(ImageError) {
             try output.write(chain, options, report, skipped)
         } catch {
-            throw error.named(source).advising("\(printable(target)) is incomplete")
+            throw error.named(source).advising("\(target) is incomplete")
         }
     }
 }
@@ -36,7 +37,7 @@ private struct QCOW2Output {
     let layout: FixedLayout?
     let header: [UInt8]
 
-    init(_ path: String, for chain: ImageChain, _ options: ConvertOptions) throws(ImageError) {
+    init(_ path: FilePath, for chain: ImageChain, _ options: ConvertOptions) throws(ImageError) {
         guard options.format.size == nil else { throw .unsupported("the size is the source's: leave size= out") }
         image = try NewImage(options.format.image, size: chain.size)
         if options.compress {

@@ -3,6 +3,8 @@
 import BlockEngine
 public import DiskTypes
 import ImageChain
+public import SystemPackage
+import LinuxIO
 
 /// Writes the disk of an image into another file or a block device.
 public enum ImageConvert {
@@ -15,7 +17,7 @@ public enum ImageConvert {
     /// Converts `source` into `target`. `report` hears how far it is, `skipped` of each place that was salvaged.
     /// An error leaves the target as far as it came.
     public static func raw(
-        from source: String, to target: String, _ options: ConvertOptions = ConvertOptions(),
+        from source: FilePath, to target: FilePath, _ options: ConvertOptions = ConvertOptions(),
         report: (Progress) -> Void = { _ in }, skipped: @Sendable @escaping (ImageError) -> Void = { _ in }
     ) throws(ImageError) {
         let chain = try ImageChain.open(path: source, options: options.source)
@@ -26,7 +28,7 @@ public enum ImageConvert {
             try job.requireWholeSource()
             if options.flush { try output.file.sync() }
         } catch {
-            throw error.named(source).advising("\(printable(target)) is incomplete")
+            throw error.named(source).advising("\(target) is incomplete")
         }
     }
 }

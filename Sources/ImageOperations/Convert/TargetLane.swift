@@ -4,6 +4,7 @@
 import BlockEngine
 import DiskTypes
 import LinuxIO
+import SystemPackage
 
 /// One worker's way into a target. Confined to its thread.
 protocol TargetLane {
@@ -19,7 +20,7 @@ struct ImageLane: TargetLane {
     let writer: ChainReader
     let isZero: Bool
     /// Errors of writing are the output's, not the source's.
-    let path: String
+    let path: FilePath
 
     func write(_ bytes: UnsafeRawBufferPointer, at place: UInt64) throws(ImageError) {
         do throws(ImageError) {

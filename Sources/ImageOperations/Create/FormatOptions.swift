@@ -4,6 +4,8 @@
 public import DiskTypes
 public import ImageChain
 public import QCOW2
+import LinuxIO
+import SystemPackage
 
 /// The options of a new image's format, as `-o` gives them.
 public struct FormatOptions: Sendable {
@@ -76,29 +78,30 @@ public struct FormatOptions: Sendable {
 
     /// At commas, but not at doubled ones, which stand for one.
     static func split(_ list: String) -> [String] {
+        // By scalars: a combining character after a comma would make another Character of it.
         var parts: [String] = []
-        var part = ""
+        var part = String.UnicodeScalarView()
         var afterComma = false
-        for character in list {
-            if character == "," {
+        for scalar in list.unicodeScalars {
+            if scalar == "," {
                 if afterComma { part.append(",") }
                 afterComma.toggle()
                 continue
             }
             if afterComma {
-                parts.append(part)
-                part = ""
+                parts.append(String(part))
+                part = String.UnicodeScalarView()
                 afterComma = false
             }
-            part.append(character)
+            part.append(scalar)
         }
-        parts.append(part)
+        parts.append(String(part))
         return parts.filter { !$0.isEmpty }
     }
 
     private mutating func take(_ option: String, _ format: ImageFormat) throws(ImageError) {
-        let equals = option.firstIndex(of: "=") ?? option.endIndex
-        let name = String(option[..<equals])
+        let equals = option.unicodeScalars.firstIndex(of: "=") ?? option.endIndex
+        let name = String(option.unicodeScalars[..<equals])
         if equals == option.endIndex, Self.names.contains(where: { "no\($0.name)" == name }) {
             return try take("\(name.dropFirst(2))=off", format)
         }
@@ -106,7 +109,7 @@ public struct FormatOptions: Sendable {
             throw .unsupported("there is no option '\(printable(name))' for \(format.rawValue)", advice: "see -o help")
         }
         // A name alone switches on.
-        try set(name, equals == option.endIndex ? "on" : String(option[option.index(after: equals)...]))
+        try set(name, equals == option.endIndex ? "on" : String(option.unicodeScalars[equals...].dropFirst()))
     }
 
     /// `-b` and `-F`, which say the same as backing_file and backing_fmt.
@@ -122,7 +125,7 @@ public struct FormatOptions: Sendable {
         }
         given[name] = value
         switch name {
-        case "backing_file": image.backingName = value
+        case "backing_file": image.backingName = FileName(argument: value)
         case "backing_fmt": image.backingFormat = value
         case "cluster_size": image.clusterSize = try Self.bytes(name, value)
         case "compat":
@@ -133,7 +136,7 @@ public struct FormatOptions: Sendable {
                 throw Self.bad(name, value)
             }
             image.compression = method
-        case "data_file": image.dataFile = value
+        case "data_file": image.dataFile = FileName(argument: value)
         case "data_file_raw": image.dataFileIsRaw = try Self.flag(name, value)
         case "extended_l2": image.extendedL2 = try Self.flag(name, value)
         case "lazy_refcounts": image.lazyRefcounts = try Self.flag(name, value)
@@ -165,7 +168,7 @@ public struct FormatOptions: Sendable {
     }
 
     /// `Formatting 'disk.qcow2', fmt=qcow2 ...`: qemu-img's line, in its order.
-    func summary(_ path: String, _ format: ImageFormat, size: UInt64) -> String {
+    func summary(_ path: FilePath, _ format: ImageFormat, size: UInt64) -> String {
         var words = ["fmt=\(format.rawValue)"]
         func add(_ name: String, _ value: String?) {
             if let value { words.append("\(name)=\(value.replacing(",", with: ",,"))") }
@@ -181,9 +184,9 @@ public struct FormatOptions: Sendable {
             add("compression_type", image.compression.name)
             add("size", String(size))
             add("compat", given["compat"])
-            add("backing_file", image.backingName)
+            add("backing_file", image.backingName?.description)
             add("backing_fmt", image.backingFormat)
-            add("data_file", image.dataFile)
+            add("data_file", image.dataFile?.description)
             added("data_file_raw", flag: image.dataFileIsRaw)
             add("lazy_refcounts", image.lazyRefcounts ? "on" : "off")
             add("refcount_bits", String(image.refcountBits))

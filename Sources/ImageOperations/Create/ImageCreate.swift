@@ -5,21 +5,22 @@ public import DiskTypes
 public import ImageChain
 import LinuxIO
 import QCOW2
+public import SystemPackage
 
 /// A new image that is about to be made: judged, but nothing is written yet.
 public struct ImageCreate: Sendable {
     /// What the user asked for.
     public struct Request: Sendable {
-        public var path: String
+        public var path: FilePath
         public var format: ImageFormat
         public var options = FormatOptions()
         public var size: UInt64?
         /// Do not look at the backing file.
         public var isUnsafe = false
         /// Where files that the backing file refers to may lie.
-        public var allowedFolders: [String] = []
+        public var allowedFolders: [FilePath] = []
 
-        public init(path: String, format: ImageFormat) {
+        public init(path: FilePath, format: ImageFormat) {
             self.path = path
             self.format = format
         }
@@ -68,7 +69,7 @@ public struct ImageCreate: Sendable {
 
     /// The same for a conversion's output. `isUnsafe`: whether -u was given; nil for a verb that has no -u.
     static func openBacking(
-        _ options: NewImageOptions, of path: String, _ format: ImageFormat, _ open: OpenOptions,
+        _ options: NewImageOptions, of path: FilePath, _ format: ImageFormat, _ open: OpenOptions,
         isUnsafe: Bool? = nil
     ) throws(ImageError) -> ImageChain? {
         guard let name = options.backingName else {
@@ -85,11 +86,11 @@ public struct ImageCreate: Sendable {
         open.snapshot = nil
         guard !BackingName.hasProtocol(name) else {
             throw ImageError(
-                .reference, "the backing file \"\(printable(name))\" is not a plain file name",
+                .reference, "the backing file \"\(name)\" is not a plain file name",
                 advice: isUnsafe == nil ? "name a file" : "say -u to write it down unseen")
         }
         do throws(ImageError) {
-            return try ImageChain.open(path: BackingName.full(name, in: path), options: open)
+            return try ImageChain.open(path: try openable(BackingName.full(name, in: path)), options: open)
         } catch {
             throw ImageError(
                 .reference, "the backing file \(error)", advice: isUnsafe == nil ? nil : "say -u to go on without it")
@@ -144,15 +145,20 @@ public struct ImageCreate: Sendable {
     }
 }
 
+private func openable(_ name: FileName) throws(ImageError) -> FilePath {
+    guard let path = FilePath(name) else { throw ImageError(.reference, "the name has a NUL byte") }
+    return path
+}
+
 /// The file of its own that an image's data may be in.
 enum DataFile {
     /// Named as a reader will look for it: from the image's folder.
-    static func open(_ image: NewImage, of path: String, needed: [HostFile]) throws(ImageError) -> TargetFile? {
+    static func open(_ image: NewImage, of path: FilePath, needed: [HostFile]) throws(ImageError) -> TargetFile? {
         guard let name = image.options.dataFile else { return nil }
         guard !name.isEmpty, !BackingName.hasProtocol(name) else {
-            throw ImageError(.reference, "the data file \"\(printable(name))\" is not a plain file name")
+            throw ImageError(.reference, "the data file \"\(name)\" is not a plain file name")
         }
-        return try TargetFile.open(BackingName.full(name, in: path), needed: needed)
+        return try TargetFile.open(try openable(BackingName.full(name, in: path)), needed: needed)
     }
 }
 

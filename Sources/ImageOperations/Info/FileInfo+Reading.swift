@@ -3,9 +3,10 @@
 import DiskTypes
 import Glibc
 import LinuxIO
+import SystemPackage
 
 extension FileInfo {
-    init(_ file: HostFile, path: String) throws(ImageError) {
+    init(_ file: HostFile, path: FilePath) throws(ImageError) {
         let length = file.length
         self.init(
             filename: path, isBlockDevice: file.isBlockDevice,

@@ -2,6 +2,7 @@
 // change one word. Keys stand where qemu-img would put them in its text, too: `+Text` prints the same tree.
 
 public import QCOW2
+import LinuxIO
 
 extension ImageInfo {
     public var json: JSONValue {
@@ -10,13 +11,13 @@ extension ImageInfo {
             "snapshots": snapshots.isEmpty ? nil : .array(snapshots.map(\.json)),
             "backing-filename-format": backingFormat.map { .string($0) },
             "virtual-size": .unsigned(virtualSize),
-            "filename": .string(filename),
+            "filename": .name(filename.name),
             "cluster-size": clusterSize.map { .unsigned($0) },
             "format": .string(format),
             "actual-size": .unsigned(actualSize),
             "format-specific": formatSpecific.map { .members(["type": .string(format), "data": $0]) },
-            "full-backing-filename": fullBackingFilename.map { .string($0) },
-            "backing-filename": backingFilename.map { .string($0) },
+            "full-backing-filename": fullBackingFilename.map { .name($0) },
+            "backing-filename": backingFilename.map { .name($0) },
             "encrypted": isEncrypted ? .bool(true) : nil,
             "dirty-flag": .bool(isDirty),
         ])
@@ -31,7 +32,7 @@ extension FileInfo {
         .members([
             "children": .array([]),
             "virtual-size": .unsigned(length),
-            "filename": .string(filename),
+            "filename": .name(filename.name),
             "format": .string(driver),
             "actual-size": .unsigned(actualSize),
             "format-specific": isBlockDevice
@@ -67,7 +68,7 @@ extension QCOW2Info {
             "bitmaps": bitmaps.isEmpty ? nil : .array(bitmaps.map(\.json)),
             "refcount-bits": .number(refcountBits),
             "encrypt": encryption?.json,
-            "data-file": dataFile.map { .string($0) },
+            "data-file": dataFile.map { .name($0) },
             "data-file-raw": dataFileRaw.map { .bool($0) },
             "corrupt": v3 ? .bool(isCorrupt) : nil,
             "extended-l2": v3 ? .bool(extendedL2) : nil,

@@ -5,6 +5,7 @@ public import DiskTypes
 public import ImageChain
 import LinuxIO
 import QCOW2
+public import SystemPackage
 
 extension ImageInfo {
     /// What was found, and what could not be read but keeps nobody from reading the disk: shown as not there.
@@ -15,7 +16,7 @@ extension ImageInfo {
 
     /// Reads the image's own file. With `chain` the backing files too, as far as policy lets them be opened.
     public static func read(
-        path: String, options: OpenOptions = OpenOptions(), chain: Bool = false
+        path: FilePath, options: OpenOptions = OpenOptions(), chain: Bool = false
     ) throws(ImageError) -> Report {
         var reader = InfoReader(path: path, options: options)
         var next: InfoReader.Place? = .init(path: path, format: options.format)
@@ -37,7 +38,7 @@ extension ImageInfo {
 
 private struct InfoReader {
     struct Place {
-        let path: String
+        let path: FilePath
         let format: ImageFormat?
     }
 
@@ -46,9 +47,10 @@ private struct InfoReader {
     var report = ImageInfo.Report()
     private var seen: Set<FileIdentity> = []
 
-    init(path: String, options: OpenOptions) {
+    init(path: FilePath, options: OpenOptions) {
         self.options = options
-        policy = ReferencePolicy(image: path, allowed: options.allowedFolders)
+        policy = ReferencePolicy(
+            image: path, allowed: options.allowedFolders, workingFolder: options.workingFolder)
     }
 
     /// Reads one image.
@@ -74,9 +76,9 @@ private struct InfoReader {
     /// Where the backing file is. Judged only when it is to be followed: to name a forbidden file is no crime.
     func below(_ image: ImageInfo, _ place: Place) throws(ImageError) -> Place? {
         guard let reference = image.backingFilename else { return nil }
-        return Place(
-            path: try policy.resolve(reference, from: place.path, role: "backing file"),
-            format: try ImageFormat.named(image.backingFormat))
+        let format = try ImageFormat.named(image.backingFormat)
+        let found = try policy.resolve(reference, from: place.path, role: "backing file")
+        return Place(path: found.path, format: format ?? found.format)
     }
 
     private func raw(_ file: HostFile, _ place: Place) throws(ImageError) -> ImageInfo {

@@ -4,6 +4,7 @@
 import DiskTypes
 import Glibc
 public import QCOW2
+import LinuxIO
 
 extension ImageInfo {
     /// The lines of `qemu-img info`, each ended.
@@ -29,8 +30,8 @@ extension ImageInfo {
 
     private var backingLines: [String] {
         guard let backingFilename else { return [] }
-        var line = "backing file: \(printable(backingFilename))"
-        if let full = fullBackingFilename, full != backingFilename { line += " (actual path: \(printable(full)))" }
+        var line = "backing file: \(backingFilename)"
+        if let full = fullBackingFilename, full != backingFilename { line += " (actual path: \(full))" }
         return [line] + (backingFormat.map { ["backing file format: \(printable($0))"] } ?? [])
     }
 }

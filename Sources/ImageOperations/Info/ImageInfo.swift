@@ -1,11 +1,13 @@
 // Why this file exists: what `info` knows about an image, as values: one field a key of qemu-img's JSON.
 
 public import QCOW2
+public import DiskTypes
+public import SystemPackage
 
 /// One image as its own file describes it.
 public struct ImageInfo: Sendable {
     /// The name it was opened by.
-    public var filename: String
+    public var filename: FilePath
     /// `qcow2`, `raw`, or `luks` for a container, which is named and not read.
     public var format: String
     /// Bytes of the guest's disk.
@@ -14,8 +16,8 @@ public struct ImageInfo: Sendable {
     public var clusterSize: UInt64?
     public var isDirty = false
     /// As the header has it, and as it counts from the image's folder.
-    public var backingFilename: String?
-    public var fullBackingFilename: String?
+    public var backingFilename: FileName?
+    public var fullBackingFilename: FileName?
     public var backingFormat: String?
     public var snapshots: [Snapshot] = []
     public var specific: QCOW2Info?
@@ -31,7 +33,7 @@ public struct ImageInfo: Sendable {
 
 /// The file of an image, as the host sees it.
 public struct FileInfo: Sendable {
-    public var filename: String
+    public var filename: FilePath
     public var isBlockDevice: Bool
     /// In whole sectors.
     public var length: UInt64
@@ -51,7 +53,7 @@ public struct QCOW2Info: Sendable {
     public var lazyRefcounts: Bool
     public var isCorrupt: Bool
     public var extendedL2: Bool
-    public var dataFile: String?
+    public var dataFile: FileName?
     public var dataFileRaw: Bool?
     public var bitmaps: [Bitmap]
     public var encryption: EncryptionInfo?

@@ -6,6 +6,7 @@ public import DiskTypes
 public import ImageChain
 import LinuxIO
 public import QCOW2
+public import SystemPackage
 
 /// Changes the size of an image's disk.
 public enum FileResize {
@@ -32,7 +33,7 @@ public enum FileResize {
     }
 
     public struct Request: Sendable {
-        public var path: String
+        public var path: FilePath
         public var options = OpenOptions()
         public var change: Change
         /// Give up what lies behind a smaller size.
@@ -40,7 +41,7 @@ public enum FileResize {
         /// What space the new part gets.
         public var preallocation = PreallocationMode.off
 
-        public init(path: String, change: Change) {
+        public init(path: FilePath, change: Change) {
             self.path = path
             self.change = change
         }

@@ -5,6 +5,7 @@ import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
+import SystemPackage
 
 /// A file or device that is about to be written from its start.
 struct TargetFile {
@@ -14,7 +15,7 @@ struct TargetFile {
 
     /// Opens `path`, or makes it where it is not there and `mayCreate`, with a writer's lock. Changes nothing in it.
     static func open(
-        _ path: String, mayCreate: Bool = true, lock: Bool = true, needed: [HostFile] = []
+        _ path: FilePath, mayCreate: Bool = true, lock: Bool = true, needed: [HostFile] = []
     ) throws(ImageError) -> TargetFile {
         let target = try openOrMake(path, mayCreate: mayCreate)
         guard !needed.contains(where: { $0.identity == target.file.identity }) else {
@@ -30,11 +31,11 @@ struct TargetFile {
         return target
     }
 
-    private static func openOrMake(_ path: String, mayCreate: Bool) throws(ImageError) -> TargetFile {
+    private static func openOrMake(_ path: FilePath, mayCreate: Bool) throws(ImageError) -> TargetFile {
         if mayCreate, !Filesystem.exists(path) {
             // A link that leads nowhere yet is followed, as open(2) does; the file is made under its own name.
             let place = try target(ofLink: path)
-            let fd = Glibc.open(place, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0o644)
+            let fd = place.open(O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0o644)
             if fd >= 0 {
                 let file = try HostFile.adopt(OwnedFD(taking: fd), path: place, writable: true, direct: .never)
                 return TargetFile(file: file, isNew: true)
@@ -51,16 +52,11 @@ struct TargetFile {
     }
 
     /// Where the links lead that `path` is; `path` itself where it is none.
-    private static func target(ofLink path: String) throws(ImageError) -> String {
+    private static func target(ofLink path: FilePath) throws(ImageError) -> FilePath {
         var place = path
         for _ in 0..<40 {
-            var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
-            let count = readlink(place, &buffer, buffer.count)
-            guard count > 0 else { return place }
-            guard let link = String(validating: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self) else {
-                throw ImageError(.reference, "is a link to a name that is not UTF-8", path: path)
-            }
-            place = link.hasPrefix("/") ? link : "\(Filesystem.parent(of: place))/\(link)"
+            guard let link = place.linkTarget() else { return place }
+            place = link.isAbsolute ? link : "\(place.parent)/\(link)"
         }
         throw ImageError(.system, "cannot be made: \(errorText(ELOOP))", path: path)
     }
@@ -75,8 +71,8 @@ struct TargetFile {
         try file.write(at: HostOffset(0), [UInt8](repeating: 0, count: Int(min(65536, file.length))))
     }
 
-    /// Gives the file up. One that was made here goes; it holds nothing.
+    /// Gives the file up. One that was made here goes, as long as its name still leads to it; it holds nothing.
     func abandon() {
-        if isNew { unlink(file.path) }
+        if isNew, Filesystem.identity(of: file.path) == file.identity { file.path.unlink() }
     }
 }

@@ -19,7 +19,7 @@ import LinuxIO
         let depth = arguments.count > 4 ? Int(arguments[4]) ?? 128 : 128
         var options = OpenOptions()
         options.direct = arguments.contains("direct")
-        let chain = try ImageChain.open(path: arguments[1], options: options)
+        let chain = try ImageChain.open(path: "\(arguments[1])", options: options)
         let bench = try Bench(chain, size: size, depth: depth)
         // Tables into the cache, pages into memory; not part of the time.
         bench.run(min(count, Int(chain.size) / size), random: false)

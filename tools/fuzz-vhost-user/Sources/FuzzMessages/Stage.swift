@@ -37,7 +37,7 @@ final class Stage {
         how.poll = .off
         do {
             server = try VhostUserServer(how, log: Logger(label: "fuzz", factory: { _ in SwiftLogNoOpLogHandler() }))
-            var export = ExportOptions(chain: try ImageChain.open(path: path, options: options), name: "disk")
+            var export = ExportOptions(chain: try ImageChain.open(path: "\(path)", options: options), name: "disk")
             export.queueCount = 4
             try server.add(export, .listener(try UnixSocket.listen("\(folder)/s")))
         } catch { stop("no server: \(error)") }
@@ -48,7 +48,7 @@ final class Stage {
 
     func connect() -> UnixSocketBox {
         do {
-            let box = UnixSocketBox(try UnixSocket.connect(socket))
+            let box = UnixSocketBox(try UnixSocket.connect("\(socket)"))
             _ = fcntl(box.raw, F_SETFL, O_NONBLOCK)
             return box
         } catch { stop("nobody listens: \(error)") }
@@ -62,7 +62,7 @@ final class Stage {
                 options.packed = packed
                 options.queueSize = 16
                 options.memory = [(0, 1 << 20)]
-                let frontend = try VhostUserFrontend.connect(socket, options)
+                let frontend = try VhostUserFrontend.connect("\(socket)", options)
                 let client = try BlockClient(frontend)
                 try frontend.start()
                 let bytes = (0..<512).map { UInt8(truncatingIfNeeded: $0 &+ inputs) }

@@ -1,0 +1,63 @@
+// Paths in records and in messages between our processes: JSON, in the form that `FileName` describes. FilePath's own
+// coding shows its storage, and a String would change bytes that are not UTF-8.
+import DiskTypes
+public import SystemPackage
+
+/// A path that is coded as `FileName` is.
+@propertyWrapper
+public struct CodedPath: Codable, Hashable, Sendable {
+    public var wrappedValue: FilePath
+    public init(wrappedValue: FilePath) { self.wrappedValue = wrappedValue }
+
+    public init(from decoder: any Decoder) throws {
+        let name = try FileName(from: decoder)
+        guard let path = FilePath(name) else {
+            throw DecodingError.dataCorrupted(
+                .init(codingPath: decoder.codingPath, debugDescription: "a path with a NUL byte"))
+        }
+        wrappedValue = path
+    }
+    public func encode(to encoder: any Encoder) throws { try wrappedValue.name.encode(to: encoder) }
+}
+
+/// A path that may be missing: without a value there is no key.
+@propertyWrapper
+public struct CodedPathIfAny: Codable, Hashable, Sendable {
+    public var wrappedValue: FilePath?
+    public init(wrappedValue: FilePath?) { self.wrappedValue = wrappedValue }
+
+    public init(from decoder: any Decoder) throws { wrappedValue = try CodedPath(from: decoder).wrappedValue }
+    public func encode(to encoder: any Encoder) throws {
+        if let wrappedValue { return try CodedPath(wrappedValue: wrappedValue).encode(to: encoder) }
+        var one = encoder.singleValueContainer()
+        try one.encodeNil()
+    }
+}
+
+/// Some paths.
+@propertyWrapper
+public struct CodedPaths: Codable, Hashable, Sendable {
+    public var wrappedValue: [FilePath]
+    public init(wrappedValue: [FilePath]) { self.wrappedValue = wrappedValue }
+
+    public init(from decoder: any Decoder) throws {
+        wrappedValue = try [CodedPath](from: decoder).map(\.wrappedValue)
+    }
+    public func encode(to encoder: any Encoder) throws {
+        try wrappedValue.map { CodedPath(wrappedValue: $0) }.encode(to: encoder)
+    }
+}
+
+extension KeyedDecodingContainer {
+    /// What the compiler's own decoding calls for a wrapped path that may be missing.
+    public func decode(_: CodedPathIfAny.Type, forKey key: Key) throws -> CodedPathIfAny {
+        try decodeIfPresent(CodedPathIfAny.self, forKey: key) ?? CodedPathIfAny(wrappedValue: nil)
+    }
+}
+
+extension KeyedEncodingContainer {
+    /// What the compiler's own encoding calls for a wrapped path that may be missing.
+    public mutating func encode(_ path: CodedPathIfAny, forKey key: Key) throws {
+        if path.wrappedValue != nil { try encodeIfPresent(path, forKey: key) }
+    }
+}

@@ -1,0 +1,51 @@
+// System calls that take a path, so that its bytes reach the kernel as they are.
+import Glibc
+package import SystemPackage
+
+extension FilePath {
+    /// open(2): a descriptor, or -1 and errno.
+    package func open(_ flags: Int32, _ mode: UInt32 = 0) -> Int32 {
+        withPlatformString { Glibc.open($0, flags, mode) }
+    }
+
+    /// stat(2), or lstat(2): nil and errno where it fails.
+    func status(followingLinks: Bool = true) -> stat? {
+        withPlatformString { fileStatus($0, followingLinks) }
+    }
+
+    /// The type of the file that the path leads to, as S_IFMT has it; nil where there is none.
+    package var fileType: UInt32? { status().map { $0.st_mode & S_IFMT } }
+
+    /// unlink(2): 0, or -1 and errno.
+    @discardableResult package func unlink() -> Int32 { withPlatformString { Glibc.unlink($0) } }
+
+    /// rename(2): 0, or -1 and errno.
+    package func rename(to other: FilePath) -> Int32 {
+        withPlatformString { old in other.withPlatformString { Glibc.rename(old, $0) } }
+    }
+
+    /// Where the symbolic link at this path leads, as it stands there; nil and errno where it is none.
+    package func linkTarget() -> FilePath? {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
+        let count = withPlatformString { readlink($0, &buffer, Int(PATH_MAX)) }
+        guard count > 0 else { return nil }
+        return FilePath(bytes: buffer[..<count].map { UInt8(bitPattern: $0) })
+    }
+}
+
+extension FilePath {
+    /// The working folder; nil where it has no name any more.
+    package static var current: FilePath? {
+        guard let here = getcwd(nil, 0) else { return nil }
+        defer { free(here) }
+        // A folder outside this process's root has a name that is no path.
+        return here.pointee == CChar(bitPattern: UInt8(ascii: "/")) ? FilePath(platformString: here) : nil
+    }
+}
+
+/// Outside FilePath, which has a `stat` of its own.
+private func fileStatus(_ path: UnsafePointer<CChar>, _ followingLinks: Bool) -> stat? {
+    var status = stat()
+    let result = followingLinks ? stat(path, &status) : lstat(path, &status)
+    return result == 0 ? status : nil
+}

@@ -1,0 +1,26 @@
+// The door through which the command line's bytes come in: as text that stands for them (`ArgumentText`), until an option
+// that is a path makes them bytes again. ArgumentParser itself takes text only.
+
+public import ArgumentParser
+import DiskTypes
+import Glibc
+import LinuxIO
+public import SystemPackage
+
+extension CommandLine {
+    /// The words of the command line, the program's name first, as text that stands for their bytes.
+    static var words: [String] {
+        (0..<Int(argc)).compactMap { index in
+            unsafeArgv[index].map { word in
+                ArgumentText.encode(Array(UnsafeRawBufferPointer(start: word, count: strlen(word))))
+            }
+        }
+    }
+}
+
+extension FilePath: @retroactive ExpressibleByArgument {
+    /// The path whose bytes the user typed.
+    public init?(argument: String) { self.init(FileName(argument: argument)) }
+
+    public var defaultValueDescription: String { printable(self) }
+}

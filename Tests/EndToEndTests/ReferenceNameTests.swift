@@ -1,0 +1,87 @@
+// Names in headers: which file each leads to is asked of qemu-img, in a folder where the file beside the overlay and the
+// one in the working folder hold different bytes. This program reads the same file, or refuses.
+
+import TestKit
+import Testing
+
+@Suite("Names in headers lead where QEMU's do", .enabled(if: Tools.canCompare, "\(Tools.compareReason)"))
+struct ReferenceNameTests {
+    /// A backing name, its format in the header, and whether this program must follow it.
+    struct Name: Sendable, CustomStringConvertible {
+        let name: String
+        var format = "qcow2"
+        var isFollowed = true
+        var description: String { "\(name) as \(format)" }
+    }
+
+    static let names: [Name] = [
+        Name(name: "base"), Name(name: "file:base"), Name(name: "file:./base"), Name(name: "./a:b"),
+        Name(name: "file:a:b"), Name(name: "base", format: "file"), Name(name: "file:base", format: "file"),
+        Name(name: "base", format: "raw"),
+        Name(name: #"json:{"driver":"qcow2","file":{"driver":"file","filename":"base"}}"#),
+        Name(name: #"json: { 'driver': 'qcow2', 'file.driver': 'file', 'file.filename': 'base' }"#),
+        Name(name: #"json:{"driver":"raw","file":{"driver":"file","filename":"base"}}"#),
+        Name(name: #"json:{"driver":"qcow2","file":{"driver":"file","filename":"base"}}"#, format: "raw"),
+        Name(name: #"json:{"file":{"filename":"\u0062ase"}}"#), Name(name: #"json:{"file.filename":"a:b"}"#),
+        Name(name: #"json:{"driver":"file","filename":"base"}"#, format: "file"),
+        Name(name: "a:b", isFollowed: false), Name(name: "nbd:base", isFollowed: false),
+        Name(name: #"json:{"driver":"qcow2","file":{"driver":"file","filename":"file:base"}}"#, isFollowed: false),
+        Name(name: #"json:{"driver":"qcow2","driver":"raw","file.filename":"base"}"#, isFollowed: false),
+        Name(name: #"json:{"driver":"qcow2","file":"base"}"#, isFollowed: false),
+        Name(name: #"json:{"file":{"filename":"base","locking":"off"}}"#, isFollowed: false),
+        Name(name: #"json:{"driver":"raw","offset":512,"file":{"filename":"base"}}"#, isFollowed: false),
+        Name(name: #"json:{"driver":"vdi","file":{"filename":"base"}}"#, isFollowed: false),
+        Name(name: #"json:{"file":{"driver":"nbd","filename":"base"}}"#, isFollowed: false),
+        Name(name: #"json:{"file":{"filename":"base"}"#, isFollowed: false),
+        Name(name: #"json:{"file":{"filename":"ba\u0000se"}}"#, isFollowed: false),
+    ]
+
+    @Test(arguments: names) func theSameFileIsRead(_ name: Name) throws {
+        try Scratch.withFolder { folder in
+            let shop = Workshop(folder: folder)
+            try shop.run("mkdir", "sub")
+            for (place, value) in [("base", 1), ("a:b", 2), ("sub/base", 3), ("sub/a:b", 4)] {
+                try shop.run("qemu-img", "create", "-q", "-f", "qcow2", "./\(place)", "1M")
+                try shop.io(["write -q -P \(value) 0 64k"], on: "./\(place)")
+            }
+            try shop.run(
+                "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name.name, "-F", name.format, "sub/top", "1M")
+            let theirs = try qemuImg("convert", "-f", "qcow2", "-O", "raw", "sub/top", "theirs", in: folder)
+            let ours = try qblk(
+                "convert", "-f", "qcow2", "-O", "raw", "--allow-path", ".", "sub/top", "ours", in: folder)
+            #expect((ours.exit == 0) == name.isFollowed, "\(ours)")
+            guard ours.exit == 0 else {
+                #expect(ours.errorLines.count == 1 && ours.errors.contains("backing file"), "\(ours)")
+                return
+            }
+            #expect(theirs.exit == 0, "\(theirs)")
+            #expect(try differenceOfFiles("\(folder)/theirs", "\(folder)/ours") == nil)
+        }
+    }
+
+    @Test(arguments: ["file:base", #"json:{"file":{"filename":"base"}}"#])
+    func theWorkingFolderIsNotTheImages(_ name: String) throws {
+        try Scratch.withFolder { folder in
+            let shop = Workshop(folder: folder)
+            try shop.run("mkdir", "sub")
+            for place in ["base", "sub/base"] { try shop.create("1M", as: place) }
+            try shop.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2", "sub/top", "1M")
+            let outcome = try qblk("convert", "-f", "qcow2", "-O", "raw", "sub/top", "o", in: folder)
+            #expect(outcome.exit == 1 && outcome.errors.contains("outside the image's folder"), "\(outcome)")
+            let inside = try qblk("convert", "-f", "qcow2", "-O", "raw", "top", "o", in: folder + "/sub")
+            #expect(inside.exit == 0, "\(inside)")
+        }
+    }
+
+    @Test func aDataFileThatMayBeTwoIsNeither() throws {
+        try Scratch.withFolder { folder in
+            let shop = Workshop(folder: folder)
+            try shop.run("sh", "-c", "mkdir sub; cd sub; qemu-img create -q -f qcow2 -o data_file=data top 1M")
+            let only = try qblk("convert", "-f", "qcow2", "-O", "raw", "sub/top", "o", in: folder)
+            #expect(only.exit == 0, "\(only)")
+            try shop.run("truncate", "-s", "1M", "data")
+            let two = try qblk("convert", "-f", "qcow2", "-O", "raw", "sub/top", "o", in: folder)
+            #expect(two.exit == 1 && two.errors.contains("as QEMU takes it"), "\(two)")
+        }
+    }
+}
