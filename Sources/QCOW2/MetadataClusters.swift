@@ -28,6 +28,12 @@ extension QCOW2Writer {
         let missing = try Self.clustersPastTheEnd(header, table, storage)
         var clusters = MetadataClusters(header)
         for snapshot in (try? image.snapshots.get()) ?? [] {
+            // No table that QEMU opens is larger: a hostile entry would cost memory for clusters that nothing refers to.
+            guard UInt64(snapshot.l1Entries) * 8 <= Limits.l1Bytes else {
+                throw .malformed(
+                    "a snapshot's L1 table is larger than the format allows", at: header.snapshotsOffset,
+                    advice: "open it read-only (-r), or repair it with qblk check -r all")
+            }
             clusters.add(snapshot.l1Offset, UInt64(snapshot.l1Entries) * 8)
         }
         for bitmap in (try? image.bitmaps.get()) ?? [] {
@@ -96,7 +102,7 @@ private struct MetadataClusters {
     private(set) var set: Set<UInt64> = []
     /// A hostile image could claim billions.
     private(set) var isTooMany = false
-    private static let limit: UInt64 = 1 << 23
+    private static let limit: UInt64 = 1 << 22
     private let bits: UInt64
 
     init(_ header: Header) {

@@ -34,7 +34,7 @@ struct PreallocatedResizeTests {
             try shop.run("cp", "--sparse=always", "image", "theirs")
             for step in ["+512", "+1500k", "+3M", "-2M", "+100k"] {
                 let shrink = step.hasPrefix("-") ? ["--shrink"] : []
-                let ours = try qblk(["resize", "-q"] + shrink + ["image", step], in: folder)
+                let ours = try qblk(["resize", "-q", "-f", "qcow2"] + shrink + ["image", step], in: folder)
                 #expect(ours.exit == 0, "\(step): \(ours)")
                 try Command(["qemu-img", "resize", "-q", "-f", "qcow2"] + shrink + ["theirs", step], in: folder)
                     .succeed()
@@ -54,7 +54,7 @@ struct PreallocatedResizeTests {
                 "convert", "-f", "raw", "-O", "qcow2", "-o", "preallocation=\(mode)", "raw", "image", in: folder)
             #expect(made.exit == 0, "\(made)")
             #expect(try fileSize(shop.path("image")) % 65536 == 0)
-            #expect(try qblk("resize", "image", "+1M", in: folder).exit == 0)
+            #expect(try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder).exit == 0)
             try shop.img("check", "image")
             try shop.img("resize", "-q", "--shrink", "image", "1000448")
             try shop.img("compare", "-f", "raw", "-F", "qcow2", "raw", "image")
@@ -69,7 +69,7 @@ struct PreallocatedResizeTests {
             try shop.io(["write -P 5 0 1000448"], on: "image")
             let length = try fileSize(shop.path("image"))
             try shop.run("truncate", "-s", "\(length - 131_072)", "image")
-            #expect(try qblk("resize", "image", "+1M", in: folder).exit == 1)
+            #expect(try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder).exit == 1)
             #expect(try fileSize(shop.path("image")) == length - 131_072)
         }
     }

@@ -117,7 +117,7 @@ struct ResizeTests {
             try shop.create("1M", as: "image")
             try shop.img("bitmap", "--add", "image", "b")
             let outcome = try qblk("resize", "-f", "qcow2", "image", "2M", in: folder)
-            #expect(outcome.exit == 1 && outcome.errors.contains("bitmaps"), "\(outcome)")
+            #expect(outcome.exit == 1 && outcome.errors.contains("bitmap"), "\(outcome)")
         }
     }
 

@@ -52,7 +52,7 @@ struct ShortSnapshotTests {
                 #expect(try differenceOfFiles(shop.path("ours.raw"), shop.path("theirs.raw")) == nil)
             }
             for repair in [[], ["-r", "leaks"], ["-r", "all"], []] {
-                let ours = try qblk(["check", "--output=json"] + repair + ["image"], in: folder)
+                let ours = try qblk(["check", "-f", "qcow2", "--output=json"] + repair + ["image"], in: folder)
                 let theirs = try Command(["qemu-img", "check", "--output=json"] + repair + ["theirs"], in: folder).run()
                 #expect(ours.exit == theirs.exit, "\(repair): \(ours) \(theirs)")
                 let (mine, other) = (try ours.json(), try theirs.json())
@@ -74,10 +74,10 @@ struct ShortSnapshotTests {
         try Scratch.withFolder { folder in
             let shop = Workshop(folder: folder)
             try make(shop, keep: 0, cluster: "64k")
-            let refused = try qblk("resize", "image", "8M", in: folder)
+            let refused = try qblk("resize", "-f", "qcow2", "image", "8M", in: folder)
             #expect(refused.exit == 1 && refused.errors.contains("check -r all"), "\(refused)")
-            #expect(try qblk("check", "-r", "all", "image", in: folder).exit == 0)
-            #expect(try qblk("resize", "image", "8M", in: folder).exit == 0)
+            #expect(try qblk("check", "-r", "all", "-f", "qcow2", "image", in: folder).exit == 0)
+            #expect(try qblk("resize", "-f", "qcow2", "image", "8M", in: folder).exit == 0)
             #expect(try qblk("convert", "-l", "state 1", "-O", "raw", "image", "one.raw", in: folder).exit == 0)
             #expect(try fileSize(shop.path("one.raw")) == 4 << 20)
         }
@@ -88,7 +88,7 @@ struct ShortSnapshotTests {
         try Scratch.withFolder { folder in
             let shop = Workshop(folder: folder)
             try make(shop, keep: 0, cluster: "512", count: 12)
-            #expect(try qblk("check", "-r", "all", "image", in: folder).exit == 0)
+            #expect(try qblk("check", "-r", "all", "-f", "qcow2", "image", in: folder).exit == 0)
             let checked = try qemuImg("check", "image", in: folder)
             #expect(checked.exit == 0, "\(checked)")
             try shop.img("snapshot", "-a", "state 7", "image")
