@@ -64,7 +64,7 @@ extension RequestEngine {
                 reason: .fileWasCut, guest: start, length: slots[Int(slot)].end &- start.bytes, table: HostOffset(0)))
     }
 
-    /// A write through the mapping met no page, or pages that the file does not have: somebody may have cut it.
+    /// A write through the mapping met no page, or pages that the file does not have: it may have been cut.
     @inline(never) func suspectCut() { if chain.isCut() { isCutKnown = true } }
 
     /// Writes `length` bytes into the file of the data. False: not all of them are there; the ring does it (again).

@@ -33,7 +33,7 @@
         case badSubclusterBitmap
         case tableUnreadable
         case externalOffsetMismatch
-        /// Not the image's fault: somebody made its file shorter while it was in use.
+        /// Not the image's fault: another program made its file shorter while it was in use.
         case fileWasCut
     }
     public var reason: Reason

@@ -12,14 +12,14 @@ public protocol ResizableStorage: ImageStorage {
     var canGrow: Bool { get }
     /// Cuts or extends it to `newLength` bytes; new ones read as zeros.
     func truncate(to newLength: UInt64) throws(ImageError)
-    /// Its length in bytes as it is now, whoever changed it.
+    /// Its length in bytes as it is now, also where another program changed it.
     func presentLength() throws(ImageError) -> UInt64
     /// Gives a range's space back; what it reads as afterwards does not matter.
     func discard(at offset: HostOffset, length: UInt64)
 }
 
 extension ResizableStorage {
-    /// For a storage that nobody else can change.
+    /// For a storage that no other program can change.
     public func presentLength() throws(ImageError) -> UInt64 { length }
 }
 

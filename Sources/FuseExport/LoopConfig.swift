@@ -104,7 +104,7 @@ struct LoopConfig: Codable, Sendable {
 struct LoopReport: Codable, Sendable {
     var record: MapRecord?
     var error: WireError?
-    /// What whoever made the map should know.
+    /// What the caller of `map` should know.
     var notes: [String]?
 
     struct WireError: Codable, Sendable {

@@ -52,7 +52,7 @@ public enum LoopExport {
         }
     }
 
-    /// Takes a map down. A device in use is refused; with `deferred` it goes as soon as nobody uses it. `notice` is told
+    /// Takes a map down. A device in use is refused; with `deferred` it goes with its last user. `notice` is told
     /// what a wait of more than a second is for.
     ///
     /// Throws, after the map is gone, when something that was written to it may not be in the image.

@@ -75,7 +75,7 @@ private struct ChainOpener {
         } catch { throw error.named(path) }
     }
 
-    /// Clusters behind the file's end count as used. Where entries name them the file must not grow: whoever opened it next
+    /// Clusters behind the file's end count as used. Where entries name them the file must not grow: the next to open it
     /// would read zeros there. Else they are leaks of a crash.
     private func refuseTruncated(_ file: HostFile) throws(ImageError) {
         guard try ImageCheck.check(file).isTruncated else { return }
@@ -227,7 +227,7 @@ private struct ChainOpener {
     private func lock(_ file: HostFile, _ mode: LockMode) throws(ImageError) {
         if options.lock {
             try ImageLock.take(mode, on: file, joining: options.joinsLocks)
-            // Whoever wrote the file before may have changed its length between the opening and the lock.
+            // Its last writer may have changed its length between the opening and the lock.
             if !options.joinsLocks { _ = try file.currentLength() }
         }
         if file.isWritable, options.carriesWrites { try CarrierLock.take(on: file) }

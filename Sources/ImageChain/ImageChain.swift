@@ -137,7 +137,7 @@ public final class ImageChain: BlockMap {
         return error != 0 ? error : flushFailure.load(ordering: .relaxed)
     }
 
-    /// Looks whether somebody has made the active image's files shorter, and then gives them up: a write in place would make
+    /// Looks whether the active image's files have become shorter, and then gives them up: a write in place would make
     /// them longer again, and what was lost would read as zeros. True from then on. Asks the system: not for every request.
     public func isCut() -> Bool {
         guard isWritable else { return false }

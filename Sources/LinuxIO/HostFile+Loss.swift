@@ -1,10 +1,10 @@
-// A file that somebody cuts while it is in use has lost bytes, and what the system says of that range then looks like a hole.
-// Whoever takes "no data here" for zeros asks here first.
+// A file that is cut while it is in use has lost bytes, and what the system says of that range then looks like a hole.
+// Code that takes "no data here" for zeros asks here first.
 public import DiskTypes
 import Glibc
 
 extension HostFile {
-    /// Bytes that the file has for certain unless somebody else has cut it. Grows with what is written through this object.
+    /// Bytes that the file has for certain unless another program has cut it. Grows with what is written through this object.
     public var assuredLength: UInt64 { leastLength.load(ordering: .relaxed) }
 
     /// Throws when bytes before `end` are gone that the file had when it was opened, or got since through this object.

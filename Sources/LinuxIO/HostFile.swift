@@ -31,7 +31,7 @@ public final class HostFile: Sendable, ResizableStorage {
     private let buffered: OwnedFD
     private let direct: OwnedFD?
     let knownLength: Atomic<UInt64>
-    /// Bytes that the file has for certain, unless somebody else cut it: see `requireBytes`.
+    /// Bytes that the file has for certain, unless another program cut it: see `requireBytes`.
     let leastLength: Atomic<UInt64>
     /// A mapping shows what the kernel has in memory, and the kernel tells this process the truth about that.
     private let hasPages: Bool

@@ -216,7 +216,7 @@ extension QCOW2Writer {
         }
         let run: Range<UInt64>
         do throws(RefcountStore.Lack) {
-            // Where the file cannot grow by steps, nobody takes more than is written.
+            // Where the file cannot grow by steps, a worker takes no more than it writes.
             run = try allocateClusters(state.growth > 0 ? state.reservations.wanted(count, at: place) : count, &state)
         } catch {
             return lacks(error, &state)

@@ -65,7 +65,7 @@ extension QCOW2Writer {
         state.withLock { $0.fileLength = wanted }
     }
 
-    /// Throws when the file is shorter than it was made: somebody has cut it. From then on nothing is written, and nothing
+    /// Throws when the file is shorter than it was made: it was cut. From then on nothing is written, and nothing
     /// read that this file has: were it to grow again, what was lost would read as zeros.
     func requireWholeFile(_ storage: some ResizableStorage) throws(ImageError) {
         guard canGrow else { return }

@@ -42,7 +42,7 @@ public final class QCOW2Writer: Sendable {
         /// Nothing may change any more: the image is corrupt, or nobody knows what of it is on the disk.
         var isClosed = false
         var hasFailedSync = false
-        /// Somebody has cut the file.
+        /// Another program has cut the file.
         var isCut = false
         var wanted = Wanted()
         var failures: [Want: Int32] = [:]

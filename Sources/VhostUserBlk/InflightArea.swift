@@ -82,7 +82,7 @@ struct RecordOwner {
         self.base = base
     }
 
-    /// Nil: nobody's, because it is new or its server ended in order.
+    /// Nil: of no server, because it is new or its server ended in order.
     var file: FileIdentity? {
         guard acquire64(base + Field.magic) == Self.magic else { return nil }
         return FileIdentity(device: load64(base + Field.device), inode: load64(base + Field.inode))

@@ -45,7 +45,7 @@ struct DoctorCommand: ParsableCommand {
             return (machine.possible(machine.choice, isPlain: false), machine.possible(.writable, isPlain: false))
         }
         var options = image.open
-        // A question, whoever uses the image meanwhile.
+        // A question: also for an image in use.
         options.lock = false
         let chain: ImageChain
         do throws(ImageError) { chain = try ImageChain.open(path: path, options: options) } catch {

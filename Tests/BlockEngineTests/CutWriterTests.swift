@@ -1,4 +1,4 @@
-// Somebody cuts an image while it is written. A write in place would make the file longer again, and what was lost would read
+// An image is cut while it is written. A write in place would make the file longer again, and what was lost would read
 // as zeros: from the moment that the engine can notice, the image is an error.
 import DiskTypes
 import Glibc

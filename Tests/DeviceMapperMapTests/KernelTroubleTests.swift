@@ -79,7 +79,7 @@ extension Kernel {
             try images.expectNothingLeft(record)
         }
 
-        /// A name proves nothing: whoever removes a device by hand sets its name free for others, also for another qblk's.
+        /// A name proves nothing: removing a device by hand sets its name free for others, also for another qblk's.
         @Test(arguments: ["", "QBLK-0123456789abcdef0123456789abcdef"]) func removedByHandAndTaken(uuid: String) throws
         {
             let images = try image("byhand")

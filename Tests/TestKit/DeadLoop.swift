@@ -1,5 +1,5 @@
 // Loop devices of other programs break: their file lies on FUSE and its server was killed. Then every question about the
-// file behind the device is an error. Tests make one to claim that it is in nobody's way.
+// file behind the device is an error. Tests make one to claim that other devices are not affected.
 
 import Foundation
 

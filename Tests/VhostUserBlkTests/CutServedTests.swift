@@ -1,4 +1,4 @@
-// Somebody cuts the file of a disk that a guest has. The guest sees I/O errors, never zeros for what was lost, and the log
+// The file of a disk that a guest has is cut. The guest sees I/O errors, never zeros for what was lost, and the log
 // says why, once.
 import DiskTypes
 import Foundation
