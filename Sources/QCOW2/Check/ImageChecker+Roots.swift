@@ -8,6 +8,8 @@ struct L1Root {
     let offset: HostOffset
     let entries: UInt64
     let isActive: Bool
+    /// Bytes of its disk.
+    let diskSize: UInt64
     /// For messages: "the L1 table", "the L1 table of snapshot 3".
     let name: String
 }
@@ -16,7 +18,8 @@ extension ImageChecker {
     /// Counts them, and says which L1 tables can be followed.
     func claimRoots() throws(ImageError) -> [L1Root] {
         let active = L1Root(
-            offset: header.l1Offset, entries: UInt64(header.l1Entries), isActive: true, name: "the L1 table")
+            offset: header.l1Offset, entries: UInt64(header.l1Entries), isActive: true,
+            diskSize: header.diskSize, name: "the L1 table")
         // The active table is followed even where something overlaps it: it is what the guest sees.
         _ = try claim(active.offset, bytes: active.entries * 8, as: .unique, active.name)
         var roots = [active]
@@ -46,7 +49,7 @@ extension ImageChecker {
             }
             let root = L1Root(
                 offset: snapshot.l1Offset, entries: UInt64(snapshot.l1Entries), isActive: false,
-                name: "the L1 table of snapshot \(printable(snapshot.id))")
+                diskSize: snapshot.diskSize ?? header.diskSize, name: "the L1 table of snapshot \(printable(snapshot.id))")
             guard root.entries > 0 else { continue }
             guard root.offset.bytes & (clusterSize - 1) == 0 else {
                 findBroken("\(root.name) is not cluster aligned", at: root.offset)

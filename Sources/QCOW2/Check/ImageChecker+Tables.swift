@@ -28,10 +28,10 @@ extension ImageChecker {
             let cluster = table.bytes >> clusterBits
             var use = tables[cluster] ?? TableUse()
             use.weight += 1
-            if root.isActive {
-                if use.activeUses == 0 { use.index = index }
-                use.activeUses += 1
+            if use.weight == 1 || (root.isActive && use.activeUses == 0) {
+                (use.index, use.diskSize) = (index, root.diskSize)
             }
+            if root.isActive { use.activeUses += 1 }
             tables[cluster] = use
             if root.isActive { try checkCopied(raw, table, "L2 table of L1 entry \(index)") }
         }
@@ -86,7 +86,7 @@ struct TableWalk {
 }
 
 extension ImageChecker {
-    /// The guest cluster of an entry of an active table (of its first use).
+    /// The guest cluster of an entry, as the table's first use has it.
     private func guest(_ walk: TableWalk) -> GuestOffset {
         GuestOffset(walk.use.index &<< header.l2CoverageBits &+ walk.slot &<< clusterBits)
     }
@@ -115,11 +115,25 @@ extension ImageChecker {
         walk.allocated += 1
         if let next = walk.next, next != word.offset { walk.fragmented += 1 }
         walk.next = word.offset &+ clusterSize
-        try checkCluster(word, &walk)
+        try checkCluster(word, bitmap, &walk)
     }
 
-    /// The cluster that a plain entry names.
-    private func checkCluster(_ word: MappingWord, _ walk: inout TableWalk) throws(ImageError) {
+    /// Bytes at the beginning of a plain cluster that hold something: none behind the disk's end, none that read as zeros.
+    private func neededBytes(_ word: MappingWord, _ bitmap: UInt64, _ walk: TableWalk) -> UInt64 {
+        var needed = clusterSize
+        if rules.subclusters {
+            let allocated = bitmap & 0xffff_ffff
+            needed = UInt64(64 - allocated.leadingZeroBitCount) * (clusterSize >> 5)
+        } else if word.hasZeroFlag {
+            needed = 0
+        }
+        let (start, size) = (guest(walk).bytes, walk.use.diskSize)
+        // Behind a snapshot's disk there is the state of its virtual machine.
+        return start < size ? min(needed, size - start) : needed
+    }
+
+    /// The cluster that a plain entry names, with the bits of its subclusters.
+    private func checkCluster(_ word: MappingWord, _ bitmap: UInt64, _ walk: inout TableWalk) throws(ImageError) {
         let host = HostOffset(word.offset)
         guard host.bytes & (clusterSize - 1) == 0 else {
             markDangling(host, bytes: clusterSize)
@@ -132,7 +146,8 @@ extension ImageChecker {
             return
         }
         let claimed = try claim(
-            host, bytes: clusterSize, as: .data, weight: walk.use.weight, "the data of \(name(walk))")
+            host, bytes: clusterSize, needed: neededBytes(word, bitmap, walk), as: .data, weight: walk.use.weight,
+            "the data of \(name(walk))")
         if claimed != .outside, walk.use.activeUses > 0 { try checkCopied(word.raw, host, name(walk)) }
     }
 
@@ -151,8 +166,10 @@ extension ImageChecker {
         walk.allocated += 1
         walk.fragmented += 1
         walk.compressed += 1
+        // The stream ends somewhere in its last sector.
         _ = try claim(
-            HostOffset(stream.host), bytes: stream.bytes, as: .data, weight: walk.use.weight,
+            HostOffset(stream.host), bytes: stream.bytes, needed: max(stream.bytes, 512) - 511, as: .data,
+            weight: walk.use.weight,
             "the compressed data of \(name(walk))")
     }
 }

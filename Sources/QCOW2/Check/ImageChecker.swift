@@ -9,8 +9,10 @@ struct TableUse {
     /// By all L1 tables, and by the active one.
     var weight: UInt64 = 0
     var activeUses: UInt64 = 0
-    /// The first entry of the active L1 table that names it.
+    /// The first entry that names it, of the active L1 table if one does.
     var index: UInt64 = 0
+    /// Bytes of the disk that this first entry belongs to: the active one or a snapshot's.
+    var diskSize: UInt64 = 0
     /// Something else uses its cluster too: nothing in it may be changed.
     var isOverlapped = false
 }
@@ -67,7 +69,7 @@ final class ImageChecker<Storage: ByteSource> {
 
     func run() throws(ImageError) {
         report.totalClusters = header.diskSize == 0 ? 0 : (header.diskSize - 1) >> clusterBits + 1
-        _ = try claim(HostOffset(0), bytes: clusterSize, as: .unique, "the header")
+        _ = try claim(HostOffset(0), bytes: clusterSize, needed: 0, as: .unique, "the header")
         let roots = try claimRoots()
         stored = StoredRefcounts(storage, header, table: try readRefcountTable())
         for root in roots { try walkL1(root) }
@@ -101,9 +103,10 @@ final class ImageChecker<Storage: ByteSource> {
     enum Claim { case counted, overlapping, outside }
 
     /// Counts `weight` references to every cluster of a range of the file. Ranges that end a cluster or more behind the
-    /// file's end are damage; the rest of the last cluster need not be there.
+    /// file's end are damage. The rest of the file's last cluster need not be there, but for the first `needed` bytes of
+    /// the range (nil: all of it).
     func claim(
-        _ start: HostOffset, bytes: UInt64, as use: ClusterCounts.Use, weight: UInt64 = 1,
+        _ start: HostOffset, bytes: UInt64, needed: UInt64? = nil, as use: ClusterCounts.Use, weight: UInt64 = 1,
         _ what: @autoclosure () -> String
     ) throws(ImageError) -> Claim {
         guard bytes > 0 else { return .counted }
@@ -113,6 +116,10 @@ final class ImageChecker<Storage: ByteSource> {
             markDangling(start, bytes: bytes)
             report.isTruncated = true
             return .outside
+        }
+        if start.bytes + (needed ?? bytes) > fileLength {
+            find(.corruption, "\(what()) is cut off: the file ends at \(fileLength), inside its cluster", at: start)
+            report.isTruncated = true
         }
         var claim = Claim.counted
         for cluster in (start.bytes >> clusterBits)...((end - 1) >> clusterBits) {

@@ -1,0 +1,105 @@
+// A file that was cut inside its last cluster before it is opened: what is gone must stay an error. Were the file to grow, the
+// lost bytes would read as zeros, and nothing would tell them from data.
+
+import Foundation
+import TestKit
+import Testing
+
+@Suite("A file that ends inside a cluster in use", .enabled(if: Tools.canCompare, "\(Tools.compareReason)"))
+struct CutLastClusterTests {
+    struct Case: Sendable, CustomStringConvertible {
+        let options: String
+        /// Bytes that the file loses.
+        let cut: Int
+        var description: String { "\(options), cut by \(cut)" }
+    }
+    static let cases = ["cluster_size=64k", "cluster_size=512", "cluster_size=2M", "extended_l2=on", "compat=0.10"].flatMap {
+        options in [1, 100].map { Case(options: options, cut: $0) }
+    }
+
+    /// Everything that writes to the image.
+    static let writers = [
+        ["resize", "-f", "qcow2", "image", "+10M"], ["convert", "-n", "-f", "raw", "-O", "qcow2", "source", "image"],
+        ["bench", "--destroy", "-f", "qcow2", "-d", "1", "image"],
+    ]
+
+    private func refuses(_ folder: String, _ what: String) throws {
+        let before = try Files.bytes("\(folder)/image")
+        for arguments in Self.writers {
+            let result = try qblk(arguments, in: folder)
+            #expect(result.exit == 1, "\(what): \(result)")
+            #expect(result.errors.contains("truncated"), "\(what): \(result)")
+        }
+        #expect(try Files.bytes("\(folder)/image") == before, "\(what)")
+        let check = try qblk("check", "-f", "qcow2", "image", in: folder)
+        #expect(check.exit == 2, "\(what): \(check)")
+    }
+
+    @Test("is not written to, and does not grow", arguments: cases)
+    func dataIsLost(one: Case) throws {
+        try Scratch.withFolder { folder in
+            let shop = Workshop(folder: folder)
+            try shop.rawFile("source", 4 << 20)
+            try shop.create("4M", one.options, as: "image")
+            // The last cluster of the file holds data.
+            try shop.io(["write -P 5 0 4M"], on: "image")
+            let length = try fileSize(shop.path("image"))
+            try shop.run("truncate", "-s", "\(length - one.cut)", "image")
+            try refuses(folder, "\(one)")
+        }
+    }
+
+    @Test("is not written to when it is a snapshot's")
+    func snapshotsDataIsLost() throws {
+        try Scratch.withFolder { folder in
+            let shop = Workshop(folder: folder)
+            try shop.rawFile("source", 4 << 20)
+            try shop.create("1000448", "preallocation=full", as: "image")
+            try shop.img("snapshot", "-c", "one", "image")
+            let length = try fileSize(shop.path("image"))
+            try shop.run("truncate", "-s", "\(length - 1)", "image")
+            try refuses(folder, "a snapshot's table")
+        }
+    }
+
+    @Test("is written to when the disk ends before the file", arguments: ["cluster_size=64k", "extended_l2=on"])
+    func theRestIsNobodysLoss(options: String) throws {
+        try Scratch.withFolder { folder in
+            let shop = Workshop(folder: folder)
+            try shop.create("1000448", "\(options),preallocation=full", as: "image")
+            #expect(try fileSize(shop.path("image")) % 65536 != 0)
+            #expect(try qblk("check", "-f", "qcow2", "image", in: folder).exit == 0)
+            #expect(try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder).exit == 0)
+            try shop.img("check", "image")
+        }
+    }
+
+    @Test("is written to when compressed data ends it")
+    func compressedDataMayEndTheFile() throws {
+        try Scratch.withFolder { folder in
+            let shop = Workshop(folder: folder)
+            try shop.rawFile("raw", 4 << 20)
+            try shop.img("convert", "-c", "-f", "raw", "-O", "qcow2", "raw", "image")
+            #expect(try qblk("check", "-f", "qcow2", "image", in: folder).exit == 0)
+            #expect(try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder).exit == 0)
+            try shop.img("check", "image")
+            try shop.img("resize", "-q", "--shrink", "image", "4M")
+            try shop.img("compare", "-f", "raw", "-F", "qcow2", "raw", "image")
+        }
+    }
+
+    @Test("an external data file that ends before the mapping")
+    func dataFileIsCut() throws {
+        try Scratch.withFolder { folder in
+            let shop = Workshop(folder: folder)
+            try shop.create("4M", "data_file=data", as: "image")
+            try shop.io(["write -P 5 1M 1M"], on: "image")
+            #expect(try fileSize(shop.path("data")) == 2 << 20)
+            #expect(try qblk("resize", "-f", "qcow2", "image", "5M", in: folder).exit == 0)
+            try shop.run("truncate", "-s", "\((2 << 20) - 1)", "data")
+            let result = try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder)
+            #expect(result.exit == 1 && result.errors.contains("data file is truncated"), "\(result)")
+            #expect(try fileSize(shop.path("data")) == (2 << 20) - 1)
+        }
+    }
+}
