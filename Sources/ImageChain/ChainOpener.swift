@@ -107,8 +107,10 @@ private struct ChainOpener {
             }
             guard !isLost else {
                 throw ImageError(
-                    .malformed, "the data file is truncated: it ends at \(data.length), and the disk has data at \(place)",
-                    advice: "open it read-only (-r), or copy what is left of it with qblk convert --salvage", path: data.path)
+                    .malformed,
+                    "the data file is truncated: it ends at \(data.length), and the disk has data at \(place)",
+                    advice: "open it read-only (-r), or copy what is left of it with qblk convert --salvage",
+                    path: data.path)
             }
         }
     }

@@ -72,7 +72,18 @@ public struct QCOW2Image: Sendable {
                 "the image was not closed properly and its refcounts may be stale",
                 advice: "run qblk check -r all first, or open it read-only (-r)")
         }
+        try requireListing(snapshots, "snapshot table")
+        if header.autoclear.contains(.bitmaps) { try requireListing(bitmaps, "bitmap directory") }
         try requireNoEnabledBitmap()
+    }
+
+    /// A writer has to know every table of the image: it must not write over one, nor leave a bitmap that is wrong.
+    private func requireListing<List>(_ list: Result<List, ImageError>, _ what: String) throws(ImageError) {
+        guard case .failure(let error) = list else { return }
+        guard error.kind == .malformed else { throw error }
+        throw .malformed(
+            "the \(what) cannot be read, and the image is not written to: \(error.what)", at: error.at,
+            advice: "open it read-only (-r)")
     }
 
     /// An enabled bitmap has to record every write from now on, and would be wrong for ever after one that it does not.

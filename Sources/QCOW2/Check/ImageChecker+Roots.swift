@@ -40,7 +40,9 @@ extension ImageChecker {
             findBroken(error.what, at: error.at)
             return []
         }
-        _ = try claim(header.snapshotsOffset, bytes: bytes, as: .unique, "the snapshot table")
+        // The file may end before the padding of the last entry.
+        _ = try claim(
+            header.snapshotsOffset, bytes: bytes, needed: max(bytes, 8) - 7, as: .unique, "the snapshot table")
         var roots: [L1Root] = []
         for (index, snapshot) in list.enumerated() {
             if header.version >= 3, !snapshot.isComplete {
@@ -49,7 +51,8 @@ extension ImageChecker {
             }
             let root = L1Root(
                 offset: snapshot.l1Offset, entries: UInt64(snapshot.l1Entries), isActive: false,
-                diskSize: snapshot.diskSize ?? header.diskSize, name: "the L1 table of snapshot \(printable(snapshot.id))")
+                diskSize: snapshot.diskSize ?? header.diskSize,
+                name: "the L1 table of snapshot \(printable(snapshot.id))")
             guard root.entries > 0 else { continue }
             guard root.offset.bytes & (clusterSize - 1) == 0 else {
                 findBroken("\(root.name) is not cluster aligned", at: root.offset)
