@@ -58,7 +58,7 @@ extension FileSide {
 
     /// Makes the file known to the ring beforehand, if that can be.
     mutating func keep(in ring: Ring) {
-        let place = ring.keepFile(data)
+        let place = ring.registerFile(data)
         guard place >= 0 else { return }
         ringData = place
         flags = Ring.Flag.fixedFile

@@ -15,7 +15,7 @@ struct SharedTransfer {
     /// Reads copy out of the mapping: there is no disk to wait for. Else they go by the file, and fail where they would wait.
     let byMapping: Bool
     /// The file's mapping, and, for writes, the files that the memory is.
-    let pages: FilePages
+    let pages: MappedPages
     var sources: MemoryFiles
     let pieceBytes: Int
 

@@ -37,8 +37,8 @@ struct DMLoops {
     }
 
     /// Leaves the loops to their users; without any they detach.
-    func letGo() {
-        for device in devices { device.loop.letGo() }
+    func release() {
+        for device in devices { device.loop.release() }
     }
 
     /// The device's number, if it has as many sectors as the table needs. The kernel would find out too late: it checks

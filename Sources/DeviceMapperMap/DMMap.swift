@@ -98,7 +98,7 @@ public enum DMMap {
         _ chain: ImageChain, _ table: DMTable, _ naming: DMNaming, direct: Bool, _ record: inout MapRecord
     ) throws(ImageError) {
         let loops = try DMLoops(chain, table, direct: direct)
-        defer { loops.letGo() }
+        defer { loops.release() }
         record.loops = loops.numbers
         var names = DMDeviceNames(files: loops.names)
         if table.hasZeros {

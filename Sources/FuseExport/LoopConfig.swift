@@ -73,7 +73,7 @@ struct LoopConfig: Codable, Sendable {
     /// first of the descriptors that it inherited.
     func openForLocks(from first: Int32) throws(ImageError) -> ImageChain {
         var options = open(.share, from: first)
-        options.carriesWrites = false
+        options.takesWriterLock = false
         options.joinsLocks = true
         return try chain(options, from: first)
     }

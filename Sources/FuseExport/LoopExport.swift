@@ -30,7 +30,7 @@ public enum LoopExport {
         }
         var open = options.open
         open.writable = !options.readOnly
-        open.carriesWrites = false
+        open.takesWriterLock = false
         let chain: ImageChain
         do throws(ImageError) { chain = try openLocked(image, open, patience: hasCleaned ? 3000 : 0) } catch {
             throw error.named(options.image)
@@ -214,7 +214,7 @@ public enum LoopExport {
             chain, name: reservation.name, image: image, readOnly: readOnly, blockSize: options.open.blockSize
         ) { record throws(ImageError) in try reservation.write(record) }
         if options.foreground {
-            reservation.letGo()
+            reservation.release()
             if ready(record) {
                 try PlainLoop.stay(record, log: Logger(label: "qblk"))
             } else {
@@ -259,7 +259,7 @@ public enum LoopExport {
         _ ready: (MapRecord) -> Bool
     ) throws(ImageError) -> MapRecord {
         // A copy of the right to let go: closures cannot capture what is borrowed.
-        let letGo = reservation.lettingGo
+        let release = reservation.releasing
         var outcome: Result<MapRecord, ImageError> = .failure(ImageError(.system, "the map was not made"))
         var isWanted = true
         let supervisor = Supervisor(config, log: Logger(label: "qblk")) { () throws(ImageError) in chain }
@@ -267,7 +267,7 @@ public enum LoopExport {
             outcome = $0
             guard case .success(let record) = $0 else { return true }
             for note in supervisor.notes { options.notice(note) }
-            letGo()
+            release()
             isWanted = ready(record)
             return isWanted
         }

@@ -22,7 +22,7 @@ enum PlainLoop {
         _ chain: ImageChain, name: String, image: FilePath, readOnly: Bool, blockSize: Int,
         write: (MapRecord) throws(ImageError) -> Void
     ) throws(ImageError) -> MapRecord {
-        if !readOnly { try CarrierLock.take(on: chain.files[0]) }
+        if !readOnly { try WriterLock.take(on: chain.files[0]) }
         let device = try LoopDevice.attach(
             fd: chain.files[0].fd, readOnly: readOnly, directIO: true, partitionScan: true, autoClear: true,
             blockSize: UInt32(truncatingIfNeeded: blockSize), name: image)
@@ -35,7 +35,7 @@ enum PlainLoop {
             try write(record)
             try device.keep()
         } catch {
-            device.letGo()
+            device.release()
             throw error
         }
         return record

@@ -261,7 +261,7 @@ private struct ChainOpener {
             // Its last writer may have changed its length between the opening and the lock.
             if !options.joinsLocks { _ = try file.currentLength() }
         }
-        if file.isWritable, options.carriesWrites { try CarrierLock.take(on: file) }
+        if file.isWritable, options.takesWriterLock { try WriterLock.take(on: file) }
     }
 
     /// Shares the memory for L2 tables among the layers by what each could use.

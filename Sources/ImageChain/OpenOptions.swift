@@ -26,9 +26,9 @@ public struct OpenOptions: Sendable {
     public var lock: Bool = true
     /// A process that started this one holds the locks already: they are taken here too, and nobody is asked.
     public var joinsLocks: Bool = false
-    /// Writes will go through this chain. Then those of a predecessor that was killed are waited for (`CarrierLock`). Off
+    /// Writes will go through this chain. Then those of a predecessor that was killed are waited for (`WriterLock`). Off
     /// for who opens an image for writing only to hold its locks, or to look.
-    public var carriesWrites: Bool = true
+    public var takesWriterLock: Bool = true
     /// Open the active image (and its data file) for writing, with QEMU's lock for a writer. Its backing files stay
     /// read-only. A raw file that ends inside a sector is completed with zeros.
     public var writable: Bool = false

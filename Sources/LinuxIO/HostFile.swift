@@ -35,7 +35,7 @@ public final class HostFile: Sendable, ResizableStorage {
     let leastLength: Atomic<UInt64>
     /// A mapping shows what the kernel has in memory, and the kernel tells this process the truth about that.
     private let hasPages: Bool
-    private let window = Mutex<FileWindow?>(nil)
+    private let window = Mutex<PageCacheMapping?>(nil)
 
     /// Length in bytes when opened, or since the last write, truncation or `currentLength()` through this object.
     public var length: UInt64 { knownLength.load(ordering: .relaxed) }
@@ -156,11 +156,11 @@ public final class HostFile: Sendable, ResizableStorage {
 
     /// The file's pages in memory, for transfers without system calls; nil where that cannot be. `room`: how large the
     /// file may become; asked once, the first answer stays.
-    public func pages(room: UInt64) -> FileWindow? {
+    public func pages(room: UInt64) -> PageCacheMapping? {
         guard hasPages else { return nil }
         return window.withLock { window in
             if window == nil {
-                window = FileWindow(fd: fd, room: max(room, length), writable: isWritable, inMemory: isTmpfs)
+                window = PageCacheMapping(fd: fd, room: max(room, length), writable: isWritable, inMemory: isTmpfs)
             }
             return window
         }

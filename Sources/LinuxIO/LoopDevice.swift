@@ -14,11 +14,11 @@ public struct LoopDevice: Sendable {
     /// Direct I/O was granted when this value was made. The kernel falls back without a word where it cannot.
     public let usesDirectIO: Bool
     /// Keeps an auto-clearing device from clearing before its user has it open.
-    let hold: LoopHold?
+    let handle: LoopHandle?
 
     /// Attaches `fd` to a free loop device. The device keeps a reference to the open file description, with its locks.
     ///
-    /// With `autoClear` the device detaches when its last user closes it. Until `letGo()`, or until this value and its
+    /// With `autoClear` the device detaches when its last user closes it. Until `release()`, or until this value and its
     /// copies are dropped, the value is such a user.
     /// `name` is what losetup shows if the kernel has no path, at most 63 bytes. `blockSize` 0 leaves it to the kernel.
     public static func attach(
@@ -76,14 +76,14 @@ public struct LoopDevice: Sendable {
         }
         let direct = flags & QB_LO_FLAGS_DIRECT_IO != 0
         return LoopDevice(
-            number: number, path: node, usesDirectIO: direct, hold: autoClear ? LoopHold(device) : nil)
+            number: number, path: node, usesDirectIO: direct, handle: autoClear ? LoopHandle(device) : nil)
     }
 
     /// The loop device with this number, attached or not. Its file is not asked: that may have no server any more.
     public static func open(_ number: Int32) throws(ImageError) -> LoopDevice {
         do throws(Errno) {
             let path = try makeNode(number)
-            return LoopDevice(number: number, path: path, usesDirectIO: usesDirectIO(number), hold: nil)
+            return LoopDevice(number: number, path: path, usesDirectIO: usesDirectIO(number), handle: nil)
         } catch {
             throw loopError("open loop device \(number)", error)
         }
@@ -98,7 +98,7 @@ public struct LoopDevice: Sendable {
             guard name.hasPrefix("loop"), let number = Int32(name.dropFirst(4)),
                 Filesystem.exists("/sys/block/\(name)/loop/backing_file")
             else { return nil }
-            return LoopDevice(number: number, path: "/dev/\(name)", usesDirectIO: usesDirectIO(number), hold: nil)
+            return LoopDevice(number: number, path: "/dev/\(name)", usesDirectIO: usesDirectIO(number), handle: nil)
         }.sorted { $0.number < $1.number }
     }
 
@@ -112,14 +112,14 @@ public struct LoopDevice: Sendable {
             try withDevice { fd throws(Errno) in
                 if ioctl(fd, UInt(QB_LOOP_CLR_FD), 0) != 0, errno != ENXIO { throw .last }
             }
-            hold?.close()
+            handle?.close()
         } catch {
             throw LoopDevice.loopError("detach \(path)", error)
         }
     }
 
     /// Stops being a user of the device: an auto-clearing one detaches now unless somebody else has it open.
-    public func letGo() { hold?.close() }
+    public func release() { handle?.close() }
 
     /// Takes over a new length of the file, while the device is in use.
     public func setCapacity() throws(ImageError) {
@@ -132,7 +132,7 @@ public struct LoopDevice: Sendable {
 
     /// Runs `body` on a descriptor of the device: the held one or one for the moment.
     func withDevice<R>(_ body: (Int32) throws(Errno) -> R) throws(Errno) -> R {
-        if let hold { return try hold.withDescriptor(or: path, body) }
+        if let handle { return try handle.withDescriptor(or: path, body) }
         let device = OwnedFD(taking: try retrying { Glibc.open(path, O_RDONLY | O_CLOEXEC) })
         return try body(device.raw)
     }
@@ -151,7 +151,7 @@ public struct LoopDevice: Sendable {
 }
 
 /// The open descriptor of an auto-clearing loop device.
-final class LoopHold: Sendable {
+final class LoopHandle: Sendable {
     private let owned: Mutex<OwnedFD?>
 
     init(_ device: consuming OwnedFD) { owned = Mutex(device) }

@@ -4,8 +4,8 @@ public import CQblk
 import Glibc
 public import SystemPackage
 
-/// Which places of a ring's table of registered files are free. Made with the first file; nil where there is none.
-struct FilePlaces {
+/// Which registeredFiles of a ring's table of registered files are free. Made with the first file; nil where there is none.
+struct RegisteredFiles {
     static let count = 1024
     var free: [Int32]
 }
@@ -13,23 +13,23 @@ struct FilePlaces {
 extension Ring {
     /// Registers one more file, in a table of its own; its index, to be used with `Flag.fixedFile`, or -1 when the kernel
     /// does not want to. Not to be mixed with `registerFiles`. The ring keeps the file open until `releaseFile`.
-    public func keepFile(_ fd: Int32) -> Int32 {
-        if places == nil {
-            let hasTable = qb_ring_register_places(ring, UInt32(FilePlaces.count)) >= 0
-            places = FilePlaces(free: hasTable ? (0..<Int32(FilePlaces.count)).reversed() : [])
+    public func registerFile(_ fd: Int32) -> Int32 {
+        if registeredFiles == nil {
+            let hasTable = qb_ring_register_places(ring, UInt32(RegisteredFiles.count)) >= 0
+            registeredFiles = RegisteredFiles(free: hasTable ? (0..<Int32(RegisteredFiles.count)).reversed() : [])
         }
-        guard let place = places?.free.popLast() else { return -1 }
+        guard let place = registeredFiles?.free.popLast() else { return -1 }
         guard qb_ring_set_place(ring, UInt32(place), fd) >= 0 else {
-            places?.free.append(place)
+            registeredFiles?.free.append(place)
             return -1
         }
         return place
     }
 
-    /// Gives a place of `keepFile` back. Requests in flight finish.
+    /// Gives a place of `registerFile` back. Requests in flight finish.
     public func releaseFile(_ place: Int32) {
         guard place >= 0, qb_ring_set_place(ring, UInt32(place), -1) >= 0 else { return }
-        places?.free.append(place)
+        registeredFiles?.free.append(place)
     }
 
     /// Lets requests name these files by their index, with `Flag.fixedFile`. -1 keeps an index free. Once per ring.

@@ -11,7 +11,7 @@ public final class Ring {
     /// The mode that the kernel granted.
     public let mode: Mode
 
-    var places: FilePlaces?
+    var registeredFiles: RegisteredFiles?
 
     public enum Mode: Int32, Sendable, CaseIterable {
         /// Completions are worked off only when this thread asks (kernel 6.1). Best.

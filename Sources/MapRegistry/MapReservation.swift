@@ -24,8 +24,8 @@ public struct MapReservation: ~Copyable {
     public borrowing func write(_ record: MapRecord) throws(ImageError) { try registry.write(record) }
 
     /// Gives up the right: the map is made, and may be taken down by others.
-    public borrowing func letGo() { lock.letGo() }
-    public var lettingGo: @Sendable () -> Void { lock.letGo }
+    public borrowing func release() { lock.release() }
+    public var releasing: @Sendable () -> Void { lock.release }
 
     /// Removes the folder and the record, and gives the name back.
     public consuming func remove() throws(ImageError) { try registry.remove(name) }
@@ -50,5 +50,5 @@ extension MapRegistry {
 private final class LockHolder: Sendable {
     private let lock: Mutex<FileLock?>
     init(_ lock: consuming FileLock) { self.lock = Mutex(lock) }
-    @Sendable func letGo() { lock.withLock { $0 = nil } }
+    @Sendable func release() { lock.withLock { $0 = nil } }
 }

@@ -11,7 +11,7 @@ import Virtqueue
 final class GuestMapping: Sendable {
     let region: MemoryRegion
     private let mapping: Mapping
-    private let guarded: MemoryGuard.Range?
+    private let guarded: SIGBUSGuard.Range?
     /// Kept for the writes that take the guest's bytes from the file.
     private let descriptor: SharedFD
     /// The mapping as a file, if reading the file is the same as reading the memory.
@@ -50,10 +50,10 @@ final class GuestMapping: Sendable {
         self.descriptor = descriptor
         // What else can be mapped may answer a read in its own way.
         file = SharedMemory.isMemory(fd) ? MemoryFile(start: mapping.pointer, count: count, fd: fd, offset: 0) : nil
-        guarded = MemoryGuard.add(mapping.pointer, count: count)
+        guarded = SIGBUSGuard.add(mapping.pointer, count: count)
     }
 
-    deinit { if let guarded { MemoryGuard.remove(guarded) } }
+    deinit { if let guarded { SIGBUSGuard.remove(guarded) } }
 }
 
 /// Memory of a shared file that is no guest memory: a log, or a record of requests in flight.
@@ -61,7 +61,7 @@ final class SharedArea: Sendable {
     let count: Int
     private let mapping: Mapping
     private let start: Int
-    private let guarded: MemoryGuard.Range?
+    private let guarded: SIGBUSGuard.Range?
 
     var base: UnsafeMutableRawPointer { mapping.pointer + start }
 
@@ -82,10 +82,10 @@ final class SharedArea: Sendable {
         }
         start = Int(offset - place)
         count = Int(size)
-        guarded = MemoryGuard.add(mapping.pointer, count: Int(end - place))
+        guarded = SIGBUSGuard.add(mapping.pointer, count: Int(end - place))
     }
 
-    deinit { if let guarded { MemoryGuard.remove(guarded) } }
+    deinit { if let guarded { SIGBUSGuard.remove(guarded) } }
 }
 
 /// A message that is understood and not obeyed; the connection goes on.

@@ -103,7 +103,7 @@ struct MapCommand: ParsableCommand {
         options.blockSize = blockSize
         options.format = try ImageFormat.required(image.format, path: path, readOnly: readOnly)
         options.writable = !readOnly
-        options.carriesWrites = false
+        options.takesWriterLock = false
         options.l2CacheLimit = l2Cache.bytes
         if let snapshot { options.snapshot = try SnapshotChoice.id(snapshot, in: path, options) }
         let choice =

@@ -60,7 +60,7 @@ import SystemPackage
             }
             #expect(refused?.kind == .locked)
             writing.filesUse = .share
-            writing.carriesWrites = false
+            writing.takesWriterLock = false
             let second = try ImageChain.open(path: FilePath(shop.path("a.qcow2")), options: writing)
             #expect(second.isWritable)
         }

@@ -74,7 +74,7 @@ func eventually(_ condition: () -> Bool) -> Bool {
         let loop = try LoopDevice.attach(fd: file.fd, readOnly: false, autoClear: true, name: "x")
         #expect(try loop.status()?.clearsItself == true)
         let user = try HostFile.open(path: FilePath(loop.path))
-        loop.letGo()
+        loop.release()
         #expect(try LoopDevice.open(loop.number).status()?.identity == file.identity)
         withExtendedLifetime(user) {}
         _ = consume user
@@ -141,7 +141,7 @@ func eventually(_ condition: () -> Bool) -> Bool {
             return try await group.reduce(into: []) { $0.append($1) }
         }
         #expect(Set(devices.map(\.number)).count == 8)
-        for device in devices { device.letGo() }
+        for device in devices { device.release() }
     }
 
     @Test func detachingTwiceIsNoError() throws {

@@ -176,7 +176,7 @@ private struct ImageFileResize {
         guard end > chain.size else { return }
         var options = open
         // This process has the locks.
-        (options.joinsLocks, options.carriesWrites, options.diskSize) = (true, false, newSize)
+        (options.joinsLocks, options.takesWriterLock, options.diskSize) = (true, false, newSize)
         let grown = try ImageChain.open(path: request.path, options: options)
         try clear(grown, GuestOffset(chain.size), count: Int(end - chain.size))
         try grown.close()

@@ -12,7 +12,7 @@ enum RawResize {
         }
         let file = try HostFile.open(path: request.path, writable: true, direct: .never)
         if options.lock { try ImageLock.take(.writableImage, on: file) }
-        try CarrierLock.take(on: file)
+        try WriterLock.take(on: file)
         let length = try file.currentLength()
         // As a guest sees it: whole sectors.
         let newSize = try request.newSize((length + 511) & ~511)

@@ -6,7 +6,7 @@ import Glibc
 
 /// One exclusive lock for each open file description that writes go through. A request in flight keeps its description
 /// open, and with it the lock. QEMU knows nothing of these bytes; its own locks (`ImageLock`) say who may write at all.
-public enum CarrierLock {
+public enum WriterLock {
     /// Away from QEMU's bytes 100... and 200...
     private static let bufferedByte: UInt64 = 300
     private static let directByte: UInt64 = 301

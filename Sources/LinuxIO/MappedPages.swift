@@ -4,7 +4,7 @@ import Glibc
 public import Synchronization
 
 /// A window as the data path sees it: no counted references. `.none` holds nothing.
-@frozen public struct FilePages: BitwiseCopyable {
+@frozen public struct MappedPages: BitwiseCopyable {
     public static let size = 4096
     @usableFromInline static let shift = 12
     @usableFromInline static let mask: UInt64 = 4095
@@ -14,7 +14,7 @@ public import Synchronization
     /// Bytes; 0: there is no window.
     public let count: UInt64
 
-    public static var none: FilePages { FilePages() }
+    public static var none: MappedPages { MappedPages() }
     private init() { (start, known, count) = (nil, nil, 0) }
     init(base: UnsafeMutableRawPointer, known: UnsafeMutablePointer<Atomic<UInt64>>, count: UInt64) {
         (start, self.known, self.count) = (base, known, count)
@@ -32,8 +32,8 @@ public import Synchronization
     /// Whether all pages of the bytes were in memory when last seen.
     @inlinable @inline(__always) public func holds(_ offset: UInt64, _ length: Int) -> Bool {
         guard contains(offset, length), let known else { return false }
-        var page = offset >> UInt64(FilePages.shift)
-        let end = (offset &+ UInt64(truncatingIfNeeded: length) &+ FilePages.mask) >> UInt64(FilePages.shift)
+        var page = offset >> UInt64(MappedPages.shift)
+        let end = (offset &+ UInt64(truncatingIfNeeded: length) &+ MappedPages.mask) >> UInt64(MappedPages.shift)
         while page < end {
             let first = page & 63
             let number = min(64 &- first, end &- page)
@@ -49,7 +49,7 @@ public import Synchronization
     /// Brings the bytes' pages into memory and into the mapping, those of holes, too, to be written. False: not all. The
     /// window must reach as far as the bytes do.
     public func populate(_ offset: UInt64, _ length: Int) -> Bool {
-        let inPage = Int(truncatingIfNeeded: offset & FilePages.mask)
+        let inPage = Int(truncatingIfNeeded: offset & MappedPages.mask)
         let start = base + (Int(truncatingIfNeeded: offset) &- inPage)
         return madvise(start, inPage &+ length, MADV_POPULATE_WRITE) == 0
     }
@@ -82,7 +82,7 @@ public struct PageCopy: BitwiseCopyable {
 
     /// The window must reach as far as the bytes do.
     @inline(__always)
-    public init(from pages: FilePages, _ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) {
+    public init(from pages: MappedPages, _ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) {
         copy = qb_copy(to: memory, from: pages.base + Int(truncatingIfNeeded: offset), count: length)
     }
     public init() { copy = qb_copy(to: nil, from: nil, count: 0) }
@@ -95,7 +95,7 @@ public struct PageCopy: BitwiseCopyable {
     }
 
     /// The position in the file behind the bytes, of a copy out of `pages`.
-    public func end(in pages: FilePages) -> UInt64 {
+    public func end(in pages: MappedPages) -> UInt64 {
         UInt64(truncatingIfNeeded: copy.from.unsafelyUnwrapped - UnsafeRawPointer(pages.base) &+ copy.count)
     }
 

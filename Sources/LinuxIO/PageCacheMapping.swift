@@ -6,7 +6,7 @@ import Glibc
 import Synchronization
 
 /// A file's pages in memory, seen through a shared mapping of the whole file. For any number of threads.
-public final class FileWindow: Sendable {
+public final class PageCacheMapping: Sendable {
     /// Belongs to the file whose window this is, and so lasts as long.
     private let fd: Int32
     private let address: UInt
@@ -30,13 +30,13 @@ public final class FileWindow: Sendable {
     /// Maps `room` bytes of the file, which may be more than it has yet. Nil where that cannot be, or would not do.
     init?(fd: Int32, room: UInt64, writable: Bool, inMemory: Bool) {
         let part = UInt64(1) << Self.partShift
-        guard room > 0, room <= Self.largest, sysconf(Int32(_SC_PAGESIZE)) == FilePages.size else { return nil }
+        guard room > 0, room <= Self.largest, sysconf(Int32(_SC_PAGESIZE)) == MappedPages.size else { return nil }
         let bytes = Int((room + part - 1) & ~(part - 1))
         let access = writable ? PROT_READ | PROT_WRITE : PROT_READ
         guard let start = mmap(nil, bytes, access, MAP_SHARED | MAP_NORESERVE, fd, 0), start != MAP_FAILED else {
             return nil
         }
-        let bitBytes = max(bytes >> (FilePages.shift + 3), 4096)
+        let bitBytes = max(bytes >> (MappedPages.shift + 3), 4096)
         let bits = mmap(nil, bitBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         guard let bits, bits != MAP_FAILED else {
             munmap(start, bytes)
@@ -55,7 +55,7 @@ public final class FileWindow: Sendable {
         parts = .allocate(capacity: partWords)
         for i in 0..<partWords { (parts + i).initialize(to: Atomic(0)) }
         partsLeft = Atomic(Self.mostParts)
-        MemoryGuard.prepare()
+        SIGBUSGuard.prepare()
     }
 
     deinit {
@@ -65,8 +65,8 @@ public final class FileWindow: Sendable {
     }
 
     /// What the data path needs. Good as long as the window is.
-    public var pages: FilePages {
-        FilePages(
+    public var pages: MappedPages {
+        MappedPages(
             base: UnsafeMutableRawPointer(bitPattern: address).unsafelyUnwrapped,
             known: UnsafeMutableRawPointer(bitPattern: known).unsafelyUnwrapped
                 .assumingMemoryBound(to: Atomic<UInt64>.self),
@@ -84,21 +84,21 @@ public final class FileWindow: Sendable {
             fstat(fd, &status) == 0
         else { return }
         // Neighbours are asked about in the same call: where one page is, the next ones mostly are.
-        let whole = min(UInt64(clamping: status.st_size), pages.count) >> FilePages.shift
-        let first = (offset >> FilePages.shift) & ~Self.neighbours
-        let last = min((offset &+ UInt64(length) &- 1) >> FilePages.shift | Self.neighbours, whole &- min(whole, 1))
+        let whole = min(UInt64(clamping: status.st_size), pages.count) >> MappedPages.shift
+        let first = (offset >> MappedPages.shift) & ~Self.neighbours
+        let last = min((offset &+ UInt64(length) &- 1) >> MappedPages.shift | Self.neighbours, whole &- min(whole, 1))
         guard first <= last, first < whole else { return }
         withUnsafeTemporaryAllocation(
-            of: UInt8.self, capacity: Self.lookBytes >> FilePages.shift + 2 * Int(Self.neighbours + 1)
+            of: UInt8.self, capacity: Self.lookBytes >> MappedPages.shift + 2 * Int(Self.neighbours + 1)
         ) { there in
-            let start = pages.base + Int(first << FilePages.shift)
-            guard mincore(start, Int((last - first + 1) << FilePages.shift), there.baseAddress) == 0 else { return }
+            let start = pages.base + Int(first << MappedPages.shift)
+            guard mincore(start, Int((last - first + 1) << MappedPages.shift), there.baseAddress) == 0 else { return }
             var isWhole = true
             for page in first...last {
                 if there[Int(page - first)] & 1 != 0 && admit(page) { pages.add(page) } else { isWhole = false }
             }
             // One call for all of them costs less than a fault for each. (On a disk it would make them dirty.)
-            if isWhole, populates { madvise(start, Int((last - first + 1) << FilePages.shift), MADV_POPULATE_WRITE) }
+            if isWhole, populates { madvise(start, Int((last - first + 1) << MappedPages.shift), MADV_POPULATE_WRITE) }
         }
     }
     private static let lookBytes = 1 << 20
@@ -112,9 +112,9 @@ public final class FileWindow: Sendable {
         guard pages.contains(offset, length), fstat(fd, &status) == 0,
             offset &+ UInt64(length) <= UInt64(clamping: status.st_size)
         else { return false }
-        let parts = UInt64(1) << (Self.partShift - UInt64(FilePages.shift))
-        let last = (offset &+ UInt64(length) &- 1) >> FilePages.shift
-        var page = offset >> FilePages.shift
+        let parts = UInt64(1) << (Self.partShift - UInt64(MappedPages.shift))
+        let last = (offset &+ UInt64(length) &- 1) >> MappedPages.shift
+        var page = offset >> MappedPages.shift
         while page <= last {
             guard admit(page) else { return false }
             page = (page / parts + 1) * parts
@@ -132,8 +132,8 @@ public final class FileWindow: Sendable {
     public func wrote(_ offset: UInt64, _ length: Int) {
         let pages = self.pages
         guard pages.contains(offset, length) else { return }
-        var page = (offset &+ FilePages.mask) >> FilePages.shift
-        let end = (offset &+ UInt64(length)) >> FilePages.shift
+        var page = (offset &+ MappedPages.mask) >> MappedPages.shift
+        let end = (offset &+ UInt64(length)) >> MappedPages.shift
         while page < end {
             if admit(page) { pages.add(page) }
             page += 1
@@ -145,7 +145,7 @@ public final class FileWindow: Sendable {
         let pages = self.pages
         guard offset < pages.count, length > 0 else { return }
         let last = min(length &- 1, pages.count &- 1 &- offset) &+ offset
-        pages.remove(offset >> UInt64(FilePages.shift), through: last >> UInt64(FilePages.shift))
+        pages.remove(offset >> UInt64(MappedPages.shift), through: last >> UInt64(MappedPages.shift))
     }
 
     /// Memory is short. The kernel may have what is mapped; the bits go too, as pages of zeros.
@@ -156,7 +156,7 @@ public final class FileWindow: Sendable {
 
     /// Whether the page's part of the page table is there, or may be.
     private func admit(_ page: UInt64) -> Bool {
-        let part = page >> (Self.partShift - UInt64(FilePages.shift))
+        let part = page >> (Self.partShift - UInt64(MappedPages.shift))
         let (word, bit) = (Int(part / 64), UInt64(1) << (part % 64))
         if parts[word].load(ordering: .relaxed) & bit != 0 { return true }
         guard partsLeft.load(ordering: .relaxed) > 0 else { return false }

@@ -6,7 +6,7 @@ import LinuxIO
 import Testing
 import SystemPackage
 
-@Suite struct CarrierLockTests {
+@Suite struct WriterLockTests {
     /// Holds what a request in flight would hold, by a thread that closes it after `milliseconds`.
     private struct Dying: ThreadWork, ~Copyable {
         let fd: Int32
@@ -23,13 +23,13 @@ import SystemPackage
         let path = try scratch.file("a", pattern(512))
         var old: HostFile? = try HostFile.open(path: FilePath(path), writable: true, direct: .never)
         let held = dup(try #require(old).fd)
-        try CarrierLock.take(on: try #require(old))
+        try WriterLock.take(on: try #require(old))
         old = nil
         let new = try HostFile.open(path: FilePath(path), writable: true)
-        let error = #expect(throws: ImageError.self) { try CarrierLock.take(on: new, milliseconds: 50) }
+        let error = #expect(throws: ImageError.self) { try WriterLock.take(on: new, milliseconds: 50) }
         #expect(error?.kind == .locked)
         let thread = try WorkerThread.start("dying", Dying(fd: held, milliseconds: 200))
-        try CarrierLock.take(on: new, milliseconds: 60_000)
+        try WriterLock.take(on: new, milliseconds: 60_000)
         thread.join()
     }
 
@@ -40,15 +40,15 @@ import SystemPackage
         var old: HostFile? = try HostFile.open(path: FilePath(path), writable: true)
         guard let file = old, file.directFD >= 0 else { return }
         let held = dup(file.directFD)
-        try CarrierLock.take(on: file)
+        try WriterLock.take(on: file)
         old = nil
         _ = consume file
         for mode in [HostFile.DirectMode.ifPossible, .never] {
             let new = try HostFile.open(path: FilePath(path), writable: true, direct: mode)
-            #expect(throws: ImageError.self) { try CarrierLock.take(on: new, milliseconds: 20) }
+            #expect(throws: ImageError.self) { try WriterLock.take(on: new, milliseconds: 20) }
         }
         close(held)
-        try CarrierLock.take(on: try HostFile.open(path: FilePath(path), writable: true), milliseconds: 60_000)
+        try WriterLock.take(on: try HostFile.open(path: FilePath(path), writable: true), milliseconds: 60_000)
     }
 
     @Test("the length is looked at anew: the last writes may have changed it")
@@ -57,7 +57,7 @@ import SystemPackage
         let path = try scratch.file("a", pattern(512))
         let file = try HostFile.open(path: FilePath(path), writable: true)
         #expect(truncate(path, 8192) == 0)
-        try CarrierLock.take(on: file)
+        try WriterLock.take(on: file)
         #expect(file.length == 8192)
     }
 

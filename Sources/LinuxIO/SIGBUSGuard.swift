@@ -6,7 +6,7 @@ import Glibc
 import Synchronization
 
 /// Ranges of this process's address space whose pages may go away.
-public enum MemoryGuard {
+public enum SIGBUSGuard {
     /// A guarded range, to take out again.
     public struct Range: Sendable { fileprivate let index: Int }
 
@@ -17,8 +17,8 @@ public enum MemoryGuard {
     private final class Table: Sendable {
         nonisolated(unsafe) let words: UnsafeMutablePointer<Atomic<UInt>>
         init() {
-            words = .allocate(capacity: 2 * MemoryGuard.limit)
-            for i in 0..<2 * MemoryGuard.limit { (words + i).initialize(to: Atomic(0)) }
+            words = .allocate(capacity: 2 * SIGBUSGuard.limit)
+            for i in 0..<2 * SIGBUSGuard.limit { (words + i).initialize(to: Atomic(0)) }
         }
     }
     private static let table = Table()
@@ -62,7 +62,7 @@ public enum MemoryGuard {
         action.__sigaction_handler.sa_sigaction = { signal, info, _ in
             if let info { qb_end_copy(qb_fault_address(info)) }
             let address = info.map { UInt(bitPattern: qb_fault_address($0)) } ?? 0
-            guard MemoryGuard.replace(address) else {
+            guard SIGBUSGuard.replace(address) else {
                 // Not ours: the default is what it would have been.
                 Glibc.signal(SIGBUS, SIG_DFL)
                 return

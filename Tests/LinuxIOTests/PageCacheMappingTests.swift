@@ -7,7 +7,7 @@ import LinuxIO
 import Testing
 import SystemPackage
 
-struct FileWindowTests {
+struct PageCacheMappingTests {
     /// In memory, and on a disk where the file system there is one that windows are for.
     private static let places = ["/dev/shm", "/tmp"]
 
@@ -15,7 +15,7 @@ struct FileWindowTests {
         let scratch: Scratch
         let path: String
         let file: HostFile
-        let window: FileWindow
+        let window: PageCacheMapping
     }
 
     /// Ends the test where the file system of the place is none that windows are for.
@@ -30,7 +30,7 @@ struct FileWindowTests {
         return Opened(scratch: scratch, path: path, file: file, window: window)
     }
 
-    private func copy(_ window: FileWindow, _ offset: UInt64, _ count: Int) -> [UInt8]? {
+    private func copy(_ window: PageCacheMapping, _ offset: UInt64, _ count: Int) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0xee, count: count)
         let went = bytes.withUnsafeMutableBytes { memory in
             memory.baseAddress.map { window.pages.copy(offset, to: $0, count) } ?? false
@@ -149,6 +149,6 @@ struct FileWindowTests {
             }
             it.window.forget(offset, .max)
         }
-        #expect(!FilePages.none.holds(0, 1))
+        #expect(!MappedPages.none.holds(0, 1))
     }
 }
