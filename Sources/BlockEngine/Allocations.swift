@@ -9,7 +9,7 @@ import SystemPackage
 
 /// One allocating write.
 struct Allocation: BitwiseCopyable {
-    var ticket: WriteTicket?
+    var ticket: AllocatingWrite?
     var slot: Int32 = none
     /// Where in the request its bytes begin, how many they are, and where in the ticket's units they go.
     var at = 0

@@ -81,7 +81,7 @@ extension RequestEngine {
     }
 
     private func start(
-        _ ticket: WriteTicket, _ slot: Int32, _ wanted: UInt64, zeros: Bool, _ allocations: Allocations
+        _ ticket: AllocatingWrite, _ slot: Int32, _ wanted: UInt64, zeros: Bool, _ allocations: Allocations
     ) {
         let index = allocations.free.take()
         let record = slots + Int(slot)
@@ -101,18 +101,18 @@ extension RequestEngine {
             failCut(slot)
             return endAllocation(index, EIO, .atOnce)
         }
-        switch ticket.rest {
-        case .nothing:
+        switch ticket.fill {
+        case .none:
             if !zeros, goesStraight(slot, at: ticket.guest.bytes &+ inside, UInt64(op.pointee.length)) {
                 return sendStraight(index, op)
             }
             bringBytes(op, allocations.buffer(index))
             sendBuffer(index, op, from: op.pointee.inside, op.pointee.length)
-        case .zeros:
+        case .zero:
             memset(allocations.buffer(index), 0, Int(ticket.length))
             bringBytes(op, allocations.buffer(index))
             sendBuffer(index, op, from: 0, Int(ticket.length))
-        case .old: readOldBytes(index, op, allocations.buffer(index))
+        case .copy: readOldBytes(index, op, allocations.buffer(index))
         }
     }
 

@@ -29,7 +29,7 @@ public final class ImageWriter: Sendable {
     private struct Errand {
         /// Nil: bring everything to the disk.
         let journal: MappingJournal?
-        let outcome: Mailbox<Result<Adoption, ImageError>>
+        let outcome: Mailbox<Result<JournalReplay, ImageError>>
     }
 
     private struct Flushes {
@@ -99,7 +99,7 @@ public final class ImageWriter: Sendable {
         return grant
     }
 
-    public func finish(_ ticket: WriteTicket, isWritten: Bool, by seat: WriterSeat) {
+    public func finish(_ ticket: AllocatingWrite, isWritten: Bool, by seat: WriterSeat) {
         let isFull = plan.finish(ticket, isWritten: isWritten)
         ring(except: seat)
         if isFull { event.signal() }
@@ -236,7 +236,7 @@ public final class ImageWriter: Sendable {
 
     /// From here on changes stand in `journal`, too, which outlives this process; what a killed one left in it is true
     /// again. No request may be in flight, none may come meanwhile. When it throws, it can be tried again.
-    public func use(_ journal: MappingJournal) throws(ImageError) -> Adoption { try send(journal) }
+    public func use(_ journal: MappingJournal) throws(ImageError) -> JournalReplay { try send(journal) }
 
     /// Everything so far is on the disk afterwards. For when no request is in flight.
     public func settle() throws(ImageError) {
@@ -244,8 +244,8 @@ public final class ImageWriter: Sendable {
         _ = try send(nil)
     }
 
-    private func send(_ journal: MappingJournal?) throws(ImageError) -> Adoption {
-        let outcome: Mailbox<Result<Adoption, ImageError>>
+    private func send(_ journal: MappingJournal?) throws(ImageError) -> JournalReplay {
+        let outcome: Mailbox<Result<JournalReplay, ImageError>>
         do throws(Errno) {
             outcome = try Mailbox()
             try startHelper()
@@ -284,7 +284,7 @@ public final class ImageWriter: Sendable {
         return try plan.writeBack(to: storage, data: data)
     }
 
-    private func takeOver(_ journal: MappingJournal) throws(ImageError) -> Adoption {
+    private func takeOver(_ journal: MappingJournal) throws(ImageError) -> JournalReplay {
         let file = storage.identity
         let adoption = try plan.use(
             journal, identity: file.device &* 0x9e37_79b9_7f4a_7c15 ^ file.inode, storage: storage, data: data)
@@ -298,9 +298,9 @@ public final class ImageWriter: Sendable {
 
     /// True when a write-back is wanted.
     private func fulfilWants() -> Bool {
-        let wants = plan.takeWanted()
+        let wants = plan.takePrerequisites()
         for want in wants where want != .writeBack {
-            do throws(ImageError) { try plan.fulfil(want, storage) } catch { plan.fail(want, error.number ?? EIO) }
+            do throws(ImageError) { try plan.satisfy(want, storage) } catch { plan.fail(want, error.number ?? EIO) }
         }
         if !wants.isEmpty { ring() }
         return wants.contains(.writeBack)

@@ -82,7 +82,7 @@ struct DirtyWords {
 }
 
 /// Guest clusters that somebody has a ticket for: as many ranges as tickets, which are few.
-struct TicketedClusters {
+struct InFlightClusters {
     private var ranges: [(first: UInt64, end: UInt64)] = []
 
     var count: UInt64 { UInt64(ranges.count) }

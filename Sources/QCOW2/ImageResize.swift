@@ -117,7 +117,7 @@ public enum ImageResize {
             image, source: storage, dataLength: image.header.hasExternalData ? .max >> 1 : nil,
             cacheLimit: 4 << 20, forWriting: true)
         let writer = try QCOW2Writer(image, map: map, storage: storage, hasBacking: hasBacking)
-        if !writer.isPrepared { try writer.fulfil(.preparation, storage) }
+        if !writer.isPrepared { try writer.satisfy(.preparation, storage) }
         return writer
     }
 

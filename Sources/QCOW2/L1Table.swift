@@ -54,7 +54,7 @@ final class FileEnds: Sendable {
     func grow(data end: UInt64) { data.max(end, ordering: .relaxed) }
 
     /// The rules as of now.
-    func current(_ rules: EntryRules, guarded: GuardedClusters) -> EntryRules {
+    func current(_ rules: EntryValidator, guarded: ForbiddenClusters) -> EntryValidator {
         var now = rules
         now.guarded = guarded
         now.fileLength = file.load(ordering: .relaxed)

@@ -28,7 +28,7 @@ struct MappingWord {
 }
 
 /// Judges entries of one layer.
-struct EntryRules: Sendable {
+struct EntryValidator: Sendable {
     let clusterBits: UInt64
     let version: UInt32
     let subclusters: Bool
@@ -37,13 +37,13 @@ struct EntryRules: Sendable {
     var fileLength: UInt64
     var dataLength: UInt64
     let areas: MetadataAreas
-    var guarded = GuardedClusters()
+    var guarded = ForbiddenClusters()
 
     var clusterSize: UInt64 { 1 << clusterBits }
     /// Bits of a compressed entry that are the byte offset (specification: x = 62 - (cluster_bits - 8)).
     var compressedOffsetBits: UInt64 { 62 - (clusterBits - 8) }
 
-    func judgeL1(_ raw: UInt64) -> UInt64 {
+    func validateL1(_ raw: UInt64) -> UInt64 {
         let word = MappingWord(raw)
         guard raw & MappingWord.l1Reserved == 0 else { return damage(.reservedBits) }
         guard word.offset != 0 else { return 0 }
@@ -54,9 +54,9 @@ struct EntryRules: Sendable {
     }
 
     /// `guest` is the cluster's own guest offset, `table` the L2 table it stands in.
-    func judgeL2(_ raw: UInt64, guest: UInt64, table: UInt64) -> UInt64 {
+    func validateL2(_ raw: UInt64, guest: UInt64, table: UInt64) -> UInt64 {
         let word = MappingWord(raw)
-        if word.isCompressed { return judgeCompressed(raw) }
+        if word.isCompressed { return validateCompressed(raw) }
         let reserved = MappingWord.l2Reserved | (subclusters ? MappingWord.zeroFlag : 0)
         guard raw & reserved == 0 else { return damage(.reservedBits) }
         guard word.offset & (clusterSize - 1) == 0 else { return damage(.misaligned) }
@@ -84,8 +84,8 @@ struct EntryRules: Sendable {
     }
 
     /// The two words of an extended entry: bit s of the low half = subcluster s is allocated, of the high half = zero.
-    func judgeExtended(_ raw: UInt64, _ bitmap: UInt64, guest: UInt64, table: UInt64) -> (UInt64, UInt64) {
-        let judged = MappingWord(judgeL2(raw, guest: guest, table: table))
+    func validateExtended(_ raw: UInt64, _ bitmap: UInt64, guest: UInt64, table: UInt64) -> (UInt64, UInt64) {
+        let judged = MappingWord(validateL2(raw, guest: guest, table: table))
         if judged.isDamaged { return (judged.raw, 0) }
         if judged.isCompressed { return bitmap == 0 ? (judged.raw, 0) : (damage(.badSubclusterBitmap), 0) }
         let allocated = bitmap & 0xffff_ffff
@@ -97,7 +97,7 @@ struct EntryRules: Sendable {
         return (judged.raw, bitmap)
     }
 
-    private func judgeCompressed(_ raw: UInt64) -> UInt64 {
+    private func validateCompressed(_ raw: UInt64) -> UInt64 {
         guard !external else { return damage(.compressedInExternalData) }
         let (at, count) = compressedRange(raw)
         guard at < dataLength, !guarded.missing.contains(at >> clusterBits) else { return damage(.beyondEndOfFile) }

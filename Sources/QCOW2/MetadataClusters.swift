@@ -53,7 +53,7 @@ extension QCOW2Writer {
         guard let dirtySlices = DirtySlices(slots: map.cache.slots, wordsPerSlice: map.cache.wordsPerSlice) else {
             throw ImageError(.system, "there is not enough memory for the L2 cache")
         }
-        map.guarded.withLock { $0 = GuardedClusters(tables: clusters.set, missing: missing) }
+        map.guarded.withLock { $0 = ForbiddenClusters(tables: clusters.set, missing: missing) }
         self.init(
             image, map: map, refcountTable: table, metadata: clusters.set, fileLength: storage.length,
             canGrow: storage.canGrow, hasBacking: hasBacking, dirtySlices: dirtySlices)
@@ -90,7 +90,7 @@ extension QCOW2Writer {
 }
 
 /// Clusters that no entry of an image that is written may name.
-struct GuardedClusters: Sendable {
+struct ForbiddenClusters: Sendable {
     /// They hold tables.
     var tables: Set<UInt64> = []
     /// They were cut off.

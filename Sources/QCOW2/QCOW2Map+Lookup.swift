@@ -74,7 +74,7 @@ extension QCOW2Map {
     /// Standard entries: one word a cluster.
     @inline(__always)
     private func scanStandard(
-        _ view: TableCache.View, _ guest: GuestOffset, _ length: UInt64, table: UInt64
+        _ view: L2SliceCache.View, _ guest: GuestOffset, _ length: UInt64, table: UInt64
     ) -> MapAnswer {
         let perSlice = 1 << Int(truncatingIfNeeded: sliceCoverageBits - clusterBits)
         var index = Int(truncatingIfNeeded: guest.bytes >> clusterBits) & (perSlice - 1)

@@ -35,7 +35,7 @@ extension QCOW2Map {
     }
 
     private func scanForWrite(
-        _ view: TableCache.View, _ guest: GuestOffset, _ length: UInt64, table: UInt64
+        _ view: L2SliceCache.View, _ guest: GuestOffset, _ length: UInt64, table: UInt64
     ) -> WriteAnswer {
         let first = word(view, guest)
         if first.isDamaged { return .damaged(damage(first.damage, guest, length, bits: clusterBits, table: table)) }
@@ -53,7 +53,7 @@ extension QCOW2Map {
         return .inPlace(Extent(guest: guest, length: min(next, end) - guest.bytes, kind: .data, host: start))
     }
 
-    private func word(_ view: TableCache.View, _ guest: GuestOffset) -> MappingWord {
+    private func word(_ view: L2SliceCache.View, _ guest: GuestOffset) -> MappingWord {
         MappingWord(view[entryIndex(guest)])
     }
 
@@ -65,7 +65,7 @@ extension QCOW2Map {
     }
 
     /// Where the byte at `guest` may be overwritten; nil where it may not.
-    private func place(_ view: TableCache.View, _ guest: GuestOffset) -> HostOffset? {
+    private func place(_ view: L2SliceCache.View, _ guest: GuestOffset) -> HostOffset? {
         let index = entryIndex(guest)
         let word = MappingWord(view[index])
         let at = HostOffset(word.offset + guest.bytes & (clusterSize - 1))

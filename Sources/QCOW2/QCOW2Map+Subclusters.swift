@@ -4,7 +4,7 @@
 import DiskTypes
 
 extension QCOW2Map {
-    func scanExtended(_ view: TableCache.View, _ guest: GuestOffset, _ length: UInt64, table: UInt64) -> MapAnswer {
+    func scanExtended(_ view: L2SliceCache.View, _ guest: GuestOffset, _ length: UInt64, table: UInt64) -> MapAnswer {
         let perSlice = 1 << Int(truncatingIfNeeded: sliceCoverageBits - clusterBits)
         var index = Int(truncatingIfNeeded: guest.bytes >> clusterBits) & (perSlice - 1)
         var sub = Int(truncatingIfNeeded: guest.bytes >> subclusterBits) & 31

@@ -9,7 +9,7 @@ public final class QCOW2Map: BlockMap {
     public let size: UInt64
     public let clusterSize: UInt64
     public let compression: CompressionMethod
-    let rules: EntryRules
+    let rules: EntryValidator
     let clusterBits: UInt64
     /// Guest bytes one L2 table covers: 2 to this power. Likewise one slice of it.
     let coverageBits: UInt64
@@ -17,11 +17,11 @@ public final class QCOW2Map: BlockMap {
     let sliceBytes: UInt64
     let subclusterBits: UInt64
     let l1: L1Table
-    let cache: TableCache
+    let cache: L2SliceCache
     /// Where the file ends that holds the tables, and the one that holds the data: writing moves it.
     let ends: FileEnds
     /// In an image that is written: clusters that no entry may name.
-    let guarded = Mutex(GuardedClusters())
+    let guarded = Mutex(ForbiddenClusters())
 
     /// `dataLength`: bytes of the external data file, nil where data is in the image itself.
     /// `cacheLimit`: bytes of L2 table to keep; what the whole image needs is enough.
@@ -38,7 +38,7 @@ public final class QCOW2Map: BlockMap {
         subclusterBits = header.hasSubclusters ? UInt64(header.clusterBits) - 5 : UInt64(header.clusterBits)
         let l1Offset = snapshot?.l1Offset ?? header.l1Offset
         let needed = try Self.checkL1(header, snapshot, size: size, fileLength: source.length)
-        rules = EntryRules(
+        rules = EntryValidator(
             clusterBits: UInt64(header.clusterBits), version: header.version, subclusters: header.hasSubclusters,
             external: header.hasExternalData, fileLength: source.length, dataLength: dataLength ?? source.length,
             areas: MetadataAreas(header, l1Offset: l1Offset, l1Bytes: needed * 8))
@@ -52,7 +52,7 @@ public final class QCOW2Map: BlockMap {
         sliceCoverageBits = UInt64(entriesPerSlice.trailingZeroBitCount) + UInt64(header.clusterBits)
         let slices = needed << (coverageBits - sliceCoverageBits)
         guard
-            let cache = TableCache(
+            let cache = L2SliceCache(
                 tables: Int(slices), wordsPerSlice: Int(sliceBytes / 8), byteLimit: cacheLimit,
                 least: forWriting ? 8 : 2)
         else { throw ImageError(.system, "there is not enough memory for the L2 cache") }
@@ -82,7 +82,7 @@ public final class QCOW2Map: BlockMap {
     }
 
     private static func readL1(
-        _ source: some ByteSource, at start: HostOffset, entries: UInt64, _ rules: EntryRules
+        _ source: some ByteSource, at start: HostOffset, entries: UInt64, _ rules: EntryValidator
     ) throws(ImageError) -> ContiguousArray<UInt64> {
         var table = ContiguousArray<UInt64>()
         table.reserveCapacity(Int(entries))
@@ -90,7 +90,7 @@ public final class QCOW2Map: BlockMap {
             let count = min(131_072, Int(entries) - table.count)
             let bytes = BigEndianBytes(
                 try source.readAll(at: start + UInt64(table.count * 8), count: count * 8, what: "the L1 table"))
-            for i in 0..<count { table.append(rules.judgeL1(try bytes.u64(at: i * 8))) }
+            for i in 0..<count { table.append(rules.validateL1(try bytes.u64(at: i * 8))) }
         }
         return table
     }
@@ -126,7 +126,7 @@ public final class QCOW2Map: BlockMap {
         guard rules.subclusters else {
             cache.insert(slice, generation: generation) { i in
                 guard i < available else { return missing }
-                let judged = rules.judgeL2(word(i), guest: guestStart + UInt64(i) << clusterBits, table: l2Table)
+                let judged = rules.validateL2(word(i), guest: guestStart + UInt64(i) << clusterBits, table: l2Table)
                 return isShared ? MappingWord(judged).ofSharedTable.raw : judged
             }
             return
@@ -134,7 +134,7 @@ public final class QCOW2Map: BlockMap {
         cache.insert(slice, generation: generation) { i in
             let first = i & ~1
             guard first + 1 < available else { return i == first ? missing : 0 }
-            let pair = rules.judgeExtended(
+            let pair = rules.validateExtended(
                 word(first), word(first + 1), guest: guestStart + UInt64(first / 2) << clusterBits, table: l2Table)
             guard i == first else { return pair.1 }
             return isShared ? MappingWord(pair.0).ofSharedTable.raw : pair.0

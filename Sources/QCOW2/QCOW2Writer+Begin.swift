@@ -55,7 +55,7 @@ extension QCOW2Writer {
     }
 
     /// Asks the helper thread, unless it has tried and failed.
-    func want(_ want: Want, _ state: inout State) -> WriteGrant {
+    func want(_ want: Prerequisite, _ state: inout State) -> WriteGrant {
         if let error = state.failures.removeValue(forKey: want) { return .failed(error) }
         state.wanted.add(want)
         return .wants
@@ -102,8 +102,8 @@ extension QCOW2Writer {
             count += 1
         }
         return allocate(Int(count), at: guest, place, &state) { host, count, _ in
-            WriteTicket(
-                guest: guest, length: UInt64(count) << self.map.clusterBits, host: host, rest: .nothing,
+            AllocatingWrite(
+                guest: guest, length: UInt64(count) << self.map.clusterBits, host: host, fill: .none,
                 isNew: !self.map.rules.external, isWhole: true, clusters: UInt64(count))
         }
     }
@@ -117,15 +117,15 @@ extension QCOW2Writer {
         if isOwn(word) {
             // A zero cluster that kept its place.
             return .ticket(
-                WriteTicket(
+                AllocatingWrite(
                     guest: start, length: map.clusterSize, host: HostOffset(word.offset),
-                    rest: isAll ? .nothing : .zeros, isNew: false, isWhole: true, clusters: 1))
+                    fill: isAll ? .none : .zero, isNew: false, isWhole: true, clusters: 1))
         }
-        let old: WriteTicket.Rest = isAll ? .nothing : readsAsZeros(word) ? .zeros : .old
+        let old: AllocatingWrite.CowFill = isAll ? .none : readsAsZeros(word) ? .zero : .copy
         return allocate(1, at: start, place, &state) { host, _, isUntouched in
-            WriteTicket(
+            AllocatingWrite(
                 guest: start, length: self.map.clusterSize, host: host,
-                rest: old == .zeros && isUntouched ? .nothing : old, isNew: !self.map.rules.external, isWhole: true,
+                fill: old == .zero && isUntouched ? .none : old, isNew: !self.map.rules.external, isWhole: true,
                 clusters: 1)
         }
     }
@@ -147,7 +147,7 @@ extension QCOW2Writer {
         let range = first..<last
         return .ticket(
             ticket(
-                guest, length, range, host: word.offset, rest: rest(guest, length, range, bits), isNew: false))
+                guest, length, range, host: word.offset, fill: fill(guest, length, range, bits), isNew: false))
     }
 
     /// Subclusters of a new cluster. What is compressed or shared comes along as a whole.
@@ -158,10 +158,10 @@ extension QCOW2Writer {
         let start = GuestOffset(guest.bytes & ~(map.clusterSize - 1))
         if word.isCompressed || bits & 0xffff_ffff != 0 { return grantCluster(guest, length, word, place, &state) }
         let units = touched(guest, length)
-        let old = rest(guest, length, units, bits)
+        let old = fill(guest, length, units, bits)
         return allocate(1, at: start, place, &state) { host, _, isUntouched in
             self.ticket(
-                guest, length, units, host: host.bytes, rest: old == .zeros && isUntouched ? .nothing : old,
+                guest, length, units, host: host.bytes, fill: old == .zero && isUntouched ? .none : old,
                 isNew: !self.map.rules.external)
         }
     }
@@ -174,7 +174,9 @@ extension QCOW2Writer {
         return first..<max(first + 1, Int((end + (1 << map.subclusterBits) - 1) >> map.subclusterBits))
     }
 
-    private func rest(_ guest: GuestOffset, _ length: UInt64, _ units: Range<Int>, _ bits: UInt64) -> WriteTicket.Rest {
+    private func fill(_ guest: GuestOffset, _ length: UInt64, _ units: Range<Int>, _ bits: UInt64)
+        -> AllocatingWrite.CowFill
+    {
         let mask = (UInt64(1) << map.subclusterBits) - 1
         let inCluster = guest.bytes & (map.clusterSize - 1)
         let end = inCluster + length
@@ -182,20 +184,21 @@ extension QCOW2Writer {
         var partial: [Int] = []
         if inCluster & mask != 0 { partial.append(units.lowerBound) }
         if end < unitsEnd { partial.append(units.upperBound - 1) }
-        if partial.isEmpty { return .nothing }
+        if partial.isEmpty { return .none }
         let zeros = partial.allSatisfy { bits >> UInt64($0 + 32) & 1 != 0 || !hasBacking }
-        return zeros ? .zeros : .old
+        return zeros ? .zero : .copy
     }
 
     private func ticket(
-        _ guest: GuestOffset, _ length: UInt64, _ units: Range<Int>, host cluster: UInt64, rest: WriteTicket.Rest,
+        _ guest: GuestOffset, _ length: UInt64, _ units: Range<Int>, host cluster: UInt64,
+        fill: AllocatingWrite.CowFill,
         isNew: Bool
-    ) -> WriteTicket {
+    ) -> AllocatingWrite {
         let start = guest.bytes & ~(map.clusterSize - 1)
         let offset = UInt64(units.lowerBound) << map.subclusterBits
-        return WriteTicket(
+        return AllocatingWrite(
             guest: GuestOffset(start + offset), length: UInt64(units.count) << map.subclusterBits,
-            host: HostOffset(cluster + offset), rest: rest, isNew: isNew, isWhole: false, clusters: 1)
+            host: HostOffset(cluster + offset), fill: fill, isNew: isNew, isWhole: false, clusters: 1)
     }
 
     // MARK: host clusters
@@ -203,7 +206,7 @@ extension QCOW2Writer {
     /// Host clusters for up to `count` guest clusters at `guest`. In an external data file they have their place.
     private func allocate(
         _ count: Int, at guest: GuestOffset, _ place: Int, _ state: inout State,
-        _ make: (HostOffset, _ count: Int, _ isUntouched: Bool) -> WriteTicket
+        _ make: (HostOffset, _ count: Int, _ isUntouched: Bool) -> AllocatingWrite
     ) -> WriteGrant {
         if map.rules.external {
             let end = guest.bytes + UInt64(count) << map.clusterBits
@@ -215,7 +218,7 @@ extension QCOW2Writer {
                 make(HostOffset(own.clusters.lowerBound << map.clusterBits), own.clusters.count, own.isUntouched))
         }
         let run: Range<UInt64>
-        do throws(RefcountStore.Lack) {
+        do throws(ClusterAllocator.Lack) {
             // Where the file cannot grow by steps, a worker takes no more than it writes.
             run = try allocateClusters(state.growth > 0 ? state.reservations.wanted(count, at: place) : count, &state)
         } catch {
@@ -233,9 +236,9 @@ extension QCOW2Writer {
         return .ticket(make(HostOffset(clusters.lowerBound << map.clusterBits), clusters.count, isUntouched))
     }
 
-    private func allocateClusters(_ count: Int, _ state: inout State) throws(RefcountStore.Lack) -> Range<UInt64> {
+    private func allocateClusters(_ count: Int, _ state: inout State) throws(ClusterAllocator.Lack) -> Range<UInt64> {
         let clusters: Range<UInt64>
-        do throws(RefcountStore.Lack) { clusters = try state.refcounts.allocate(count) } catch {
+        do throws(ClusterAllocator.Lack) { clusters = try state.refcounts.allocate(count) } catch {
             guard error == .full else { throw error }
             // What others only keep is room, too.
             try state.giveBackReserved()
@@ -246,7 +249,7 @@ extension QCOW2Writer {
         return clusters
     }
 
-    func lacks(_ lack: RefcountStore.Lack, _ state: inout State) -> WriteGrant {
+    func lacks(_ lack: ClusterAllocator.Lack, _ state: inout State) -> WriteGrant {
         switch lack {
         case .block(let b): return want(.block(b), &state)
         case .full: return .failed(ENOSPC)

@@ -7,7 +7,7 @@ import Synchronization
 extension QCOW2Writer {
     /// Ends a ticket. `isWritten`: all bytes that it asked for are in the file; else nothing changes. True: there is so
     /// much that the disk lacks that it should go out now.
-    @discardableResult public func finish(_ ticket: WriteTicket, isWritten: Bool) -> Bool {
+    @discardableResult public func finish(_ ticket: AllocatingWrite, isWritten: Bool) -> Bool {
         state.withLock { state in
             let first = ticket.guest.bytes >> map.clusterBits
             let slice = Int(truncatingIfNeeded: ticket.guest.bytes >> map.sliceCoverageBits)
@@ -24,7 +24,7 @@ extension QCOW2Writer {
         }
     }
 
-    private func link(_ ticket: WriteTicket, _ cluster: UInt64, _ slice: Int, _ state: inout State) {
+    private func link(_ ticket: AllocatingWrite, _ cluster: UInt64, _ slice: Int, _ state: inout State) {
         let index = map.entryIndex(GuestOffset(cluster << map.clusterBits))
         let old = MappingWord(map.cache.word(slice, index))
         let host =
@@ -51,9 +51,11 @@ extension QCOW2Writer {
         if word.isCompressed {
             let stream = map.rules.compressedRange(word.raw)
             let last = (stream.host + stream.bytes - 1) >> map.clusterBits
-            for cluster in stream.host >> map.clusterBits...last { state.unlinked.append(GivenUp(cluster: cluster)) }
+            for cluster in stream.host >> map.clusterBits...last {
+                state.unlinked.append(DroppedReference(cluster: cluster))
+            }
         } else if word.offset != 0, !word.isDamaged {
-            state.unlinked.append(GivenUp(cluster: word.offset >> map.clusterBits))
+            state.unlinked.append(DroppedReference(cluster: word.offset >> map.clusterBits))
         }
     }
 

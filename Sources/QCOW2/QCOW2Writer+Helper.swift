@@ -12,7 +12,7 @@ import Synchronization
 
 extension QCOW2Writer {
     /// Does what `begin` wanted. By one thread at a time, the one that also calls `writeBack`.
-    public func fulfil(_ want: Want, _ storage: some ResizableStorage) throws(ImageError) {
+    public func satisfy(_ want: Prerequisite, _ storage: some ResizableStorage) throws(ImageError) {
         switch want {
         case .table(let index): try makeTable(index, storage)
         case .block(let b):
@@ -100,7 +100,7 @@ extension QCOW2Writer {
         }
         state.withLock { state in
             if old.offset != 0 {
-                state.unlinked.append(GivenUp(cluster: old.offset >> map.clusterBits, isTable: true))
+                state.unlinked.append(DroppedReference(cluster: old.offset >> map.clusterBits, isTable: true))
             }
             // No entry that is loaded from here on may name it.
             map.guarded.withLock { _ = $0.tables.insert(place.bytes >> map.clusterBits) }
@@ -113,8 +113,8 @@ extension QCOW2Writer {
 
     private func allocateTable(_ storage: some ResizableStorage) throws(ImageError) -> UInt64 {
         while true {
-            let result: Result<UInt64, RefcountStore.Lack> = state.withLock { state in
-                do throws(RefcountStore.Lack) {
+            let result: Result<UInt64, ClusterAllocator.Lack> = state.withLock { state in
+                do throws(ClusterAllocator.Lack) {
                     let cluster = try state.refcounts.allocate(1, asMetadata: true).lowerBound
                     if state.untouched != .max { state.untouched = max(state.untouched, cluster + 1) }
                     map.ends.grow(file: state.refcounts.end << map.clusterBits)
@@ -134,7 +134,7 @@ extension QCOW2Writer {
                     throw error
                 }
                 return place
-            case .failure(.block(let b)): try fulfil(.block(b), storage)
+            case .failure(.block(let b)): try satisfy(.block(b), storage)
             case .failure(.full): throw ImageError(.system, "there is no room for another table", number: ENOSPC)
             case .failure(.corrupt(let cluster)):
                 state.withLock { state in

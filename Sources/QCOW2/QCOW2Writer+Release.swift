@@ -10,7 +10,7 @@ extension QCOW2Writer {
     ) throws(ImageError) {
         if discards { try discardUnreferenced(freed, storage) }
         for next in freed.list {
-            while let block = release(next) { try fulfil(.block(block), storage) }
+            while let block = release(next) { try satisfy(.block(block), storage) }
         }
     }
 
@@ -31,7 +31,7 @@ extension QCOW2Writer {
         for (cluster, references) in given.sorted(by: { $0.key < $1.key }) {
             var answer = are(references, theLastOf: cluster)
             while let block = answer.missing {
-                try fulfil(.block(block), storage)
+                try satisfy(.block(block), storage)
                 answer = are(references, theLastOf: cluster)
             }
             guard answer.0 else { continue }
@@ -46,10 +46,10 @@ extension QCOW2Writer {
     }
 
     /// Gives one reference back; a refcount block that must be read first.
-    private func release(_ reference: GivenUp) -> Int? {
+    private func release(_ reference: DroppedReference) -> Int? {
         state.withLock { state in
             guard reference.isTable || !state.refcounts.metadata.contains(reference.cluster) else { return nil }
-            do throws(RefcountStore.Lack) {
+            do throws(ClusterAllocator.Lack) {
                 if try state.refcounts.release(reference.cluster) {
                     map.guarded.withLock { _ = $0.tables.remove(reference.cluster) }
                 }
@@ -71,13 +71,13 @@ extension QCOW2Writer {
             // As `release` does it: what an entry of the guest names and is metadata is left alone.
             let leaving = state.refcounts.metadata.contains(cluster) ? references.tables : references.all
             guard leaving > 0 else { return (false, nil) }
-            do throws(RefcountStore.Lack) { return (try state.refcounts.count(of: cluster) == leaving, nil) } catch {
+            do throws(ClusterAllocator.Lack) { return (try state.refcounts.count(of: cluster) == leaving, nil) } catch {
                 return (false, error.block)
             }
         }
     }
 }
 
-extension RefcountStore.Lack {
+extension ClusterAllocator.Lack {
     fileprivate var block: Int? { if case .block(let b) = self { b } else { nil } }
 }

@@ -15,8 +15,8 @@ extension QCOW2Writer {
     func allocateRow(_ count: UInt64, _ storage: some ResizableStorage) throws(ImageError) -> HostOffset {
         var search = RowSearch()
         while true {
-            let found: Result<UInt64, RefcountStore.Lack> = state.withLock { state in
-                do throws(RefcountStore.Lack) {
+            let found: Result<UInt64, ClusterAllocator.Lack> = state.withLock { state in
+                do throws(ClusterAllocator.Lack) {
                     let first = try state.refcounts.allocateRow(count, &search)
                     if state.untouched != .max { state.untouched = max(state.untouched, first + count) }
                     return .success(first)
@@ -33,9 +33,9 @@ extension QCOW2Writer {
         }
     }
 
-    private func meet(_ lack: RefcountStore.Lack, _ storage: some ResizableStorage) throws(ImageError) {
+    private func meet(_ lack: ClusterAllocator.Lack, _ storage: some ResizableStorage) throws(ImageError) {
         switch lack {
-        case .block(let b): try fulfil(.block(b), storage)
+        case .block(let b): try satisfy(.block(b), storage)
         case .full: throw ImageError(.system, "there is no room for a larger table", number: ENOSPC)
         case .corrupt(let cluster):
             throw .malformed(
@@ -50,7 +50,7 @@ extension QCOW2Writer {
             for index in first..<max(first, map.l1.count) where map.l1[index] != 0 {
                 let word = MappingWord(map.l1[index])
                 if !word.isDamaged {
-                    state.unlinked.append(GivenUp(cluster: word.offset >> map.clusterBits, isTable: true))
+                    state.unlinked.append(DroppedReference(cluster: word.offset >> map.clusterBits, isTable: true))
                 }
                 map.l1.set(index, 0)
                 state.dirtyL1.insert(index)
@@ -62,7 +62,7 @@ extension QCOW2Writer {
     func freeTable(_ start: HostOffset, bytes: UInt64, _ storage: some ResizableStorage) throws(ImageError) {
         guard bytes > 0 else { return }
         let clusters = start.bytes >> map.clusterBits...(start.bytes + bytes - 1) >> map.clusterBits
-        let list = clusters.map { GivenUp(cluster: $0, isTable: true) }
+        let list = clusters.map { DroppedReference(cluster: $0, isTable: true) }
         try release(FreedClusters(list: list), storage: storage, discards: true)
     }
 
@@ -82,8 +82,8 @@ extension QCOW2Writer {
     /// The file ends with its last cluster in use.
     func cutFile(_ storage: some ResizableStorage) throws(ImageError) {
         while true {
-            let lack: RefcountStore.Lack? = state.withLock { state in
-                do throws(RefcountStore.Lack) {
+            let lack: ClusterAllocator.Lack? = state.withLock { state in
+                do throws(ClusterAllocator.Lack) {
                     try state.refcounts.lowerEnd()
                     return nil
                 } catch { return error }
@@ -145,8 +145,8 @@ extension QCOW2Writer {
     }
 
     private func serve(_ storage: some ResizableStorage, _ data: (some ImageStorage)?) throws(ImageError) {
-        for want in takeWanted() {
-            if want == .writeBack { try settle(storage, data) } else { try fulfil(want, storage) }
+        for want in takePrerequisites() {
+            if want == .writeBack { try settle(storage, data) } else { try satisfy(want, storage) }
         }
     }
 

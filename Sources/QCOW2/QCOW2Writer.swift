@@ -20,14 +20,14 @@ public final class QCOW2Writer: Sendable {
 
     /// What only the lock's holder may touch.
     struct State {
-        var refcounts: RefcountStore
+        var refcounts: ClusterAllocator
         /// Guest clusters that somebody has a ticket for.
-        var tickets = TicketedClusters()
+        var tickets = InFlightClusters()
         /// Words of L2 slices that the disk does not have yet.
         var dirtySlices: DirtySlices
         var dirtyL1: Set<Int> = []
         /// References that the mapping in memory gave up, and the one on the disk still has.
-        var unlinked: [GivenUp] = []
+        var unlinked: [DroppedReference] = []
         /// Clusters from here on were never written: they read as zeros.
         var untouched: UInt64
         var reservations: Reservations
@@ -45,7 +45,7 @@ public final class QCOW2Writer: Sendable {
         /// Another program has cut the file.
         var isCut = false
         var wanted = Wanted()
-        var failures: [Want: Int32] = [:]
+        var failures: [Prerequisite: Int32] = [:]
         /// Where changes stand that the disk lacks, should this process be killed.
         var journal: MappingJournal?
         /// Changes come out of the journal: they are in it.
@@ -61,7 +61,7 @@ public final class QCOW2Writer: Sendable {
     }
 
     /// What the helper thread must do before a write can go on.
-    public enum Want: Hashable, Sendable {
+    public enum Prerequisite: Hashable, Sendable {
         /// Make, or copy, the L2 table of an L1 entry.
         case table(Int)
         /// Load a refcount block.
@@ -77,8 +77,8 @@ public final class QCOW2Writer: Sendable {
     }
 
     struct Wanted {
-        var list: [Want] = []
-        mutating func add(_ want: Want) { if !list.contains(want) { list.append(want) } }
+        var list: [Prerequisite] = []
+        mutating func add(_ want: Prerequisite) { if !list.contains(want) { list.append(want) } }
     }
 
     /// `metadata`: clusters that hold tables, which no data may touch (see `MetadataClusters`).
@@ -93,7 +93,7 @@ public final class QCOW2Writer: Sendable {
         isRawExternal = image.header.autoclear.contains(.rawExternalData)
         bitmaps = (try? image.bitmaps.get()) ?? []
         bitmapDirectory = image.extensions.bitmaps
-        let refcounts = RefcountStore(
+        let refcounts = ClusterAllocator(
             image.header, table: refcountTable, metadata: metadata, fileLength: fileLength, canGrow: canGrow)
         let mustPrepare =
             !image.header.autoclear.subtracting([.bitmaps, .rawExternalData]).isEmpty
@@ -109,7 +109,7 @@ public final class QCOW2Writer: Sendable {
     public var isPrepared: Bool { state.withLock { $0.isPrepared } }
 
     /// What the helper thread is to do now, oldest first; taken.
-    public func takeWanted() -> [Want] {
+    public func takePrerequisites() -> [Prerequisite] {
         state.withLock { state in
             let list = state.wanted.list
             state.wanted = Wanted()
@@ -118,7 +118,7 @@ public final class QCOW2Writer: Sendable {
     }
 
     /// A want could not be met: the next write that needs it gets the error.
-    public func fail(_ want: Want, _ error: Int32) { state.withLock { $0.failures[want] = error } }
+    public func fail(_ want: Prerequisite, _ error: Int32) { state.withLock { $0.failures[want] = error } }
 
     /// An entry names a cluster of the image's own tables: nothing is written any more, and the header says so.
     public func foundCorruption() {
@@ -171,7 +171,7 @@ public final class QCOW2Writer: Sendable {
 /// The answer to a write that allocates.
 public enum WriteGrant: Sendable {
     /// Write where the ticket says, then `finish`.
-    case ticket(WriteTicket)
+    case ticket(AllocatingWrite)
     /// It can be overwritten in place after all: somebody was faster.
     case inPlace
     /// Another write must end first: ask again when one has.
@@ -185,14 +185,14 @@ public enum WriteGrant: Sendable {
 }
 
 /// Leave to write some whole clusters, or subclusters of one.
-public struct WriteTicket: BitwiseCopyable, Sendable {
+public struct AllocatingWrite: BitwiseCopyable, Sendable {
     /// What the rest of the units must hold, of which the write brings only a part.
-    public enum Rest: UInt8, BitwiseCopyable, Sendable {
+    public enum CowFill: UInt8, BitwiseCopyable, Sendable {
         /// It holds it already, or there is none.
-        case nothing
-        case zeros
+        case none
+        case zero
         /// What the guest sees there now.
-        case old
+        case copy
     }
 
     /// The units: clusters or subclusters.
@@ -200,7 +200,7 @@ public struct WriteTicket: BitwiseCopyable, Sendable {
     public let length: UInt64
     /// Where `guest` goes, in the file of the data.
     public let host: HostOffset
-    public let rest: Rest
+    public let fill: CowFill
     /// The host clusters were free until now.
     let isNew: Bool
     /// All of the cluster is valid afterwards, whatever was before.

@@ -74,7 +74,7 @@ struct Reservations {
 
 extension QCOW2Writer.State {
     /// Makes everything that is only kept free again. What throws is to be done first; then it goes on from there.
-    mutating func giveBackReserved() throws(RefcountStore.Lack) {
+    mutating func giveBackReserved() throws(ClusterAllocator.Lack) {
         while let cluster = reservations.last {
             _ = try refcounts.release(cluster)
             reservations.dropLast()
@@ -90,12 +90,12 @@ extension QCOW2Writer {
     /// Makes clusters free again that workers only keep. By the thread that calls `writeBack`.
     public func giveBackReserved(_ storage: some ResizableStorage) throws(ImageError) {
         while true {
-            let result: Result<Void, RefcountStore.Lack> = state.withLock { state in
-                Result { () throws(RefcountStore.Lack) in try state.giveBackReserved() }
+            let result: Result<Void, ClusterAllocator.Lack> = state.withLock { state in
+                Result { () throws(ClusterAllocator.Lack) in try state.giveBackReserved() }
             }
             switch result {
             case .success: return
-            case .failure(.block(let block)): try fulfil(.block(block), storage)
+            case .failure(.block(let block)): try satisfy(.block(block), storage)
             case .failure: return
             }
         }

@@ -7,15 +7,15 @@ import Synchronization
 
 /// References that nobody has any more, on the disk neither. Free once no request that began before is in flight.
 public struct FreedClusters: Sendable {
-    var list: [GivenUp] = []
+    var list: [DroppedReference] = []
     public init() {}
-    init(list: [GivenUp]) { self.list = list }
+    init(list: [DroppedReference]) { self.list = list }
     public var isEmpty: Bool { list.isEmpty }
     public mutating func append(_ more: FreedClusters) { list += more.list }
 }
 
 /// One reference that a mapping had and has no more.
-struct GivenUp: Sendable {
+struct DroppedReference: Sendable {
     let cluster: UInt64
     /// It was to a table of the image itself. What an entry of the guest names may claim to be one, and is never freed.
     var isTable = false
@@ -26,7 +26,7 @@ private struct Changes {
     var refcounts = RefcountChanges()
     var slices: [(dirty: DirtyWords, runs: [SliceRun])] = []
     var l1: [(index: Int, word: UInt64)] = []
-    var unlinked: [GivenUp] = []
+    var unlinked: [DroppedReference] = []
     /// Data is written up to here.
     var end: UInt64 = 0
 }
@@ -57,7 +57,7 @@ extension QCOW2Writer {
             state.isWritingBack = false
         }
         return FreedClusters(
-            list: changes.unlinked + changes.refcounts.retired.map { GivenUp(cluster: $0, isTable: true) })
+            list: changes.unlinked + changes.refcounts.retired.map { DroppedReference(cluster: $0, isTable: true) })
     }
 
     // MARK: the steps

@@ -5,17 +5,17 @@ import Testing
 
 @testable import QCOW2
 
-@Suite struct EntryRulesTests {
+@Suite struct EntryValidatorTests {
     static let length: UInt64 = 0x10_0000
     /// 64 KiB clusters: header, refcount table, L1 table in the first three.
     static func rules(
         version: UInt32 = 3, subclusters: Bool = false, external: Bool = false, bits: UInt32 = 16
-    ) throws -> EntryRules {
+    ) throws -> EntryValidator {
         var image = ImageBytes(clusterBits: bits, size: 1 << 20)
         image.put(UInt32(1), at: 60)
         image.put(UInt64(4) << UInt64(bits), at: 64)
         let header = try image.header()
-        return EntryRules(
+        return EntryValidator(
             clusterBits: UInt64(bits), version: version, subclusters: subclusters, external: external,
             fileLength: length, dataLength: length,
             areas: MetadataAreas(header, l1Offset: header.l1Offset, l1Bytes: 8))
@@ -38,7 +38,7 @@ import Testing
         (0x40000, .damaged(.overlapsMetadata)), (.max, .damaged(.reservedBits)),
     ]
     @Test(arguments: l1) func l1Entry(_ raw: UInt64, _ expected: Verdict) throws {
-        #expect(verdict(raw, try Self.rules().judgeL1(raw)) == expected)
+        #expect(verdict(raw, try Self.rules().validateL1(raw)) == expected)
     }
 
     static let l2: [(UInt64, Verdict)] = [
@@ -52,11 +52,11 @@ import Testing
         (0x50000, .damaged(.overlapsMetadata)),  // the L2 table itself
     ]
     @Test(arguments: l2) func l2Entry(_ raw: UInt64, _ expected: Verdict) throws {
-        #expect(verdict(raw, try Self.rules().judgeL2(raw, guest: 0x70000, table: 0x50000)) == expected)
+        #expect(verdict(raw, try Self.rules().validateL2(raw, guest: 0x70000, table: 0x50000)) == expected)
     }
 
     @Test(arguments: [1, 0x60001, copied | 1] as [UInt64]) func version2KnowsNoZeroClusters(_ raw: UInt64) throws {
-        let judged = try Self.rules(version: 2).judgeL2(raw, guest: 0, table: 0x50000)
+        let judged = try Self.rules(version: 2).validateL2(raw, guest: 0, table: 0x50000)
         #expect(verdict(raw, judged) == .damaged(.zeroFlagInVersion2))
     }
 
@@ -69,7 +69,7 @@ import Testing
         (0x70000, 1 << 62 | 0x70000, .damaged(.compressedInExternalData)),
     ]
     @Test(arguments: external) func externalEntry(_ guest: UInt64, _ raw: UInt64, _ expected: Verdict) throws {
-        let judged = try Self.rules(external: true).judgeL2(raw, guest: guest, table: 0x50000)
+        let judged = try Self.rules(external: true).validateL2(raw, guest: guest, table: 0x50000)
         #expect(verdict(raw, judged) == expected)
     }
 
@@ -82,7 +82,7 @@ import Testing
         (1 << 62 | 0x60000, 0, .kept), (1 << 62 | 0x60000, 1 << 33, .damaged(.badSubclusterBitmap)),
     ]
     @Test(arguments: extended) func extendedEntry(_ raw: UInt64, _ bitmap: UInt64, _ expected: Verdict) throws {
-        let judged = try Self.rules(subclusters: true).judgeExtended(raw, bitmap, guest: 0, table: 0x50000)
+        let judged = try Self.rules(subclusters: true).validateExtended(raw, bitmap, guest: 0, table: 0x50000)
         #expect(verdict(raw, judged.0) == expected)
         #expect(judged.1 == (expected == .kept ? bitmap : 0))
     }
@@ -95,7 +95,7 @@ import Testing
     @Test(arguments: 0..<externalExtended.count) func externalExtendedEntry(_ index: Int) throws {
         let (guest, raw, bitmap, expected) = Self.externalExtended[index]
         let judged = try Self.rules(subclusters: true, external: true)
-            .judgeExtended(raw, bitmap, guest: guest, table: 0x50000)
+            .validateExtended(raw, bitmap, guest: guest, table: 0x50000)
         #expect(verdict(raw, judged.0) == expected)
     }
 
@@ -133,7 +133,7 @@ import Testing
         ] as [(UInt64, Verdict)]) func compressedEntry(_ host: UInt64, _ expected: Verdict) throws
     {
         let raw = 1 << 62 | host
-        #expect(verdict(raw, try Self.rules().judgeL2(raw, guest: 0, table: 0x50000)) == expected)
+        #expect(verdict(raw, try Self.rules().validateL2(raw, guest: 0, table: 0x50000)) == expected)
     }
 
     @Test func masksAreWhereTheTableSays() throws {

@@ -8,7 +8,7 @@ import Testing
 
 @testable import QCOW2
 
-@Suite struct TableCacheTests {
+@Suite struct L2SliceCacheTests {
     /// More when hunting: QBLK_TEST_ROUNDS=100 and a release build.
     static let rounds = 4000 * testRounds
 
@@ -16,7 +16,7 @@ import Testing
     static func word(_ table: Int, _ i: Int) -> UInt64 { UInt64(table) << 32 | UInt64(i) }
 
     @Test func aSliceInUseMostlyStays() throws {
-        let cache = try #require(TableCache(tables: 400, wordsPerSlice: 4, byteLimit: 8 * 32))
+        let cache = try #require(L2SliceCache(tables: 400, wordsPerSlice: 4, byteLimit: 8 * 32))
         var misses = 0
         for table in 1..<400 {
             if cache.view(0) == nil {
@@ -29,7 +29,7 @@ import Testing
     }
 
     @Test func viewDoesNotHoldOnceItsSliceIsGone() throws {
-        let cache = try #require(TableCache(tables: 40, wordsPerSlice: 4, byteLimit: 0, least: 8))
+        let cache = try #require(L2SliceCache(tables: 40, wordsPerSlice: 4, byteLimit: 0, least: 8))
         #expect(cache.slots == 8 && cache.view(5) == nil)
         cache.insert(5) { Self.word(5, $0) }
         let view = try #require(cache.view(5))
@@ -41,7 +41,7 @@ import Testing
 
     /// Its table may have changed, been written and left memory in the meantime.
     @Test func aSliceReadBeforeAnotherCameAndWentIsNotTaken() throws {
-        let cache = try #require(TableCache(tables: 40, wordsPerSlice: 4, byteLimit: 0, least: 8))
+        let cache = try #require(L2SliceCache(tables: 40, wordsPerSlice: 4, byteLimit: 0, least: 8))
         let old = cache.generation(5)
         cache.insert(5) { Self.word(5, $0) }
         for table in 6..<40 { cache.insert(table) { Self.word(table, $0) } }
@@ -51,7 +51,7 @@ import Testing
     }
 
     @Test func aPinnedSliceStaysAndHalfOfAllCanBe() throws {
-        let cache = try #require(TableCache(tables: 60, wordsPerSlice: 4, byteLimit: 0, least: 8))
+        let cache = try #require(L2SliceCache(tables: 60, wordsPerSlice: 4, byteLimit: 0, least: 8))
         for table in 0..<8 { cache.insert(table) { Self.word(table, $0) } }
         for table in 0..<4 { #expect(cache.pin(table) == true) }
         #expect(cache.pin(4) == nil && cache.pin(0) == true && cache.pin(50) == false)
@@ -62,7 +62,7 @@ import Testing
     }
 
     @Test func aPairIsSeenWholeWhileItChanges() throws {
-        let cache = try #require(TableCache(tables: 8, wordsPerSlice: 64, byteLimit: 0, least: 8))
+        let cache = try #require(L2SliceCache(tables: 8, wordsPerSlice: 64, byteLimit: 0, least: 8))
         cache.insert(3) { _ in 0 }
         _ = cache.pin(3)
         let done = Atomic<Bool>(false)
@@ -82,7 +82,7 @@ import Testing
     }
 
     @Test func secondInsertOfASliceChangesNothing() throws {
-        let cache = try #require(TableCache(tables: 2, wordsPerSlice: 2, byteLimit: 0))
+        let cache = try #require(L2SliceCache(tables: 2, wordsPerSlice: 2, byteLimit: 0))
         cache.insert(1) { _ in 7 }
         cache.insert(1) { _ in 8 }
         #expect(cache.view(1)?[0] == 7)
@@ -90,7 +90,7 @@ import Testing
 
     @Test(arguments: [2, 3, 16]) func raceWithEviction(_ slots: Int) throws {
         let words = 256
-        let cache = try #require(TableCache(tables: 24, wordsPerSlice: words, byteLimit: UInt64(slots * words * 8)))
+        let cache = try #require(L2SliceCache(tables: 24, wordsPerSlice: words, byteLimit: UInt64(slots * words * 8)))
         let wrong = Atomic<Int>(0)
         let torn = Atomic<Int>(0)
         DispatchQueue.concurrentPerform(iterations: 4) { thread in
@@ -132,7 +132,7 @@ import Testing
     }
 }
 
-extension TableCache {
+extension L2SliceCache {
     /// Asked for just now.
     func insert(_ table: Int, _ fill: (Int) -> UInt64) { insert(table, generation: generation(table), fill) }
 }

@@ -105,7 +105,7 @@ struct JournalTests {
         return (storage.bytes, memory)
     }
 
-    private func use(_ memory: JournalMemory, _ image: [UInt8], identity: UInt64) throws -> Adoption {
+    private func use(_ memory: JournalMemory, _ image: [UInt8], identity: UInt64) throws -> JournalReplay {
         let storage = MemoryStorage(image)
         let disk = try OfflineDisk(storage)
         return try disk.writer.use(memory.journal(), identity: identity, storage: storage, data: nil as MemoryStorage?)

@@ -16,7 +16,7 @@ final class OfflineDisk<Storage: ResizableStorage> {
     let writer: QCOW2Writer
     let backing: [UInt8]
     let startLength: UInt64
-    private(set) var adoption = Adoption.fresh
+    private(set) var adoption = JournalReplay.fresh
     /// Workers that it pretends to be, in turns.
     private let places: Int
     private var turn = 0
@@ -74,8 +74,8 @@ final class OfflineDisk<Storage: ResizableStorage> {
     // MARK: writing
 
     private func help() throws {
-        for want in writer.takeWanted() {
-            if want == .writeBack { try flush() } else { try writer.fulfil(want, storage) }
+        for want in writer.takePrerequisites() {
+            if want == .writeBack { try flush() } else { try writer.satisfy(want, storage) }
         }
     }
 
@@ -115,16 +115,16 @@ final class OfflineDisk<Storage: ResizableStorage> {
         return 0
     }
 
-    private func use(_ ticket: WriteTicket, _ guest: GuestOffset, _ bytes: [UInt8]) throws -> Int {
+    private func use(_ ticket: AllocatingWrite, _ guest: GuestOffset, _ bytes: [UInt8]) throws -> Int {
         let inside = Int(guest - ticket.guest)
         let length = Int(ticket.length)
         let brought = min(bytes.count, length - inside)
         do {
-            if ticket.rest == .nothing {
+            if ticket.fill == AllocatingWrite.CowFill.none {
                 try storage.write(at: ticket.host + UInt64(inside), Array(bytes[..<brought]))
             } else {
                 var whole = [UInt8](repeating: 0, count: length)
-                if ticket.rest == .old {
+                if ticket.fill == .copy {
                     let there = min(length, size - Int(ticket.guest.bytes))
                     whole.replaceSubrange(0..<there, with: try read(Int(ticket.guest.bytes), there))
                 }

@@ -34,7 +34,7 @@ private struct QCOW2Output {
     let data: TargetFile?
     let backing: ImageChain?
     /// Set when every cluster is mapped from the start: then the disk is one run of bytes.
-    let layout: FixedLayout?
+    let layout: PreallocatedLayout?
     let header: [UInt8]
 
     init(_ path: FilePath, for chain: ImageChain, _ options: ConvertOptions) throws(ImageError) {
@@ -51,7 +51,7 @@ private struct QCOW2Output {
         open.format = nil
         backing = try ImageCreate.openBacking(image.options, of: path, .qcow2, open)
         // Also where it is not used: whether all this fits must be known before anything is overwritten.
-        let fixed = try FixedLayout(image)
+        let fixed = try PreallocatedLayout(image)
         header = try fixed.header()
         layout = image.isPreallocated ? fixed : nil
         let needed = chain.files + (backing?.files ?? [])

@@ -37,9 +37,9 @@ final class PieceEncoder {
     }
 
     /// The fates of clusters that are all zeros.
-    func zeros(at start: UInt64, length: UInt64) throws(ImageError) -> [ClusterFate] {
+    func zeros(at start: UInt64, length: UInt64) throws(ImageError) -> [ClusterEncoding] {
         guard let size = job.backing?.size, start < size else { return [] }
-        var fates: [ClusterFate] = []
+        var fates: [ClusterEncoding] = []
         let end = min(start + length, size)
         var place = start
         while place < end, let status = try backingStatus?.status(at: place, length: end - place) {
@@ -58,12 +58,12 @@ final class PieceEncoder {
     /// it, up to the cluster's end, is filled with zeros. Streams go to `streams`, one after the other.
     func encode(
         _ bytes: UnsafeMutableRawBufferPointer, at start: UInt64, _ streams: UnsafeMutableRawBufferPointer
-    ) throws(ImageError) -> [ClusterFate] {
+    ) throws(ImageError) -> [ClusterEncoding] {
         guard let base = bytes.baseAddress else { return [] }
         let count = (bytes.count + cluster - 1) / cluster
         memset(base + bytes.count, 0, count * cluster - bytes.count)
         let below = try readBacking(at: start, count: count * cluster)
-        var fates = [ClusterFate](repeating: .plain, count: count)
+        var fates = [ClusterEncoding](repeating: .plain, count: count)
         if job.options.sparse > 0 { findZeros(base, below, &fates) }
         if let below { compare(base, below, &fates) }
         if let compressor { compress(base, streams, compressor, &fates) }
@@ -71,8 +71,8 @@ final class PieceEncoder {
     }
 
     /// Runs of zeros of the least length that counts are left out; where a backing file shows through, they hide it.
-    private func findZeros(_ base: UnsafeRawPointer, _ below: UnsafeRawPointer?, _ fates: inout [ClusterFate]) {
-        let hidden: ClusterFate = below == nil ? .skip : job.image.options.version == 2 ? .plain : .zero
+    private func findZeros(_ base: UnsafeRawPointer, _ below: UnsafeRawPointer?, _ fates: inout [ClusterEncoding]) {
+        let hidden: ClusterEncoding = below == nil ? .skip : job.image.options.version == 2 ? .plain : .zero
         let least = min((Int(clamping: job.options.sparse) + cluster - 1) / cluster, fates.count)
         var at = 0
         while at < fates.count {
@@ -83,13 +83,13 @@ final class PieceEncoder {
         }
     }
 
-    private func compare(_ base: UnsafeRawPointer, _ below: UnsafeRawPointer, _ fates: inout [ClusterFate]) {
+    private func compare(_ base: UnsafeRawPointer, _ below: UnsafeRawPointer, _ fates: inout [ClusterEncoding]) {
         for i in fates.indices where memcmp(base + i * cluster, below + i * cluster, cluster) == 0 { fates[i] = .skip }
     }
 
     private func compress(
         _ base: UnsafeRawPointer, _ streams: UnsafeMutableRawBufferPointer, _ compressor: ClusterEncoder,
-        _ fates: inout [ClusterFate]
+        _ fates: inout [ClusterEncoding]
     ) {
         var used = 0
         for i in fates.indices where fates[i] == .plain {

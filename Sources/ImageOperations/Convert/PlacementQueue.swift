@@ -12,7 +12,7 @@ final class PlacementQueue: Sendable {
     /// What a worker hears.
     struct Placed: Sendable {
         let slot: Int
-        let placement: PiecePlacement
+        let placement: ChunkPlacement
     }
 
     /// A piece that knows what becomes of its clusters.
@@ -20,19 +20,19 @@ final class PlacementQueue: Sendable {
         let number: UInt64
         let guest: GuestOffset
         /// Nothing to place: the number only has to be passed.
-        var fates: [ClusterFate] = []
+        var fates: [ClusterEncoding] = []
         let slot: Int
         let owner: Mailbox<Placed>
     }
 
     private struct State {
-        var assembler: ImageAssembler
+        var assembler: SequentialImageWriter
         var next: UInt64 = 0
         var waiting: [UInt64: Request] = [:]
     }
     private let state: Mutex<State>
 
-    init(_ image: NewImage) { state = Mutex(State(assembler: ImageAssembler(image))) }
+    init(_ image: NewImage) { state = Mutex(State(assembler: SequentialImageWriter(image))) }
 
     /// Takes a piece; every number has to come once. Its owner hears of the place, perhaps from another thread.
     func add(_ request: Request) throws(ImageError) {

@@ -14,7 +14,7 @@ final class PlacementWriter {
         var start: UInt64 = 0
         var length = 0
         var cursor: UInt64 = 0
-        var fates: [ClusterFate] = []
+        var fates: [ClusterEncoding] = []
     }
 
     private let job: ImageWriteJob
@@ -164,7 +164,7 @@ final class PlacementWriter {
         report(slot.cursor)
     }
 
-    private func writeStreams(_ bytes: UnsafeMutableRawBufferPointer, _ placement: PiecePlacement) throws(ImageError) {
+    private func writeStreams(_ bytes: UnsafeMutableRawBufferPointer, _ placement: ChunkPlacement) throws(ImageError) {
         var done = 0
         for run in placement.streams {
             try job.file.write(at: run.host, from: UnsafeRawBufferPointer(rebasing: bytes[done..<(done + run.count)]))

@@ -114,7 +114,7 @@ public struct ImageCreate: Sendable {
     }
 
     private func writeQCOW2(_ target: TargetFile) throws(ImageError) {
-        let layout = try FixedLayout(image)
+        let layout = try PreallocatedLayout(image)
         // Judged before anything is thrown away.
         let header = try layout.header()
         let data = try DataFile.open(image, of: request.path, needed: [target.file] + (backing?.files ?? []))
@@ -130,7 +130,7 @@ public struct ImageCreate: Sendable {
         try Self.writeHeader(header, target.file)
     }
 
-    static func writeTables(_ layout: FixedLayout, _ file: HostFile) throws(ImageError) {
+    static func writeTables(_ layout: PreallocatedLayout, _ file: HostFile) throws(ImageError) {
         var sink = TableSink(file, clusterSize: layout.image.clusterSize)
         try layout.writeTables { (table) throws(ImageError) in try sink.write(table) }
         try sink.flush()

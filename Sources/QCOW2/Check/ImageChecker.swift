@@ -23,7 +23,7 @@ final class ImageChecker<Storage: ByteSource> {
     let options: CheckOptions
     let header: Header
     let extensions: HeaderExtensions
-    let rules: EntryRules
+    let rules: EntryValidator
     let fileLength: UInt64
     var report = CheckReport()
     var counts: ClusterCounts
@@ -59,7 +59,7 @@ final class ImageChecker<Storage: ByteSource> {
             throw .malformed("the header is cut off", advice: "the image is truncated")
         }
         extensions = try QCOW2Image.readExtensions(first, header)
-        rules = EntryRules(
+        rules = EntryValidator(
             clusterBits: UInt64(header.clusterBits), version: header.version, subclusters: header.hasSubclusters,
             external: header.hasExternalData, fileLength: storage.length, dataLength: storage.length,
             areas: MetadataAreas.none)

@@ -9,12 +9,12 @@ extension WrittenDisk {
     // MARK: the helper
 
     func help() {
-        for want in writer.takeWanted() {
+        for want in writer.takePrerequisites() {
             if want == .writeBack {
                 writeBack()
                 continue
             }
-            do { try writer.fulfil(want, storage) } catch {
+            do { try writer.satisfy(want, storage) } catch {
                 hasFailed = true
                 writer.fail(want, error.number ?? 5)
             }
@@ -111,9 +111,9 @@ extension WrittenDisk {
         let inside = Int(open.guest - ticket.guest.bytes)
         var bytes = [UInt8](repeating: open.mark, count: open.length)
         var from = inside
-        if ticket.rest != .nothing {
+        if ticket.fill != AllocatingWrite.CowFill.none {
             var whole = [UInt8](repeating: 0, count: Int(ticket.length))
-            if ticket.rest == .old {
+            if ticket.fill == .copy {
                 let there = Int(min(ticket.length, map.size - ticket.guest.bytes))
                 guard let old = read(ticket.guest.bytes, there) else {
                     return _ = writer.finish(ticket, isWritten: false)

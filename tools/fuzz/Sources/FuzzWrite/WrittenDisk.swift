@@ -7,7 +7,7 @@ import QCOW2
 
 /// Bytes of a write on their way.
 struct OpenTicket {
-    let ticket: WriteTicket
+    let ticket: AllocatingWrite
     let guest: UInt64
     let length: Int
     let mark: UInt8

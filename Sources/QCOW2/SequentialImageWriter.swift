@@ -8,7 +8,7 @@
 public import DiskTypes
 
 /// What becomes of one cluster of the guest's disk.
-public enum ClusterFate: Equatable, Sendable {
+public enum ClusterEncoding: Equatable, Sendable {
     /// Stays unallocated.
     case skip
     /// Reads as zeros whatever the backing file has.
@@ -20,7 +20,7 @@ public enum ClusterFate: Equatable, Sendable {
 }
 
 /// Where a piece's bytes go.
-public struct PiecePlacement: Sendable {
+public struct ChunkPlacement: Sendable {
     /// The plain clusters, in their order, without gaps. In an external data file each is at its own guest offset.
     public var plain = HostOffset(0)
     /// The streams, in their order: each run takes the next `count` bytes of them. Runs of one piece do not touch.
@@ -39,7 +39,7 @@ public struct FinishedImage: Sendable {
 }
 
 /// Lays an image out piece by piece.
-public struct ImageAssembler: Sendable {
+public struct SequentialImageWriter: Sendable {
     public let image: NewImage
     private var refcounts: RefcountWriter
     private var streams = StreamPacker()
@@ -57,8 +57,8 @@ public struct ImageAssembler: Sendable {
     }
 
     /// Places the clusters from `guest` on, a multiple of the cluster size that lies behind all earlier pieces.
-    public mutating func place(_ guest: GuestOffset, _ fates: [ClusterFate]) throws(ImageError) -> PiecePlacement {
-        var placement = PiecePlacement()
+    public mutating func place(_ guest: GuestOffset, _ fates: [ClusterEncoding]) throws(ImageError) -> ChunkPlacement {
+        var placement = ChunkPlacement()
         // Streams first, then the plain clusters in one run, then the tables: each in one write.
         let words = try placeStreams(fates, &placement)
         let count = UInt64(fates.lazy.filter { $0 == .plain }.count)
@@ -87,7 +87,7 @@ public struct ImageAssembler: Sendable {
 
     /// Gives the streams their places; their L2 entries.
     private mutating func placeStreams(
-        _ fates: [ClusterFate], _ placement: inout PiecePlacement
+        _ fates: [ClusterEncoding], _ placement: inout ChunkPlacement
     ) throws(ImageError) -> [UInt64] {
         var words: [UInt64] = []
         for case .compressed(let count) in fates {

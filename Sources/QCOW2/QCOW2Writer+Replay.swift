@@ -5,7 +5,7 @@ public import DiskTypes
 import Synchronization
 
 /// How a journal was taken over.
-public enum Adoption: Equatable, Sendable {
+public enum JournalReplay: Equatable, Sendable {
     /// There was nothing to take over.
     case fresh
     /// So many changes are there again.
@@ -23,7 +23,7 @@ extension QCOW2Writer {
     /// When it throws, the changes are still in the journal, and it can be tried again.
     public func use(
         _ journal: MappingJournal, identity: UInt64, storage: some ResizableStorage, data: (some ImageStorage)?
-    ) throws(ImageError) -> Adoption {
+    ) throws(ImageError) -> JournalReplay {
         if hasFailedSync { return refuseForGood(journal, identity) }
         // What this writer has in memory is newer than any journal, and belongs to the disk before it changes journals.
         let (hasChanged, isOurs) = state.withLock { ($0.hasChanged, $0.journal != nil) }
@@ -40,7 +40,7 @@ extension QCOW2Writer {
 
     /// After a sync that failed no mapping may reach the disk, for the sake of a journal neither; and whoever comes next must
     /// hear of it from this one, too.
-    private func refuseForGood(_ journal: MappingJournal, _ identity: UInt64) -> Adoption {
+    private func refuseForGood(_ journal: MappingJournal, _ identity: UInt64) -> JournalReplay {
         if case .nothing = journal.left(identity) {
             journal.start(identity)
             journal.fail()
@@ -62,8 +62,8 @@ extension QCOW2Writer {
     public var mayLeak: Bool { state.withLock { $0.mayLeak } }
 
     private func begin(
-        _ journal: MappingJournal, _ identity: UInt64, _ adoption: Adoption, mayLeak: Bool = false
-    ) -> Adoption {
+        _ journal: MappingJournal, _ identity: UInt64, _ adoption: JournalReplay, mayLeak: Bool = false
+    ) -> JournalReplay {
         journal.start(identity)
         state.withLock { state in
             state.journal = journal
@@ -75,7 +75,7 @@ extension QCOW2Writer {
     private func takeOver(
         _ records: [MappingJournal.Record], _ journal: MappingJournal, _ identity: UInt64, hasFailed: Bool,
         _ storage: some ResizableStorage, _ data: (some ImageStorage)?
-    ) throws(ImageError) -> Adoption {
+    ) throws(ImageError) -> JournalReplay {
         state.withLock { state in
             state.isAdopting = true
             state.mayLeak = true
@@ -130,8 +130,8 @@ extension QCOW2Writer {
                 let (word, bits) = (record.word(i, map.clusterSize), record.bits)
                 let judged =
                     rules.subclusters
-                    ? rules.judgeExtended(word, bits, guest: guest, table: 0)
-                    : (rules.judgeL2(word, guest: guest, table: 0), 0)
+                    ? rules.validateExtended(word, bits, guest: guest, table: 0)
+                    : (rules.validateL2(word, guest: guest, table: 0), 0)
                 let new = MappingWord(word)
                 guard judged == (word, rules.subclusters ? bits : 0), !new.isCompressed, !new.isDamaged,
                     rules.external || new.offset != 0 || word & MappingWord.copied == 0
@@ -152,15 +152,15 @@ extension QCOW2Writer {
     /// Counts a cluster that an entry is to name.
     private func adopt(_ cluster: UInt64, _ storage: some ResizableStorage) throws(ImageError) {
         while true {
-            let lack: RefcountStore.Lack? = state.withLock { state in
-                do throws(RefcountStore.Lack) {
+            let lack: ClusterAllocator.Lack? = state.withLock { state in
+                do throws(ClusterAllocator.Lack) {
                     try state.refcounts.adopt(cluster)
                     return nil
                 } catch { return error }
             }
             switch lack {
             case nil: return
-            case .block(let b): try fulfil(.block(b), storage)
+            case .block(let b): try satisfy(.block(b), storage)
             case .full, .corrupt: throw .malformed("a change names a cluster that cannot be its own")
             }
         }

@@ -11,7 +11,7 @@ struct RowSearch {
     fileprivate var newBlocks: [Int] = []
 }
 
-extension RefcountStore {
+extension ClusterAllocator {
     /// Takes `count` free clusters in a row for a table; the first one's number. New blocks that count them lie before them.
     mutating func allocateRow(_ count: UInt64, _ search: inout RowSearch) throws(Lack) -> UInt64 {
         try findRow(count, &search)

@@ -13,7 +13,7 @@ import Synchronization
 #endif
 
 /// Slices of L2 tables in host byte order, judged. Bounded; evicts by second chance.
-@safe final class TableCache: Sendable {
+@safe final class L2SliceCache: Sendable {
     /// A slice a reader is looking at. Valid only until the cache says otherwise.
     @safe struct View {
         fileprivate let words: UnsafeMutablePointer<Atomic<UInt64>>
@@ -150,7 +150,7 @@ import Synchronization
 
 // MARK: changes. All by one thread at a time: whoever holds the writer's lock.
 
-extension TableCache {
+extension L2SliceCache {
     /// There is room for every slice of the image: none is ever thrown out.
     var holdsAll: Bool { slots >= tables }
     /// How many slices may be kept from being thrown out: readers need the others.

@@ -8,7 +8,7 @@
 public import DiskTypes
 
 /// Where everything is in an image without history.
-public struct FixedLayout: Sendable {
+public struct PreallocatedLayout: Sendable {
     public let image: NewImage
     let places: TablePlaces
     private let blocks: UInt64

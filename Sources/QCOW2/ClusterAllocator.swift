@@ -4,7 +4,7 @@
 import DiskTypes
 
 /// Refcounts of one image, for its one writer.
-struct RefcountStore {
+struct ClusterAllocator {
     enum Lack: Error, Equatable {
         /// This block must be loaded first.
         case block(Int)
