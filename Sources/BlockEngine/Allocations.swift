@@ -26,7 +26,7 @@ struct Allocation: BitwiseCopyable {
 /// Confined to its engine's thread.
 final class Allocations {
     let writer: ImageWriter
-    let seat: WriterSeat
+    let client: WriterClient
     let records: UnsafeMutablePointer<Allocation>
     let count: Int
     let clusterSize: Int
@@ -42,7 +42,7 @@ final class Allocations {
     /// Nil for a chain whose mapping never changes.
     init?(_ chain: ImageChain, slots: Int) throws(ImageError) {
         guard let writer = chain.writer else { return nil }
-        do throws(Errno) { seat = try writer.takeSeat() } catch {
+        do throws(Errno) { client = try writer.addClient() } catch {
             throw ImageError(.system, "cannot start the image's writer: \(error)")
         }
         self.writer = writer
@@ -53,7 +53,7 @@ final class Allocations {
     }
 
     func end() {
-        writer.leave(seat)
+        writer.leave(client)
         for i in 0..<count { records[i].buffer?.deallocate() }
         records.deallocate()
         free.free()

@@ -11,13 +11,13 @@ extension RequestEngine {
     /// Asks whether writes may begin. False: the slot waits.
     func prepareToWrite(_ slot: Int32) -> Bool {
         guard let allocations else { return true }
-        allocations.writer.startWaiting(allocations.seat)
+        allocations.writer.startWaiting(allocations.client)
         if allocations.writer.plan.isPrepared {
             isPrepared = true
             return true
         }
         let cursor = GuestOffset(slots[Int(slot)].cursor)
-        switch allocations.writer.begin(cursor, length: 1, by: allocations.seat) {
+        switch allocations.writer.begin(cursor, length: 1, by: allocations.client) {
         case .wants, .busy: return waitForBell(slot, allocations)
         case .failed(let error):
             fail(slot, error)
@@ -25,7 +25,7 @@ extension RequestEngine {
             return false
         case .ticket(let ticket):
             // Prepared a moment ago; this was only a question.
-            allocations.writer.finish(ticket, isWritten: false, by: allocations.seat)
+            allocations.writer.finish(ticket, isWritten: false, by: allocations.client)
         case .inPlace, .needs: break
         }
         isPrepared = allocations.writer.plan.isPrepared
@@ -44,12 +44,12 @@ extension RequestEngine {
         let isStraight = !zeros && goesStraight(slot, at: record.pointee.cursor, length)
         let wanted = isStraight ? length : min(length, UInt64(allocations.clusterSize) - inCluster)
         let guest = GuestOffset(record.pointee.cursor)
-        var grant = allocations.writer.begin(guest, length: wanted, by: allocations.seat)
+        var grant = allocations.writer.begin(guest, length: wanted, by: allocations.client)
         switch grant {
         case .busy, .wants:
             // Whoever changes something from here on rings; what changed before is seen now.
-            allocations.writer.startWaiting(allocations.seat)
-            grant = allocations.writer.begin(guest, length: wanted, by: allocations.seat)
+            allocations.writer.startWaiting(allocations.client)
+            grant = allocations.writer.begin(guest, length: wanted, by: allocations.client)
         default: break
         }
         switch grant {
@@ -203,7 +203,7 @@ extension RequestEngine {
         guard let ticket = op.pointee.ticket else { return }
         let slot = op.pointee.slot
         op.pointee.ticket = nil
-        allocations.writer.finish(ticket, isWritten: error == 0, by: allocations.seat)
+        allocations.writer.finish(ticket, isWritten: error == 0, by: allocations.client)
         allocations.free.give(index)
         if error != 0 { fail(slot, error) }
         let record = slots + Int(slot)
@@ -212,7 +212,7 @@ extension RequestEngine {
         guard !allocations.waiting.isEmpty else { return }
         switch way {
         case .atOnce: break
-        case .withinWalk: allocations.seat.bell.signal()
+        case .withinWalk: allocations.client.bell.signal()
         case .later: goOnWaiting(allocations)
         }
     }

@@ -21,18 +21,18 @@ extension RequestEngine {
 
     func prepareBell() -> Bool {
         guard let allocations else { return true }
-        return ring.preparePollAdd(fd: allocations.seat.bell.raw, events: 1, userData: tag(Tag.bell, 0))
+        return ring.preparePollAdd(fd: allocations.client.bell.raw, events: 1, userData: tag(Tag.bell, 0))
     }
 
     func bellRang() {
         guard let allocations else { return }
         allocations.isBellArmed = false
-        allocations.seat.bell.take()
-        allocations.writer.stopWaiting(allocations.seat)
+        allocations.client.bell.take()
+        allocations.writer.stopWaiting(allocations.client)
         goOnFlushing(allocations)
         goOnWaiting(allocations)
         if allocations.hasWaiters {
-            allocations.writer.startWaiting(allocations.seat)
+            allocations.writer.startWaiting(allocations.client)
             armBell(allocations)
             // A flush that ended in between has not rung.
             goOnFlushing(allocations)
@@ -49,14 +49,14 @@ extension RequestEngine {
 
     /// With nobody in line the bell's poll must end: the engine may be dropped.
     private func quiet(_ allocations: Allocations) {
-        if allocations.isBellArmed, !allocations.hasWaiters { allocations.seat.bell.signal() }
+        if allocations.isBellArmed, !allocations.hasWaiters { allocations.client.bell.signal() }
     }
 
     // MARK: flushing the mapping
 
     /// The helper thread brings data and mapping to the disk.
     func flushMapping(_ slot: Int32, _ allocations: Allocations) {
-        allocations.writer.startWaiting(allocations.seat)
+        allocations.writer.startWaiting(allocations.client)
         slots[Int(slot)].flushTicket = allocations.writer.requestFlush()
         allocations.flushing.push(slot, in: slots)
         armBell(allocations)

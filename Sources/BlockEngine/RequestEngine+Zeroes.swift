@@ -46,7 +46,7 @@ extension RequestEngine {
         let guest = GuestOffset(record.pointee.cursor)
         var grant = allocations.writer.zero(guest, length: left, mode)
         if grant == .busy || grant == .wants {
-            allocations.writer.startWaiting(allocations.seat)
+            allocations.writer.startWaiting(allocations.client)
             grant = allocations.writer.zero(guest, length: left, mode)
         }
         switch grant {

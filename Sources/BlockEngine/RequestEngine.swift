@@ -125,7 +125,7 @@ public final class RequestEngine {
         plainFile = chain.activeDataFile
         slotCount = count
         allocations = try Allocations(chain, slots: count)
-        counts = allocations.map { $0.writer.counts(of: $0.seat) }
+        counts = allocations.map { $0.writer.counts(of: $0.client) }
         isPrepared = allocations?.writer.plan.isPrepared ?? true
         let written = chain.files[Int(plainFile)]
         watchedEnd = chain.isWritable && !written.isBlockDevice ? written.assuredLength : .max

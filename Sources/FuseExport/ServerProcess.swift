@@ -58,7 +58,7 @@ struct ServerProcess: ~Copyable {
             let chain = try config.openForServing(from: firstFile(config))
             // What is given up goes back to the file system, as with a disk of its own.
             chain.writer?.returnsSpace(true)
-            if let writer = chain.writer { try takeOver(writer, config, log) }
+            if let writer = chain.writer { try replay(writer, config, log) }
             let devices = (0..<config.workers).map { firstDevice + Int32($0) }
             var file = FuseFile(chain)
             // What the file grew by meanwhile is not of the device.
@@ -78,7 +78,7 @@ struct ServerProcess: ~Copyable {
     }
 
     /// The server before this one may have been killed with changes that the disk lacks.
-    private static func takeOver(_ writer: ImageWriter, _ config: LoopConfig, _ log: Logger) throws(ImageError) {
+    private static func replay(_ writer: ImageWriter, _ config: LoopConfig, _ log: Logger) throws(ImageError) {
         let memory: JournalMemory
         do throws(Errno) { memory = try JournalMemory(journalNumber(config)) } catch {
             throw ImageError(.system, "cannot use the memory for changes: \(errorText(error.rawValue))")

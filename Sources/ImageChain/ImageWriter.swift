@@ -17,16 +17,16 @@ public final class ImageWriter: Sendable {
     private let data: HostFile?
     private let startLength: UInt64
     private let event: EventFD
-    private let seats = Mutex<[WriterSeat]>([])
-    private let seatNumber = Atomic<Int>(0)
+    private let clients = Mutex<[WriterClient]>([])
+    private let clientCount = Atomic<Int>(0)
     private let flushes = Mutex<Flushes>(Flushes())
     private let thread = Mutex<HelperThread>(HelperThread())
     private let quits = Atomic<Bool>(false)
     private let discards = Atomic<Bool>(false)
     /// What only the helper may do, for somebody who waits.
-    private let errands = Mutex<[Errand]>([])
+    private let tasks = Mutex<[WriterTask]>([])
 
-    private struct Errand {
+    private struct WriterTask {
         /// Nil: bring everything to the disk.
         let journal: MappingJournal?
         let outcome: Mailbox<Result<JournalReplay, ImageError>>
@@ -69,26 +69,26 @@ public final class ImageWriter: Sendable {
     // MARK: workers
 
     /// A worker's place: made before its first request, given back after its last.
-    public func takeSeat() throws(Errno) -> WriterSeat {
-        let seat = WriterSeat(seatNumber.add(1, ordering: .relaxed).newValue, try EventFD())
+    public func addClient() throws(Errno) -> WriterClient {
+        let client = WriterClient(clientCount.add(1, ordering: .relaxed).newValue, try EventFD())
         try startHelper()
-        seats.withLock { $0.append(seat) }
-        plan.enter(seat.number)
-        return seat
+        clients.withLock { $0.append(client) }
+        plan.enter(client.number)
+        return client
     }
 
-    public func leave(_ seat: WriterSeat) {
-        stopWaiting(seat)
-        plan.leave(seat.number)
-        seats.withLock { $0.removeAll { $0 === seat } }
+    public func leave(_ client: WriterClient) {
+        stopWaiting(client)
+        plan.leave(client.number)
+        clients.withLock { $0.removeAll { $0 === client } }
     }
 
     /// Space of freed clusters goes back to the file system.
     public func returnsSpace(_ does: Bool) { discards.store(does, ordering: .relaxed) }
 
-    /// Begins a write that allocates. `.busy` and `.wants`: the seat is rung when to ask again, if it `waits`.
-    public func begin(_ guest: GuestOffset, length: UInt64, by seat: WriterSeat) -> WriteGrant {
-        let grant = plan.begin(guest, length: length, at: seat.number)
+    /// Begins a write that allocates. `.busy` and `.wants`: the client is rung when to ask again, if it `waits`.
+    public func begin(_ guest: GuestOffset, length: UInt64, by client: WriterClient) -> WriteGrant {
+        let grant = plan.begin(guest, length: length, at: client.number)
         if case .wants = grant { event.signal() }
         return grant
     }
@@ -99,9 +99,9 @@ public final class ImageWriter: Sendable {
         return grant
     }
 
-    public func finish(_ ticket: AllocatingWrite, isWritten: Bool, by seat: WriterSeat) {
+    public func finish(_ ticket: AllocatingWrite, isWritten: Bool, by client: WriterClient) {
         let isFull = plan.finish(ticket, isWritten: isWritten)
-        ring(except: seat)
+        ring(except: client)
         if isFull { event.signal() }
     }
 
@@ -129,23 +129,23 @@ public final class ImageWriter: Sendable {
         }
     }
 
-    /// The seat is rung from here on when something changes.
-    public func startWaiting(_ seat: WriterSeat) {
-        guard !seat.waits.exchange(true, ordering: .sequentiallyConsistent) else { return }
+    /// The client is rung from here on when something changes.
+    public func startWaiting(_ client: WriterClient) {
+        guard !client.waits.exchange(true, ordering: .sequentiallyConsistent) else { return }
         waiters.add(1, ordering: .sequentiallyConsistent)
     }
-    public func stopWaiting(_ seat: WriterSeat) {
-        guard seat.waits.exchange(false, ordering: .sequentiallyConsistent) else { return }
+    public func stopWaiting(_ client: WriterClient) {
+        guard client.waits.exchange(false, ordering: .sequentiallyConsistent) else { return }
         waiters.subtract(1, ordering: .sequentiallyConsistent)
     }
     /// Seats that wait. Never less than there are: who looks at it while another rings must not miss one.
     private let waiters = Atomic<Int>(0)
 
-    private func ring(except own: WriterSeat? = nil) {
+    private func ring(except own: WriterClient? = nil) {
         guard waiters.load(ordering: .sequentiallyConsistent) > 0 else { return }
-        seats.withLock { seats in
-            for seat in seats where seat !== own && seat.waits.load(ordering: .sequentiallyConsistent) {
-                seat.bell.signal()
+        clients.withLock { clients in
+            for client in clients where client !== own && client.waits.load(ordering: .sequentiallyConsistent) {
+                client.bell.signal()
             }
         }
     }
@@ -239,7 +239,7 @@ public final class ImageWriter: Sendable {
     public func use(_ journal: MappingJournal) throws(ImageError) -> JournalReplay { try send(journal) }
 
     /// Everything so far is on the disk afterwards. For when no request is in flight.
-    public func settle() throws(ImageError) {
+    public func flushAndIdle() throws(ImageError) {
         guard thread.withLock({ $0.running != nil }), plan.isDirty else { return }
         _ = try send(nil)
     }
@@ -250,7 +250,7 @@ public final class ImageWriter: Sendable {
             outcome = try Mailbox()
             try startHelper()
         } catch { throw ImageError(.system, "cannot start the image's writer: \(error)") }
-        errands.withLock { $0.append(Errand(journal: journal, outcome: outcome)) }
+        tasks.withLock { $0.append(WriterTask(journal: journal, outcome: outcome)) }
         event.signal()
         while true {
             if let result = outcome.take().first { return try result.get() }
@@ -261,19 +261,19 @@ public final class ImageWriter: Sendable {
     /// What became free on the way.
     private func runErrands() -> FreedClusters {
         var freed = FreedClusters()
-        let list = errands.withLock { errands in
-            defer { errands = [] }
-            return errands
+        let list = tasks.withLock { tasks in
+            defer { tasks = [] }
+            return tasks
         }
-        for errand in list {
+        for task in list {
             do throws(ImageError) {
-                guard let journal = errand.journal else {
+                guard let journal = task.journal else {
                     freed.append(try bringAll())
-                    errand.outcome.post(.success(.fresh))
+                    task.outcome.post(.success(.fresh))
                     continue
                 }
-                errand.outcome.post(.success(try takeOver(journal)))
-            } catch { errand.outcome.post(.failure(error)) }
+                task.outcome.post(.success(try replay(journal)))
+            } catch { task.outcome.post(.failure(error)) }
         }
         return freed
     }
@@ -284,7 +284,7 @@ public final class ImageWriter: Sendable {
         return try plan.writeBack(to: storage, data: data)
     }
 
-    private func takeOver(_ journal: MappingJournal) throws(ImageError) -> JournalReplay {
+    private func replay(_ journal: MappingJournal) throws(ImageError) -> JournalReplay {
         let file = storage.identity
         let adoption = try plan.use(
             journal, identity: file.device &* 0x9e37_79b9_7f4a_7c15 ^ file.inode, storage: storage, data: data)
@@ -343,7 +343,7 @@ public final class ImageWriter: Sendable {
 
     /// From here on, new requests count apart from those before. Gives the parity of those before.
     private func turnEpoch() -> Int {
-        seats.withLock { seats in
+        clients.withLock { clients in
             let before = Int(epoch.pointee.load(ordering: .relaxed) & 1)
             epoch.pointee.store(epoch.pointee.load(ordering: .relaxed) &+ 1, ordering: .sequentiallyConsistent)
             // What workers have stored before is seen from here on.
@@ -355,7 +355,7 @@ public final class ImageWriter: Sendable {
 
     /// No request that began before the turn is in flight.
     private func isOver(_ parity: Int) -> Bool {
-        seats.withLock { $0.allSatisfy { $0.count(parity) == 0 } }
+        clients.withLock { $0.allSatisfy { $0.count(parity) == 0 } }
     }
 }
 

@@ -34,7 +34,7 @@ extension QCOW2Writer {
         case .records(let records, let hasFailed):
             if records.isEmpty, !hasFailed { return begin(journal, identity, .fresh, mayLeak: !isOurs) }
             if hasChanged { return begin(journal, identity, .refused("the image has changed since")) }
-            return try takeOver(records, journal, identity, hasFailed: hasFailed, storage, data)
+            return try replay(records, journal, identity, hasFailed: hasFailed, storage, data)
         }
     }
 
@@ -72,7 +72,7 @@ extension QCOW2Writer {
         return adoption
     }
 
-    private func takeOver(
+    private func replay(
         _ records: [MappingJournal.Record], _ journal: MappingJournal, _ identity: UInt64, hasFailed: Bool,
         _ storage: some ResizableStorage, _ data: (some ImageStorage)?
     ) throws(ImageError) -> JournalReplay {

@@ -55,7 +55,7 @@ final class HeldImage: Sendable {
                 guard chain.flushed(0, buffered: true) == 0, chain.writer?.plan.hasFailedSync != true else {
                     throw ImageError(.system, "a flush has failed: the guest cannot take its image along")
                 }
-                try chain.writer?.settle()
+                try chain.writer?.flushAndIdle()
                 // A host that shares the storage sees what has been synced, no more.
                 try sync(chain)
                 place = .elsewhere

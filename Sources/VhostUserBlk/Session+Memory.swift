@@ -134,7 +134,7 @@ extension Session {
                 fd: fd.raw, offset: description.mmapOffset, size: description.mmapSize, most: 1 << 32))
         let chain = try image()
         try claim(area, chain)
-        if let journal = area.journal, let writer = chain.writer { try takeOver(journal, writer) }
+        if let journal = area.journal, let writer = chain.writer { try replay(journal, writer) }
         inflight = area
     }
 
@@ -159,12 +159,12 @@ extension Session {
         }
         guard taken.isNew else { return taken.chain }
         log.info("\(export.name): the image is here now")
-        if let writer = taken.chain.writer, let journal = inflight?.journal { try takeOver(journal, writer) }
+        if let writer = taken.chain.writer, let journal = inflight?.journal { try replay(journal, writer) }
         return taken.chain
     }
 
     /// The server before this one may have been killed with changes that the disk lacks.
-    private func takeOver(_ journal: MappingJournal, _ writer: ImageWriter) throws(Refusal) {
+    private func replay(_ journal: MappingJournal, _ writer: ImageWriter) throws(Refusal) {
         let name = export.name
         do throws(ImageError) {
             switch try writer.use(journal) {

@@ -209,7 +209,7 @@ extension Session {
                 inflight?.owner?.release()
                 log.info("\(export.name): the guest may go elsewhere, and its image with it")
             } else {
-                try export.image.chain?.writer?.settle()
+                try export.image.chain?.writer?.flushAndIdle()
             }
         } catch {
             log.error("\(export.name): what was written is not all on the disk: \(error)")

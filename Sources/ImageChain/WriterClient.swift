@@ -5,7 +5,7 @@ public import LinuxIO
 public import Synchronization
 
 /// One worker's place at an `ImageWriter`.
-public final class WriterSeat: Sendable {
+public final class WriterClient: Sendable {
     /// Its own among those of the image at the same time.
     public let number: Int
     /// Rung when something has changed, while the worker `waits`.
@@ -25,13 +25,13 @@ public final class WriterSeat: Sendable {
 }
 
 /// A worker's requests in flight, by the parity of the epoch that they began in. Only that worker changes them. Plain
-/// pointers: every request begins and ends here. Good as long as the writer and the seat are.
+/// pointers: every request begins and ends here. Good as long as the writer and the client are.
 @frozen public struct InFlightCounts: BitwiseCopyable {
     @usableFromInline let counts: UnsafeMutablePointer<Atomic<Int>>
     @usableFromInline let epoch: UnsafeMutablePointer<Atomic<UInt32>>
 
-    init(_ seat: WriterSeat, _ writer: ImageWriter) {
-        counts = seat.counts
+    init(_ client: WriterClient, _ writer: ImageWriter) {
+        counts = client.counts
         epoch = writer.epoch
     }
 
@@ -51,6 +51,6 @@ public final class WriterSeat: Sendable {
 }
 
 extension ImageWriter {
-    /// Where the requests of a seat's worker are counted.
-    public func counts(of seat: WriterSeat) -> InFlightCounts { InFlightCounts(seat, self) }
+    /// Where the requests of a client's worker are counted.
+    public func counts(of client: WriterClient) -> InFlightCounts { InFlightCounts(client, self) }
 }
