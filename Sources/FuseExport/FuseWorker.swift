@@ -86,7 +86,7 @@ final class FuseWorker {
 
     /// Serves until the connection ends.
     func run() {
-        while !ended { round() }
+        while !ended { runOnce() }
         settle()
     }
 

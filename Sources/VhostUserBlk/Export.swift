@@ -49,7 +49,7 @@ final class Export: Sendable {
     let number: Int
     let name: String
     let queueCount: Int
-    let image: HeldImage
+    let image: MigratableImage
     /// The mapping changes while rings run: a record of requests in flight has a journal.
     let hasJournal: Bool
     let workers: [Mailbox<WorkerCommand>]
@@ -100,7 +100,7 @@ final class Export: Sendable {
         disk.isWriteback = options.cache.isWriteback
         startsWriteback = options.cache.isWriteback
         hasJournal = isWritable && !options.chain.isRaw
-        image = HeldImage(options.isIncoming ? nil : options.chain, open: options.reopen)
+        image = MigratableImage(options.isIncoming ? nil : options.chain, open: options.reopen)
         options.chain.writer?.returnsSpace(options.discards)
         current = Mutex(disk)
         self.number = number
@@ -120,7 +120,7 @@ final class Export: Sendable {
 
     /// The image, which is fetched first if it was elsewhere.
     func takeImage() throws(ImageError) -> (chain: ImageChain, isNew: Bool) {
-        let taken = try image.take()
+        let taken = try image.acquire()
         guard taken.isNew else { return taken }
         taken.chain.writer?.returnsSpace(discards)
         change { $0.capacity = taken.chain.size >> VirtioBlk.sectorBits }

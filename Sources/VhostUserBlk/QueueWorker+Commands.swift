@@ -6,13 +6,13 @@ import Virtqueue
 
 extension QueueWorker {
     /// Does all that waits in the mailbox.
-    func obey() {
+    func handleCommands() {
         mailWaits = false
         moved = true
-        for command in mailbox.take() { obey(command) }
+        for command in mailbox.take() { handleCommands(command) }
     }
 
-    private func obey(_ command: WorkerCommand) {
+    private func handleCommands(_ command: WorkerCommand) {
         switch command {
         case .start(let start, let answer): answer.give(self.start(start))
         case .stop(let id, let answer): stop(id, answer)

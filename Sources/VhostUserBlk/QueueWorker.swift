@@ -87,22 +87,22 @@ final class QueueWorker {
     func run() {
         while !(quits && activeCount == 0) {
             armMailbox()
-            turn()
-            if mailWaits { obey() }
+            runOnce()
+            if mailWaits { handleCommands() }
             if hasEnds { endQueues() }
             if moved {
                 // One call hands in all that was prepared and takes out what is done.
                 if ring.hasPrepared || ring.hasDeferredWork { ring.submitAndWait(0) }
                 continue
             }
-            if !look() { sleep() }
+            if !pollForWork() { sleep() }
         }
     }
 
     // MARK: waiting
 
     /// Looks for work without sleeping; true when there is some.
-    private func look() -> Bool {
+    private func pollForWork() -> Bool {
         guard poll != .off, activeCount > 0 else { return false }
         // What is prepared (the look at the mailbox, say) must be with the kernel, or its end could never be seen.
         if ring.hasPrepared { ring.submitAndWait(0) }

@@ -38,7 +38,7 @@ extension Session {
     /// Goes over to other memory: rings in use must be in it, and everything in flight is waited for.
     private func replaceMemory(_ next: [GuestMapping]) throws(Refusal) {
         do throws(VirtqueueError) { try memory.replace(next.map(\.guestRegion)) } catch { throw Refusal("\(error)") }
-        let places: [QueueID: RingPlaces]
+        let places: [QueueID: RingAddresses]
         do throws(Refusal) { places = try ringPlaces() } catch {
             // The old regions again, which were good once. Nobody has seen the new table, but rings use the one before.
             do throws(VirtqueueError) { try memory.replace(mappings.map(\.guestRegion)) } catch {}
@@ -52,12 +52,12 @@ extension Session {
     }
 
     /// Where the rings in use are in the current memory.
-    private func ringPlaces() throws(Refusal) -> [QueueID: RingPlaces] {
-        var places: [QueueID: RingPlaces] = [:]
+    private func ringPlaces() throws(Refusal) -> [QueueID: RingAddresses] {
+        var places: [QueueID: RingAddresses] = [:]
         for (index, ring) in rings.enumerated() where ring.isStarted {
             guard let size = ring.size, let address = ring.address else { continue }
             do throws(VirtqueueError) {
-                places[id(index)] = try RingPlaces(
+                places[id(index)] = try RingAddresses(
                     address.user, size: size, isPacked: RingFeatures(negotiated: features).contains(.packed),
                     in: memory.snapshot)
             } catch { throw Refusal("ring \(index): \(error)") }

@@ -141,9 +141,9 @@ extension Session {
         guard !ring.isStarted, ring.isKicked, let size = ring.size, let address = ring.address, !mappings.isEmpty
         else { return }
         let ringFeatures = RingFeatures(negotiated: features)
-        let places: RingPlaces
+        let places: RingAddresses
         do throws(VirtqueueError) {
-            places = try RingPlaces(
+            places = try RingAddresses(
                 address.user, size: size, isPacked: ringFeatures.contains(.packed), in: memory.snapshot)
         } catch { throw Refusal("ring \(index): \(error)") }
         let chain = try image()
@@ -205,7 +205,7 @@ extension Session {
     @discardableResult private func settle() -> Bool {
         guard !rings.contains(where: \.isStarted) else { return true }
         do throws(ImageError) {
-            if isMigrating, try export.image.giveAway() {
+            if isMigrating, try export.image.release() {
                 inflight?.owner?.release()
                 log.info("\(export.name): the guest may go elsewhere, and its image with it")
             } else {
@@ -224,5 +224,5 @@ extension Session {
 
 extension VringAddress {
     /// The three addresses, in the front-end's own address space.
-    var user: RingPlaces.Addresses { .user(descriptors: descriptors, driver: avail, device: used) }
+    var user: RingAddresses.Addresses { .user(descriptors: descriptors, driver: avail, device: used) }
 }

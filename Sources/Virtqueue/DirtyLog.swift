@@ -65,7 +65,7 @@ extension Virtqueue {
     }
 
     /// Where a ring that begins, or that is found in other memory, is logged. `used`: see `setLog`; nil: as it was.
-    mutating func setLogAddresses(_ places: RingPlaces, used: GuestAddress?) {
+    mutating func setLogAddresses(_ places: RingAddresses, used: GuestAddress?) {
         descriptorsLogAddress = places.descriptorsAddress
         if isPacked { deviceLogAddress = places.deviceAddress } else if let used { deviceLogAddress = used.raw }
     }

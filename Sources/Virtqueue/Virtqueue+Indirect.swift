@@ -6,7 +6,7 @@ extension Virtqueue {
 
     /// Takes in the table that `descriptor` names. `isPacked` is a constant where this is inlined.
     @inline(__always) mutating func gatherIndirect(
-        _ gatherer: inout ChainGatherer, _ descriptor: Descriptor, flags: UInt16,
+        _ gatherer: inout DescriptorChainWalker, _ descriptor: Descriptor, flags: UInt16,
         _ chain: UnsafeMutablePointer<DescriptorChain>, isPacked: Bool
     ) {
         let bytes = UInt64(descriptor.length)
@@ -30,9 +30,9 @@ extension Virtqueue {
 
     /// A table that is wrong, or in another region than the last address, over a border, or misaligned.
     @inline(never) private mutating func gatherAwkward(
-        _ start: ChainGatherer, _ table: Descriptor, _ flags: UInt16,
+        _ start: DescriptorChainWalker, _ table: Descriptor, _ flags: UInt16,
         _ chain: UnsafeMutablePointer<DescriptorChain>
-    ) -> ChainGatherer {
+    ) -> DescriptorChainWalker {
         var gatherer = start
         guard features.contains(.indirect) else { return gatherer.givenUp(.indirectNotNegotiated, chain) }
         let entries = Int(table.length) / RingLayout.descriptorBytes
@@ -56,7 +56,7 @@ extension Virtqueue {
 
     /// Walks a table of `entries`, each of which `load` copies out.
     @inline(__always) private mutating func walk(
-        _ gatherer: inout ChainGatherer, _ entries: Int, _ chain: UnsafeMutablePointer<DescriptorChain>,
+        _ gatherer: inout DescriptorChainWalker, _ entries: Int, _ chain: UnsafeMutablePointer<DescriptorChain>,
         isPacked: Bool, load: (Int, inout Descriptor) -> Bool
     ) {
         let pool = pool

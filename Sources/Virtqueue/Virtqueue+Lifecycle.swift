@@ -2,7 +2,7 @@
 // All of it is the control path, between two passes of the worker; it may allocate, throw and take its time.
 
 /// A ring as host memory, checked: inside one region each, and aligned.
-public struct RingPlaces: BitwiseCopyable {
+public struct RingAddresses: BitwiseCopyable {
     public let descriptors: UnsafeMutableRawPointer
     public let driver: UnsafeMutableRawPointer
     public let device: UnsafeMutableRawPointer
@@ -83,7 +83,7 @@ extension Virtqueue {
     /// Starts at `base` as `stop` gave it (VHOST_USER_SET_VRING_BASE). With an in-flight record, requests that an
     /// earlier process did not finish come out of `pop` first. `usedGuestAddress`: see `setLog`.
     public mutating func start(
-        _ places: RingPlaces, base: UInt32, inflight: InflightMemory? = nil, usedGuestAddress: GuestAddress? = nil
+        _ places: RingAddresses, base: UInt32, inflight: InflightMemory? = nil, usedGuestAddress: GuestAddress? = nil
     ) throws(VirtqueueError) {
         guard inFlight == 0 else { throw .busy }
         isRunning = false
@@ -100,7 +100,7 @@ extension Virtqueue {
         if isPacked { try startPacked(base, inflight) } else { try startSplit(base, inflight) }
         shadowAvail = nextAvail
         publishedUsed = nextUsed
-        owesSignal = true
+        mustSignal = true
         damage = .none
         isRunning = true
         refresh()
@@ -187,7 +187,7 @@ extension Virtqueue {
 
     /// Goes over to another snapshot of the guest's memory, with the ring's places in it. Requests in flight keep
     /// theirs; nobody may release it before `isSettled`.
-    public mutating func adopt(_ next: GuestMemorySnapshot, _ places: RingPlaces?) {
+    public mutating func adopt(_ next: GuestMemorySnapshot, _ places: RingAddresses?) {
         guard next.generation != memory.generation else { return }
         unsettled = inFlight
         refresh()
@@ -205,6 +205,6 @@ extension Virtqueue {
 }
 
 /// Names memory of a snapshot; the worker that owns the queue uses it.
-extension RingPlaces: @unchecked Sendable {}
+extension RingAddresses: @unchecked Sendable {}
 /// A window on shared memory.
 extension InflightMemory: @unchecked Sendable {}

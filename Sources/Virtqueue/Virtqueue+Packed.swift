@@ -55,7 +55,7 @@ extension Virtqueue {
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ first: Descriptor
     ) -> UInt16? {
         let slot = Int(chain.pointee.slot)
-        var gatherer = ChainGatherer(chain, list: shortList(slot), memory: memory, region: lastRegion)
+        var gatherer = DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
         let pool = pool
         let size = size
         let ring = descriptors
@@ -105,7 +105,7 @@ extension Virtqueue {
     }
 
     @inline(never)
-    mutating func brokenChain(_ chain: UnsafeMutablePointer<DescriptorChain>, _ why: RingDamage) {
+    mutating func brokenChain(_ chain: UnsafeMutablePointer<DescriptorChain>, _ why: RingError) {
         if chain.pointee.longList >= 0 { returnList(chain) }
         markBroken(why)
     }
@@ -162,8 +162,8 @@ extension Virtqueue {
         publishedUsed = nextUsed
         pendingEntries = 0
         fullFence()
-        if owesSignal {
-            owesSignal = false
+        if mustSignal {
+            mustSignal = false
             return true
         }
         if features.contains(.notifyOnEmpty), inFlight == 0, !packedHasAvailable { return true }

@@ -19,7 +19,7 @@ extension Virtqueue {
         let index = Int(replay[replayed])
         let slot = Int(freeSlots.take())
         let chain = chains + slot
-        var gatherer = ChainGatherer(chain, list: shortList(slot), memory: memory, region: lastRegion)
+        var gatherer = DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
         var walk = record.descriptors(of: index)
         let entries = walk.left
         var id: UInt16 = 0

@@ -11,13 +11,13 @@ extension Virtqueue {
         if shadowAvail == nextAvail {
             guard isRunning, damage == .none else { return nil }
             if replayed < replayCount { return replaySplit() }
-            guard lookAgain() else { return nil }
+            guard refreshAvailIndex() else { return nil }
         }
         return takeSplit()
     }
 
     /// Reads avail.idx; false when nothing is new.
-    private mutating func lookAgain() -> Bool {
+    private mutating func refreshAvailIndex() -> Bool {
         shadowAvail = acquire16(driver + RingLayout.availIndexOffset)
         guard shadowAvail != nextAvail else { return false }
         guard Int(shadowAvail &- nextAvail) <= size else {
@@ -28,7 +28,7 @@ extension Virtqueue {
     }
 
     /// Nothing that was read ahead may be taken any more.
-    @inline(never) private mutating func damageRing(_ why: RingDamage) {
+    @inline(never) private mutating func damageRing(_ why: RingError) {
         shadowAvail = nextAvail
         markBroken(why)
     }
@@ -66,7 +66,7 @@ extension Virtqueue {
     }
 
     @inline(__always) mutating func gatherSplit(_ chain: UnsafeMutablePointer<DescriptorChain>, _ head: Int) {
-        var gatherer = ChainGatherer(chain, list: shortList(head), memory: memory, region: lastRegion)
+        var gatherer = DescriptorChainWalker(chain, list: shortList(head), memory: memory, region: lastRegion)
         let descriptors = descriptors
         let size = size
         let pool = pool
@@ -119,8 +119,8 @@ extension Virtqueue {
         pendingEntries = 0
         // The driver's wish is read after the index is visible; else both could wait for each other.
         fullFence()
-        if owesSignal {
-            owesSignal = false
+        if mustSignal {
+            mustSignal = false
             return true
         }
         if features.contains(.notifyOnEmpty), inFlight == 0, !splitHasAvailable { return true }

@@ -34,7 +34,7 @@ public struct Virtqueue: ~Copyable {
     /// Running, and nothing out of the ordinary: the short way back for a request.
     var isPlain = false
     /// Why the queue takes no more requests; `.none` while it does.
-    public internal(set) var damage: RingDamage = .none
+    public internal(set) var damage: RingError = .none
 
     // Positions. Split: running 16-bit indices. Packed: entries of the ring, with wrap counters.
     var nextAvail: UInt16 = 0
@@ -50,7 +50,7 @@ public struct Virtqueue: ~Copyable {
     /// Packed: the first word of the batch, which makes all of it visible when it is stored.
     var pendingWord: UInt64 = 0
     /// The driver must hear of the next publication whatever it asked for: it may wait for a signal that got lost.
-    var owesSignal = true
+    var mustSignal = true
 
     // Requests.
     let chains: UnsafeMutablePointer<DescriptorChain>
@@ -216,7 +216,7 @@ public struct Virtqueue: ~Copyable {
     }
 
     /// The ring makes no sense any more: this queue alone stops taking requests.
-    @inline(never) mutating func markBroken(_ why: RingDamage) {
+    @inline(never) mutating func markBroken(_ why: RingError) {
         if damage == .none { damage = why }
     }
 }

@@ -42,7 +42,7 @@ extension VirtqueueError: CustomStringConvertible {
 
 /// Damage that leaves no sense in reading a ring on. The queue takes no more requests until it is started anew; what
 /// is in flight still completes, and other queues do not notice.
-@frozen public enum RingDamage: UInt8, Sendable, BitwiseCopyable {
+@frozen public enum RingError: UInt8, Sendable, BitwiseCopyable {
     case none
     /// avail.idx ran further ahead than the ring has entries.
     case availOverrun

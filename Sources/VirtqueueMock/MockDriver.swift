@@ -107,8 +107,8 @@ public final class MockDriver {
         (availWrap, usedWrap) = (true, true)
     }
 
-    /// The ring's addresses, for `RingPlaces`.
-    public var addresses: RingPlaces.Addresses {
+    /// The ring's addresses, for `RingAddresses`.
+    public var addresses: RingAddresses.Addresses {
         .guest(
             descriptors: GuestAddress(descriptorArea), driver: GuestAddress(driverArea),
             device: GuestAddress(deviceArea))

@@ -94,7 +94,7 @@ struct DirtyLogTests {
             GuestRegion(guest: GuestAddress($0.guest.raw + moved), size: $0.size, host: $0.host)
         }
         try rig.guest.replace(regions)
-        let places = try RingPlaces(
+        let places = try RingAddresses(
             .guest(
                 descriptors: GuestAddress(rig.driver.descriptorArea + moved),
                 driver: GuestAddress(rig.driver.driverArea + moved),

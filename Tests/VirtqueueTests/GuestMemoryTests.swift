@@ -91,7 +91,7 @@ struct GuestMemoryTests {
     @Test func ringsOutsideMemoryAcrossRegionsOrMisalignedAreRefused() throws {
         let rig = try Rig(.split, start: false)
         let places = { (d: UInt64, a: UInt64, u: UInt64) in
-            try RingPlaces(
+            try RingAddresses(
                 .guest(descriptors: GuestAddress(d), driver: GuestAddress(a), device: GuestAddress(u)), size: 16,
                 isPacked: false, in: rig.guest.snapshot)
         }
@@ -112,7 +112,7 @@ struct GuestMemoryTests {
             GuestRegion(guest: GuestAddress(0), size: 4096, user: 0x7F00_0000_0000, host: place)
         ])
         let user: UInt64 = 0x7F00_0000_0000
-        let found = try RingPlaces(
+        let found = try RingAddresses(
             .user(descriptors: user, driver: user + 512, device: user + 1024), size: 16, isPacked: false,
             in: memory.snapshot)
         #expect(found.descriptors == place)

@@ -80,7 +80,7 @@ struct HostileTests {
         #expect(rig.pop() == nil)
         #expect(rig.damage != .none)
         let driver = try #require(MockDriver(memory: rig.memory, size: 16, features: kind.features))
-        let places = try RingPlaces(driver.addresses, size: 16, isPacked: kind.isPacked, in: rig.guest.snapshot)
+        let places = try RingAddresses(driver.addresses, size: 16, isPacked: kind.isPacked, in: rig.guest.snapshot)
         try rig.queue.start(places, base: kind.isPacked ? Virtqueue.packedBase : 0)
         driver.publish(try rig.request().buffers)
         #expect(rig.drain() == [.none])

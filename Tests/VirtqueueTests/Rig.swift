@@ -57,15 +57,15 @@ final class Rig {
     func push(_ chain: UnsafeMutablePointer<DescriptorChain>, written: UInt32) { queue.push(chain, written: written) }
     func publish() -> Bool { queue.publish() }
     func enableKicks() -> Bool { queue.enableKicks() }
-    var damage: RingDamage { queue.damage }
+    var damage: RingError { queue.damage }
     var inFlight: Int { queue.inFlight }
     var refused: UInt64 { queue.refused }
     var isSettled: Bool { queue.isSettled }
     var hasAvailable: Bool { queue.hasAvailable }
     var replaysLeft: Int { queue.replaysLeft }
 
-    func places() throws -> RingPlaces {
-        try RingPlaces(driver.addresses, size: driver.size, isPacked: driver.isPacked, in: guest.snapshot)
+    func places() throws -> RingAddresses {
+        try RingAddresses(driver.addresses, size: driver.size, isPacked: driver.isPacked, in: guest.snapshot)
     }
 
     func buffer(_ bytes: Int) throws -> UInt64 {

@@ -12,7 +12,7 @@ import VirtqueueMock
 /// One worker and the driver of its queue.
 final class Side {
     static let depth = 128
-    let worker: LoneWorker
+    let worker: SingleStepWorker
     let memory = MockMemory([(guest: 0x1_0000, bytes: 16 << 20)])
     let driver: MockDriver
     let guest: GuestMemory
@@ -24,9 +24,9 @@ final class Side {
         guard let driver = MockDriver(memory: memory, size: 256, features: features) else { throw Trouble.memory }
         self.driver = driver
         guest = try GuestMemory(memory.regions)
-        let places = try RingPlaces(
+        let places = try RingAddresses(
             driver.addresses, size: 256, isPacked: features.contains(.packed), in: guest.snapshot)
-        worker = try LoneWorker(
+        worker = try SingleStepWorker(
             chain, memory: guest.snapshot, places: places, size: 256, features: features)
         for _ in 0..<Self.depth {
             guard let header = memory.allocate(16), let page = memory.allocate(4096, alignment: 4096),
@@ -65,7 +65,7 @@ final class Side {
         }
         var answered = 0
         while answered < Self.depth {
-            worker.turn()
+            worker.runOnce()
             worker.handIn()
             answered += driver.collect().count
         }

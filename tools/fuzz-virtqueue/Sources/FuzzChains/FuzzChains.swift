@@ -95,7 +95,7 @@ final class Machine {
 
     func start(base: UInt32) -> Bool {
         do {
-            let places = try RingPlaces(
+            let places = try RingAddresses(
                 driver.addresses, size: driver.size, isPacked: driver.isPacked, in: guest.snapshot)
             let inflight = isRecorded ? InflightMemory(base: record, bytes: recordBytes) : nil
             try queue.start(places, base: base, inflight: inflight, usedGuestAddress: GuestAddress(driver.deviceArea))

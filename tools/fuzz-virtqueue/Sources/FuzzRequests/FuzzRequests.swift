@@ -80,7 +80,7 @@ public func fuzz(_ data: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     guard let guest = try? GuestMemory(memory.regions),
         let driver = MockDriver(memory: memory, size: 32, features: features, tableEntries: 64),
         var queue = try? Virtqueue(size: 32, features: features, memory: guest.snapshot),
-        let places = try? RingPlaces(driver.addresses, size: 32, isPacked: flags & 1 != 0, in: guest.snapshot),
+        let places = try? RingAddresses(driver.addresses, size: 32, isPacked: flags & 1 != 0, in: guest.snapshot),
         (try? queue.start(places, base: flags & 1 != 0 ? Virtqueue.packedBase : 0)) != nil,
         let out = memory.allocate(8192, alignment: flags & 128 == 0 ? 16 : 1), let back = memory.allocate(8192),
         let disk = VirtioBlkDisk(

@@ -42,7 +42,7 @@ func run(isPacked: Bool, indirect: Bool, part: String, rounds: Int) throws {
         let disk = VirtioBlkDisk(capacityBytes: 1 << 20)
     else { throw CostError.setup }
     var queue = try Virtqueue(size: 128, features: features, memory: guest.snapshot)
-    let places = try RingPlaces(driver.addresses, size: 128, isPacked: isPacked, in: guest.snapshot)
+    let places = try RingAddresses(driver.addresses, size: 128, isPacked: isPacked, in: guest.snapshot)
     try queue.start(places, base: isPacked ? Virtqueue.packedBase : 0)
     let request = [
         MockBuffer(header, 16, isWritable: false), MockBuffer(data, 4096, isWritable: true),

@@ -11,7 +11,7 @@ public typealias ImageOpener = @Sendable () throws(ImageError) -> ImageChain
 
 /// The image of an export. Its sessions take it before the first ring starts; in a migration they give it away once the
 /// last one has stopped.
-final class HeldImage: Sendable {
+final class MigratableImage: Sendable {
     private enum Place {
         case here(ImageChain)
         /// Another server may have it: what was known of it is known no more.
@@ -33,7 +33,7 @@ final class HeldImage: Sendable {
     }
 
     /// The image, opened anew if it was elsewhere.
-    func take() throws(ImageError) -> (chain: ImageChain, isNew: Bool) {
+    func acquire() throws(ImageError) -> (chain: ImageChain, isNew: Bool) {
         try place.withLock { place in
             Result { () throws(ImageError) in
                 if case .here(let chain) = place { return (chain, false) }
@@ -47,7 +47,7 @@ final class HeldImage: Sendable {
 
     /// Brings everything to the disk and gives the image's locks back. No request may be in flight. False: it stays here
     /// for good. When it throws, it is still here: nobody must find what is not whole.
-    func giveAway() throws(ImageError) -> Bool {
+    func release() throws(ImageError) -> Bool {
         try place.withLock { place in
             Result { () throws(ImageError) in
                 guard open != nil, case .here(let chain) = place else { return false }

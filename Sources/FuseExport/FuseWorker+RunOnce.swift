@@ -16,7 +16,7 @@ private enum Tag {
 
 extension FuseWorker {
     /// One turn: give the kernel what is ready, wait for news, take it in.
-    func round() {
+    func runOnce() {
         postReplies()
         postStandingRead()
         // Replies complete as they are submitted and free nothing that anybody waits for, unless somebody does.
@@ -28,7 +28,7 @@ extension FuseWorker {
         }
         drain()
         // A request that came while others were under way is seldom the only one.
-        if !standing, !alone, !ended { sweep() }
+        if !standing, !alone, !ended { drainDevice() }
         start()
     }
 
@@ -69,7 +69,7 @@ extension FuseWorker {
     }
 
     /// Takes all requests that are there now. Plain calls: a read on the ring that finds nothing would stay there.
-    private func sweep() {
+    private func drainDevice() {
         while requests.free > 0 {
             let buffer = requests.take()
             let count = Glibc.read(fuse, requests.bytes(buffer), requests.size)

@@ -4,7 +4,7 @@
 // takes the gatherer by value and gives it back, so that it never has an address.
 import Glibc
 
-struct ChainGatherer: BitwiseCopyable {
+struct DescriptorChainWalker: BitwiseCopyable {
     /// Where the next iovec goes, and where room ends. After a fault there is no room, so every buffer is rare.
     var cursor: UnsafeMutablePointer<iovec>
     var limit: UnsafeMutablePointer<iovec>

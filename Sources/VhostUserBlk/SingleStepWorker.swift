@@ -7,11 +7,11 @@ import SystemPackage
 package import Virtqueue
 
 /// A worker with one queue that runs only when it is told to. Confined to the thread that makes it.
-package final class LoneWorker {
+package final class SingleStepWorker {
     private let worker: QueueWorker
 
     package init(
-        _ chain: ImageChain, memory: GuestMemorySnapshot, places: RingPlaces, size: Int, features: RingFeatures
+        _ chain: ImageChain, memory: GuestMemorySnapshot, places: RingAddresses, size: Int, features: RingFeatures
     ) throws {
         let mailbox = try Mailbox<WorkerCommand>()
         worker = try QueueWorker(mailbox: mailbox, poll: .off, log: Logger(label: "qblk"))
@@ -26,12 +26,12 @@ package final class LoneWorker {
             export: ExportSettings(name: "alone", chain: chain, ignoresFlushes: false, discards: true))
         let answer = Answer<String?>()
         mailbox.post(.start(start, answer))
-        worker.obey()
+        worker.handleCommands()
         if answer.wait() != nil { throw Errno.invalidArgument }
     }
 
     /// One turn: takes chains in, gives back what is done.
-    package func turn() { worker.turn() }
+    package func runOnce() { worker.runOnce() }
     /// What a worker does between two turns while there is work.
     package func handIn() { worker.ring.submitAndWait(0) }
 }

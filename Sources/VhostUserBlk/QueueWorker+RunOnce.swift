@@ -7,7 +7,7 @@ import LinuxIO
 import Virtqueue
 
 extension QueueWorker {
-    @inline(never) func turn() {
+    @inline(never) func runOnce() {
         moved = false
         let drained = ring.drain { userData, result in
             if RequestEngine.owns(userData) {
