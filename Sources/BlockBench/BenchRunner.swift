@@ -54,7 +54,7 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
     /// Writes that may still be sent before a flush must be.
     private var writesLeft: Int
 
-    private static var patience: UInt64 { 30 }
+    private static var timeout: UInt64 { 30 }
 
     init(_ lane: Lane, _ options: BenchOptions, blocks: UInt64, queue: Int, _ gate: BenchGate) {
         self.lane = lane
@@ -186,8 +186,8 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
             tries &+= 1
             guard tries & 63 == 0 || options.wait == .interrupt else { continue }
             if gate.gone.load(ordering: .relaxed) { throw .gone }
-            if BenchClock.now() &- since > Self.patience &* 1_000_000_000 {
-                throw .silence(seconds: Int(Self.patience), inFlight: inFlight)
+            if BenchClock.now() &- since > Self.timeout &* 1_000_000_000 {
+                throw .silence(seconds: Int(Self.timeout), inFlight: inFlight)
             }
         }
     }

@@ -15,7 +15,7 @@ public import MapRegistry
 /// Makes device-mapper devices of images and takes them down. No process stays behind.
 public enum DMMap {
     /// Why a chain cannot be mapped by device-mapper alone; nil if it can. Touches no kernel.
-    public static func obstacle(_ chain: ImageChain) throws(ImageError) -> DMObstacle? {
+    public static func obstacle(_ chain: ImageChain) throws(ImageError) -> DMUnsupported? {
         switch try DMTable.build(chain) {
         case .success: nil
         case .failure(let obstacle): obstacle

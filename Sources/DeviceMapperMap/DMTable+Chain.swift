@@ -8,9 +8,9 @@ public import SystemPackage
 
 extension DMTable {
     /// The table of a chain, or what is in its way. Throws where the image itself cannot be read.
-    public static func build(_ chain: ImageChain) throws(ImageError) -> Result<DMTable, DMObstacle> {
+    public static func build(_ chain: ImageChain) throws(ImageError) -> Result<DMTable, DMUnsupported> {
         var builder: DMTableBuilder
-        do throws(DMObstacle) {
+        do throws(DMUnsupported) {
             builder = try DMTableBuilder(size: chain.size, fileLengths: chain.files.map(\.length))
         } catch {
             return .failure(error)
@@ -21,13 +21,13 @@ extension DMTable {
                 // Not the image's fault: the system could not read it now. That must not become part of a table.
                 throw ImageError(.system, damage.description, path: path(ofLayer: damage.layer, in: chain)?.name)
             }
-            do throws(DMObstacle) {
+            do throws(DMUnsupported) {
                 try builder.add(step)
             } catch {
                 return .failure(error)
             }
         }
-        do throws(DMObstacle) {
+        do throws(DMUnsupported) {
             return .success(try builder.finish())
         } catch {
             return .failure(error)
@@ -66,7 +66,7 @@ extension DMTable {
 }
 
 extension DMTableBuilder {
-    fileprivate mutating func add(_ step: ExtentWalker.Step) throws(DMObstacle) {
+    fileprivate mutating func add(_ step: ExtentWalker.Step) throws(DMUnsupported) {
         switch step {
         case .extent(let extent): try add(extent)
         case .damaged(let damage): try add(damage)

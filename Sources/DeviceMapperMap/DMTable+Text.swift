@@ -97,7 +97,7 @@ extension DMTable {
     }
 
     /// What stops this table from being loaded with these devices, if anything.
-    public func obstacle(names: DMDeviceNames) -> DMObstacle? {
+    public func obstacle(names: DMDeviceNames) -> DMUnsupported? {
         // Most tables are far from the limit, whatever their numbers: 20 digits at most.
         let longest = (names.files.values.map(\.utf8.count) + [names.zeros?.utf8.count ?? 0]).max() ?? 0
         let (most, overflow) = lines.count.multipliedReportingOverflow(
@@ -107,6 +107,6 @@ extension DMTable {
         for index in lines.indices {
             bytes += DMLimits.ioctlBytes(parameters: target(index, names: names).parameters.utf8.count)
         }
-        return bytes > DMLimits.maxIoctlBytes ? DMObstacle(.tableTooLarge(bytes: bytes)) : nil
+        return bytes > DMLimits.maxIoctlBytes ? DMUnsupported(.tableTooLarge(bytes: bytes)) : nil
     }
 }

@@ -12,10 +12,10 @@ public struct DMTableBuilder {
     private var lines: [DMLine] = []
 
     /// A table for a disk of `size` bytes over files of these lengths.
-    public init(size: UInt64, fileLengths: [UInt64]) throws(DMObstacle) {
-        guard size > 0 else { throw DMObstacle(.emptyDisk) }
+    public init(size: UInt64, fileLengths: [UInt64]) throws(DMUnsupported) {
+        guard size > 0 else { throw DMUnsupported(.emptyDisk) }
         let (padded, overflow) = size.addingReportingOverflow(DMLimits.sectorSize - 1)
-        guard !overflow, padded <= DMLimits.maxDeviceBytes else { throw DMObstacle(.diskTooLarge) }
+        guard !overflow, padded <= DMLimits.maxDeviceBytes else { throw DMUnsupported(.diskTooLarge) }
         self.size = size
         end = padded / DMLimits.sectorSize
         self.fileLengths = fileLengths
@@ -26,23 +26,23 @@ public struct DMTableBuilder {
     private var sector: UInt64 { lines.last.map { $0.start + $0.length } ?? 0 }
 
     /// Takes in the extent that begins at `next`.
-    public mutating func add(_ extent: Extent) throws(DMObstacle) {
+    public mutating func add(_ extent: Extent) throws(DMUnsupported) {
         switch extent.kind {
         case .unallocated, .unallocatedReserved, .zero, .zeroAllocated:
             try append(.zeros, at: extent.guest, bytes: extent.length, blame: extent.file)
         case .data: try addData(extent)
-        case .compressed: throw DMObstacle(.compressed, at: extent.guest)
+        case .compressed: throw DMUnsupported(.compressed, at: extent.guest)
         }
     }
 
     /// Takes in a range that cannot be read: reading it will be an I/O error, the rest stays readable.
-    public mutating func add(_ damage: MapDamage) throws(DMObstacle) {
+    public mutating func add(_ damage: MapDamage) throws(DMUnsupported) {
         try append(.error, at: damage.guest, bytes: damage.length, blame: 0)
     }
 
     /// The table, once the extents have covered the disk.
-    public consuming func finish() throws(DMObstacle) -> DMTable {
-        guard sector == end else { throw DMObstacle(.incomplete, at: next) }
+    public consuming func finish() throws(DMUnsupported) -> DMTable {
+        guard sector == end else { throw DMUnsupported(.incomplete, at: next) }
         return DMTable(lines: lines)
     }
 
@@ -50,8 +50,8 @@ public struct DMTableBuilder {
 
     /// Data: as far as the file has whole sectors it is a line. Beyond the file's end it is lost, not zero: an image
     /// has every byte that its guest can see, so reading what is missing is an I/O error.
-    private mutating func addData(_ extent: Extent) throws(DMObstacle) {
-        let misaligned = DMObstacle(.misaligned(file: extent.file), at: extent.guest)
+    private mutating func addData(_ extent: Extent) throws(DMUnsupported) {
+        let misaligned = DMUnsupported(.misaligned(file: extent.file), at: extent.guest)
         guard Int(extent.file) < fileLengths.count, extent.host.bytes % DMLimits.sectorSize == 0 else {
             throw misaligned
         }
@@ -68,34 +68,34 @@ public struct DMTableBuilder {
         guard inside < extent.length else { return }
         let rest = extent.guest + inside
         guard extent.host.bytes + inside >= fileEnd else {
-            throw DMObstacle(.partialSector(file: extent.file), at: rest)
+            throw DMUnsupported(.partialSector(file: extent.file), at: rest)
         }
         try append(.error, at: rest, bytes: extent.length - inside, blame: extent.file)
     }
 
     private mutating func append(
         _ source: DMSource, offset: UInt64 = 0, at guest: GuestOffset, bytes: UInt64, blame file: UInt16
-    ) throws(DMObstacle) {
+    ) throws(DMUnsupported) {
         let (rangeEnd, overflow) = guest.bytes.addingReportingOverflow(bytes)
         guard !overflow, rangeEnd <= size, guest == next, bytes > 0 else {
-            throw DMObstacle(.misaligned(file: file), at: guest)
+            throw DMUnsupported(.misaligned(file: file), at: guest)
         }
         // The disk's own end may lie inside the last sector: that sector is whole on the device.
         let sectorEnd = rangeEnd == size ? end : rangeEnd / DMLimits.sectorSize
         guard rangeEnd == size || rangeEnd % DMLimits.sectorSize == 0 else {
-            throw DMObstacle(.misaligned(file: file), at: GuestOffset(sectorEnd * DMLimits.sectorSize))
+            throw DMUnsupported(.misaligned(file: file), at: GuestOffset(sectorEnd * DMLimits.sectorSize))
         }
         let start = guest.bytes / DMLimits.sectorSize
         try append(DMLine(start: start, length: sectorEnd - start, source: source, offset: offset))
     }
 
-    private mutating func append(_ line: DMLine) throws(DMObstacle) {
+    private mutating func append(_ line: DMLine) throws(DMUnsupported) {
         if let last = lines.last, last.continues(into: line) {
             lines[lines.count - 1].length += line.length
             return
         }
         guard lines.count < DMLimits.maxTargets else {
-            throw DMObstacle(.tooManyTargets(limit: DMLimits.maxTargets), at: next)
+            throw DMUnsupported(.tooManyTargets(limit: DMLimits.maxTargets), at: next)
         }
         lines.append(line)
     }

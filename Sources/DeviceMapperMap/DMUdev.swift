@@ -14,7 +14,7 @@ enum DMUdev {
 
     /// Longest wait for udev's rules, in milliseconds. Udev gives up on a rule later than that; the node is made by
     /// us then.
-    private static let patience = 10_000
+    private static let timeout = 10_000
 
     /// Runs a task that makes or removes a device and waits until udev, where there is one, has dealt with it.
     static func run(_ task: borrowing DMTask, _ purpose: Purpose) throws(DMFailure) {
@@ -63,7 +63,7 @@ enum DMUdev {
     private static func settle(_ cookie: UInt32) {
         guard cookie != 0 else { return }
         var waited = 0
-        while waited < patience {
+        while waited < timeout {
             var ready: Int32 = 0
             guard dm_udev_wait_immediate(cookie, &ready) == 1 else { return }
             if ready != 0 { return }

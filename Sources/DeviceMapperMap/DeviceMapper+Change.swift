@@ -52,8 +52,8 @@ extension DeviceMapper {
 
     /// Removes a device. In use: an error, or with `deferred` it goes when its last user closes it.
     ///
-    /// Udev's rules open a new device to look at it, so "in use" is asked again for up to `patience` milliseconds.
-    public func remove(name: String, deferred: Bool = false, patience: Int = 1000) throws(ImageError) {
+    /// Udev's rules open a new device to look at it, so "in use" is asked again for up to `timeout` milliseconds.
+    public func remove(name: String, deferred: Bool = false, timeout: Int = 1000) throws(ImageError) {
         var waited = 0
         while true {
             do {
@@ -63,7 +63,7 @@ extension DeviceMapper {
                     try DMUdev.run(task, .visible)
                 }
             } catch {
-                guard error.errno == EBUSY, waited < patience else {
+                guard error.errno == EBUSY, waited < timeout else {
                     throw DeviceMapper.error("device-mapper cannot remove \(name)", error)
                 }
             }

@@ -58,14 +58,14 @@ enum LoopCleanup {
     }
 
     /// How long a server that wrote, and who waits for it, may take to end: a slow disk may have much to take in.
-    static let writerPatience: Int32 = 600_000
+    static let writerTimeout: Int32 = 600_000
 
-    /// Waits up to `patience` milliseconds for a process that is about to end, and ends it if it does not. False: it had to
+    /// Waits up to `timeout` milliseconds for a process that is about to end, and ends it if it does not. False: it had to
     /// be. `waiting` is called now and then.
     @discardableResult
-    static func end(_ process: ProcessIdentity, patience: Int32 = 3000, waiting: () -> Void = {}) -> Bool {
+    static func end(_ process: ProcessIdentity, timeout: Int32 = 3000, waiting: () -> Void = {}) -> Bool {
         do throws(Errno) {
-            var left = patience
+            var left = timeout
             while left > 0 {
                 let turn = min(left, 10_000)
                 if try process.waitForEnd(milliseconds: turn) { return true }
@@ -109,13 +109,13 @@ enum LoopCleanup {
         for number in record.loops {
             // A device without a server is of no use to those who use it: it goes when they let go.
             let lazily = deferred || !isServed(record)
-            let gone = try LoopUsers.detach(number, of: record, deferred: lazily)
+            let gone = try LoopOpeners.detach(number, of: record, deferred: lazily)
             if !gone && isServed(record) { return false }
         }
         if let mountPoint = record.mountPoint { endConnection(mountPoint) }
         if let server = record.server, server.isAlive {
             WaitNotice.during(waitText(record), notice) {
-                end(server, patience: record.readOnly ? 500 : writerPatience)
+                end(server, timeout: record.readOnly ? 500 : writerTimeout)
             }
         }
         return true

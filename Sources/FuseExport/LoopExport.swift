@@ -32,7 +32,7 @@ public enum LoopExport {
         open.writable = !options.readOnly
         open.takesWriterLock = false
         let chain: ImageChain
-        do throws(ImageError) { chain = try openLocked(image, open, patience: hasCleaned ? 3000 : 0) } catch {
+        do throws(ImageError) { chain = try openLocked(image, open, timeout: hasCleaned ? 3000 : 0) } catch {
             throw error.named(options.image)
         }
         let reservation = try reserve(image, chain, options)
@@ -82,7 +82,7 @@ public enum LoopExport {
             return nil
         }
         if !deferred { try LoopCleanup.flush(current, notice) }
-        for number in current.loops where try !LoopUsers.detach(number, of: current, deferred: deferred) {
+        for number in current.loops where try !LoopOpeners.detach(number, of: current, deferred: deferred) {
             // The supervisor waits for the last user, then takes down the rest.
             current.deferred = true
             try reservation.write(current)
@@ -93,7 +93,7 @@ public enum LoopExport {
         var hasEnded = true
         if let supervisor = current.supervisor {
             hasEnded = WaitNotice.during(LoopCleanup.waitText(current), notice) {
-                LoopCleanup.end(supervisor, patience: 10_000 + (current.readOnly ? 0 : LoopCleanup.writerPatience))
+                LoopCleanup.end(supervisor, timeout: 10_000 + (current.readOnly ? 0 : LoopCleanup.writerTimeout))
             }
         }
         var trouble = try registry.record(of: record.name)?.trouble
@@ -166,12 +166,12 @@ public enum LoopExport {
     /// Opens the image. A server that was killed is gone before its rings are, and its locks last as long as those: such
     /// are waited for, for so many milliseconds.
     private static func openLocked(
-        _ image: FilePath, _ options: OpenOptions, patience: Int
+        _ image: FilePath, _ options: OpenOptions, timeout: Int
     ) throws(ImageError) -> ImageChain {
         var waited = 0
         while true {
             do throws(ImageError) { return try ImageChain.open(path: image, options: options) } catch {
-                guard error.kind == .locked, waited < patience else { throw error }
+                guard error.kind == .locked, waited < timeout else { throw error }
             }
             usleep(50_000)
             waited += 50

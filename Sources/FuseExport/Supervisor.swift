@@ -198,7 +198,7 @@ final class Supervisor {
     private func takeDown(deferred: Bool) -> Bool {
         guard let record, let number = record.loops.first else { return true }
         do throws(ImageError) {
-            guard try LoopUsers.detach(number, of: record, deferred: deferred) else { return false }
+            guard try LoopOpeners.detach(number, of: record, deferred: deferred) else { return false }
         } catch {
             log.warning("\(error): not taken down")
             return false
@@ -249,7 +249,7 @@ final class Supervisor {
         var byItself = true
         if let identity = server?.identity {
             byItself = LoopCleanup.end(
-                identity, patience: config.readOnly ? 3000 : LoopCleanup.writerPatience
+                identity, timeout: config.readOnly ? 3000 : LoopCleanup.writerTimeout
             ) { [log] in log.notice("the server still writes back") }
         }
         do throws(Errno) { return (try process.wait(), byItself) } catch {

@@ -15,8 +15,8 @@ enum AttachmentCleanup {
         _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry
     ) throws(ImageError) -> String? {
         // The supervisor gives its server 30 s to finish.
-        if let supervisor = record.supervisor { Supervision.end(supervisor, patience: 36_000) }
-        if let server = record.server, server.isAlive { Supervision.end(server, patience: 30_000) }
+        if let supervisor = record.supervisor { ProcessTermination.end(supervisor, timeout: 36_000) }
+        if let server = record.server, server.isAlive { ProcessTermination.end(server, timeout: 30_000) }
         endUnrecorded(registry.folder(of: key).appending("disk.sock"))
         let trouble = try registry.record(key)?.trouble
         try registry.remove(key)
@@ -29,7 +29,7 @@ enum AttachmentCleanup {
     ) {
         do throws(ImageError) {
             // A device that came up after all, when only the record could not be written, needs its guest to go.
-            if try monitor.hasDevice(record.id) { try monitor.unplug(record.id, patience: 10_000) }
+            if try monitor.hasDevice(record.id) { try monitor.unplug(record.id, timeout: 10_000) }
             try monitor.removeBehind(record.id)
             try takeDown(record, key, registry)
         } catch {
@@ -85,7 +85,7 @@ enum AttachmentCleanup {
         do throws(ImageError) {
             let files = try reopened(record)
             // Without its supervisor a server serves on, but nothing would follow it.
-            if let server = record.server, server.isAlive { Supervision.end(server, patience: 30_000) }
+            if let server = record.server, server.isAlive { ProcessTermination.end(server, timeout: 30_000) }
             endUnrecorded(socket)
             let config = SupervisorConfig(
                 key: key, registryFolder: registry.folder, executable: "/proc/self/exe",
@@ -134,7 +134,7 @@ enum AttachmentCleanup {
                 words.count == 3 && words[1] == FileName(HotPlug.supervisorVerb)
                 && words[2].text.flatMap(SupervisorConfig.decoded)?.socket == socket
             guard words.first == "qblk", serves || supervises else { continue }
-            Supervision.end(identity, patience: supervises ? 36_000 : 30_000)
+            ProcessTermination.end(identity, timeout: supervises ? 36_000 : 30_000)
         }
     }
 }

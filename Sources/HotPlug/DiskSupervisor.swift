@@ -92,7 +92,7 @@ final class DiskSupervisor {
     }
 
     /// Waits until the server answers. Not to be asked of one that a VM talks to already: it has ears for one.
-    private func awaitAnswer() -> String? { turn { ServedProbe.answers(config.socket, milliseconds: 1_000) } }
+    private func awaitAnswer() -> String? { turn { VhostUserProbe.answers(config.socket, milliseconds: 1_000) } }
 
     private func turn(until done: () -> Bool) -> String? {
         let end = MonotonicClock.milliseconds() + 60_000
@@ -195,7 +195,7 @@ final class DiskSupervisor {
     private func stop() {
         if let server {
             if let identity = server.identity {
-                Supervision.end(identity, patience: 30_000)
+                ProcessTermination.end(identity, timeout: 30_000)
             }
             do throws(Errno) {
                 let end = try server.wait()
@@ -235,12 +235,12 @@ final class DiskSupervisor {
 }
 
 /// Small things that a process does to others.
-enum Supervision {
-    /// Asks a process to end, and ends it when it does not within `patience` milliseconds.
-    static func end(_ process: ProcessIdentity, patience: Int32) {
+enum ProcessTermination {
+    /// Asks a process to end, and ends it when it does not within `timeout` milliseconds.
+    static func end(_ process: ProcessIdentity, timeout: Int32) {
         do throws(Errno) {
             try process.kill(SIGTERM)
-            if try process.waitForEnd(milliseconds: patience) { return }
+            if try process.waitForEnd(milliseconds: timeout) { return }
             try process.kill(SIGKILL)
             _ = try process.waitForEnd(milliseconds: 5_000)
         } catch {

@@ -162,14 +162,14 @@ public enum HotPlug {
 
     // MARK: out
 
-    /// Takes a disk out of a VM and ends what served it. `patience` (milliseconds): for the guest to let go.
+    /// Takes a disk out of a VM and ends what served it. `timeout` (milliseconds): for the guest to let go.
     /// Returns false when the VM had gone already, and what was left of the disk has been cleaned up.
     public static func detach(
-        _ id: String, qmp path: FilePath, patience: Int64, registry: AttachmentRegistry = AttachmentRegistry()
+        _ id: String, qmp path: FilePath, timeout: Int64, registry: AttachmentRegistry = AttachmentRegistry()
     ) throws(ImageError) -> Bool {
         let qmp = Filesystem.absolute(path)
         guard let key = try key(of: id, qmp, registry) else { throw try unknown(id, qmp, registry) }
-        guard let lock = try registry.lock(key, patience: 10_000) else {
+        guard let lock = try registry.lock(key, timeout: 10_000) else {
             throw ImageError(
                 .locked, "another qblk is working on it", advice: "try again when it is done", path: FileName(id))
         }
@@ -180,7 +180,7 @@ public enum HotPlug {
             return false
         }
         let monitor = try QEMUMonitor(qmp)
-        if try monitor.hasDevice(id) { try monitor.unplug(id, patience: patience) }
+        if try monitor.hasDevice(id) { try monitor.unplug(id, timeout: timeout) }
         try monitor.removeBehind(id)
         let trouble = try AttachmentCleanup.takeDown(record, lock.key, registry)
         try AttachmentCleanup.sweep(registry, monitor)

@@ -61,7 +61,7 @@ public struct AttachmentRegistry: Sendable {
     public func create(_ id: String) throws(ImageError) -> AttachmentLock {
         try RegistryFiles.makeFolder(folder.parent)
         try RegistryFiles.makeFolder(folder)
-        guard let global = try FileLock(folder.appending(".lock"), patience: 10_000) else {
+        guard let global = try FileLock(folder.appending(".lock"), timeout: 10_000) else {
             throw busy("the list of disks")
         }
         let taken = Set(try keys())
@@ -72,17 +72,17 @@ public struct AttachmentRegistry: Sendable {
             number += 1
         }
         try RegistryFiles.makeFolder(folder(of: key))
-        guard let lock = try FileLock(folder(of: key).appending("lock"), patience: 0) else { throw busy("'\(key)'") }
+        guard let lock = try FileLock(folder(of: key).appending("lock"), timeout: 0) else { throw busy("'\(key)'") }
         _ = consume global
         return AttachmentLock(key: key, lock: lock)
     }
 
-    /// The right to change a disk that is there; nil while somebody else has it for `patience` milliseconds, or when
+    /// The right to change a disk that is there; nil while somebody else has it for `timeout` milliseconds, or when
     /// the disk has gone.
-    public func lock(_ key: String, patience: Int = 0) throws(ImageError) -> AttachmentLock? {
+    public func lock(_ key: String, timeout: Int = 0) throws(ImageError) -> AttachmentLock? {
         guard Filesystem.isDirectory(folder(of: key)) else { return nil }
         do throws(ImageError) {
-            guard let lock = try FileLock(folder(of: key).appending("lock"), patience: patience) else { return nil }
+            guard let lock = try FileLock(folder(of: key).appending("lock"), timeout: timeout) else { return nil }
             return AttachmentLock(key: key, lock: lock)
         } catch {
             if !Filesystem.isDirectory(folder(of: key)) { return nil }

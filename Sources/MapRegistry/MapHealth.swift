@@ -68,7 +68,7 @@ extension MapRegistry {
     /// map's lock: a device may have been made already, which nothing but the folder's path tells.
     public func sweep(_ takeDown: (_ folder: FilePath) throws(ImageError) -> Void = { _ in }) throws(ImageError) {
         for name in try names() where try record(of: name) == nil {
-            guard let lock = try FileLock(lockPath(name), patience: 0) else { continue }
+            guard let lock = try FileLock(lockPath(name), timeout: 0) else { continue }
             if try record(of: name) == nil {
                 try takeDown(folder(of: name))
                 try RegistryFiles.removeFolder(folder(of: name))

@@ -82,7 +82,7 @@ public struct MapRegistry: Sendable {
     private func createIfFree(_ name: String) throws(ImageError) -> MapReservation? {
         try MapName.check(name)
         try RegistryFiles.makeFolder(folder)
-        guard let global = try FileLock(folder.appending(".lock"), patience: 10_000) else {
+        guard let global = try FileLock(folder.appending(".lock"), timeout: 10_000) else {
             throw busy("the list of maps")
         }
         if let record = try record(of: name) {
@@ -91,7 +91,7 @@ public struct MapRegistry: Sendable {
                 advice: "unmap it first, or choose another name with --name")
         }
         try RegistryFiles.makeFolder(folder(of: name))
-        guard let lock = try FileLock(lockPath(name), patience: 0) else { return nil }
+        guard let lock = try FileLock(lockPath(name), timeout: 0) else { return nil }
         _ = consume global
         return MapReservation(registry: self, name: name, lock: lock)
     }
@@ -113,7 +113,7 @@ public struct MapRegistry: Sendable {
 
     /// Takes the lock of a map that is there, for taking it down.
     public func lock(_ name: String) throws(ImageError) -> MapReservation {
-        guard let lock = try FileLock(lockPath(name), patience: 5_000) else { throw busy("'\(name)'") }
+        guard let lock = try FileLock(lockPath(name), timeout: 5_000) else { throw busy("'\(name)'") }
         return MapReservation(registry: self, name: name, lock: lock)
     }
 

@@ -71,8 +71,8 @@ enum RegistryFiles {
 struct FileLock: ~Copyable {
     private let fd: Int32
 
-    /// Takes the lock; nil when somebody else has it and goes on holding it for `patience` milliseconds.
-    init?(_ path: FilePath, patience: Int) throws(ImageError) {
+    /// Takes the lock; nil when somebody else has it and goes on holding it for `timeout` milliseconds.
+    init?(_ path: FilePath, timeout: Int) throws(ImageError) {
         var waited = 0
         while true {
             let fd = path.open(O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
@@ -86,7 +86,7 @@ struct FileLock: ~Copyable {
                 let code = errno
                 close(fd)
                 throw RegistryFiles.error("cannot lock", path, code: code)
-            } else if waited >= patience {
+            } else if waited >= timeout {
                 close(fd)
                 return nil
             } else {

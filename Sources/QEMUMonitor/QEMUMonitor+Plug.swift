@@ -60,7 +60,7 @@ extension QEMUMonitor {
             var options = device(disk, "vhost-user-blk-pci")
             options["chardev"] = .string(disk.chardev)
             if packed { options["packed"] = .bool(true) }
-            try execute("device_add", options, patience: 60_000)
+            try execute("device_add", options, timeout: 60_000)
         } catch {
             try removeBehind(disk.id, after: error)
         }
@@ -124,15 +124,15 @@ extension QEMUMonitor {
         }
     }
 
-    /// Takes a device out of the VM and waits, `patience` milliseconds at most, until the guest has let go of it.
-    public func unplug(_ id: String, patience: Int64) throws(ImageError) {
+    /// Takes a device out of the VM and waits, `timeout` milliseconds at most, until the guest has let go of it.
+    public func unplug(_ id: String, timeout: Int64) throws(ImageError) {
         do throws(ImageError) {
             try execute("device_del", ["id": .string(id)])
         } catch {
             // The guest was asked before and may let go any time.
             guard error.what.contains("already in the process of unplug") else { throw error }
         }
-        let end = try event(patience: patience) { event in
+        let end = try event(timeout: timeout) { event in
             ["DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"].contains(event.name) && event.data["device"]?.string == id
         }
         if end == nil, let status = try pausedStatus(), try hasDevice(id) {
@@ -146,7 +146,7 @@ extension QEMUMonitor {
         case nil where try !hasDevice(id): return
         case nil:
             throw ImageError(
-                .locked, "the guest did not let go of the disk within \(patience / 1000) s", advice: advice,
+                .locked, "the guest did not let go of the disk within \(timeout / 1000) s", advice: advice,
                 path: FileName(id))
         default:
             throw ImageError(.locked, "the guest refuses to let go of the disk", advice: advice, path: FileName(id))

@@ -22,8 +22,8 @@ public final class QEMUMonitor {
     }
 
     /// Milliseconds to wait for the greeting, and for a command. A VM under load may take seconds.
-    public static let greetingPatience: Int64 = 5_000
-    public static let commandPatience: Int64 = 30_000
+    public static let greetingTimeout: Int64 = 5_000
+    public static let commandTimeout: Int64 = 30_000
 
     /// Nobody listens on the socket: the VM has gone, or was never there.
     public static func isGone(_ path: FilePath) -> Bool {
@@ -31,7 +31,7 @@ public final class QEMUMonitor {
         return false
     }
 
-    public init(_ path: FilePath, patience: Int64 = greetingPatience) throws(ImageError) {
+    public init(_ path: FilePath, timeout: Int64 = greetingTimeout) throws(ImageError) {
         self.path = path
         do throws(LocalSocket.Refusal) { socket = try LocalSocket(path) } catch {
             switch error {
@@ -45,7 +45,7 @@ public final class QEMUMonitor {
             }
         }
         peer = socket.peer
-        try greet(Deadline(in: patience))
+        try greet(Deadline(in: timeout))
         try execute("qmp_capabilities")
     }
 
@@ -73,9 +73,9 @@ public final class QEMUMonitor {
 
     /// Runs a command to its end; its result. An error has QEMU's own words; `.notFound` when there is no such device.
     @discardableResult public func execute(
-        _ command: String, _ arguments: [String: MonitorValue] = [:], patience: Int64 = commandPatience
+        _ command: String, _ arguments: [String: MonitorValue] = [:], timeout: Int64 = commandTimeout
     ) throws(ImageError) -> MonitorValue {
-        let deadline = Deadline(in: patience)
+        let deadline = Deadline(in: timeout)
         count += 1
         let id = MonitorValue.integer(count)
         let message = MonitorValue.object([
@@ -129,11 +129,11 @@ public final class QEMUMonitor {
     }
 
     /// The first event that `wanted` takes, of those that came since the connection began and of those to come; nil when
-    /// none comes within `patience` milliseconds.
+    /// none comes within `timeout` milliseconds.
     public func event(
-        patience: Int64, _ wanted: (Event) -> Bool
+        timeout: Int64, _ wanted: (Event) -> Bool
     ) throws(ImageError) -> Event? {
-        let deadline = Deadline(in: patience)
+        let deadline = Deadline(in: timeout)
         while true {
             if let index = events.firstIndex(where: wanted) { return events.remove(at: index) }
             switch socket.line(before: deadline) {

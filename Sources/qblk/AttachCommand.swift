@@ -102,7 +102,7 @@ struct AttachCommand: ParsableCommand {
         do throws(ImageError) { record = try HotPlug.attach(options) } catch { throw error.named(path) }
         do { try Output.write((json ? MapEntry(record).json.text : record.id) + "\n") } catch {
             // The caller does not learn the id, and would not take the disk out again.
-            _ = try? HotPlug.detach(record.id, qmp: qmp, patience: 30_000)
+            _ = try? HotPlug.detach(record.id, qmp: qmp, timeout: 30_000)
             throw error
         }
     }

@@ -41,7 +41,7 @@ struct DetachCommand: ParsableCommand {
     func run() throws {
         let wasThere: Bool
         do throws(ImageError) {
-            wasThere = try HotPlug.detach(id, qmp: qmp, patience: Int64(timeout) * 1000)
+            wasThere = try HotPlug.detach(id, qmp: qmp, timeout: Int64(timeout) * 1000)
         } catch {
             throw error.named(id)
         }

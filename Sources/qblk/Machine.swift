@@ -23,7 +23,7 @@ struct Machine {
 
     let kernel: String
     let findings: [Finding]
-    let deviceMapper = DMDoctor()
+    let deviceMapper = DMCapabilities()
     private let version: (Int, Int)
 
     init() {
@@ -85,7 +85,7 @@ struct Machine {
         return lines
     }
 
-    private static func deviceMapperFinding(_ doctor: DMDoctor, _ modules: KernelModules) -> Finding {
+    private static func deviceMapperFinding(_ doctor: DMCapabilities, _ modules: KernelModules) -> Finding {
         guard let capability = doctor.capability else {
             return Finding(
                 name: "device-mapper", state: modules.has("dm_mod") ? .loadable : .no, detail: MapChoice.reason(doctor))

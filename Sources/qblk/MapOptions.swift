@@ -30,7 +30,7 @@ struct MapChoice {
         guard options.blockSize == 512 else {
             return MapChoice(way: .loop, reason: "device-mapper makes devices with blocks of 512 bytes")
         }
-        let doctor = DMDoctor()
+        let doctor = DMCapabilities()
         guard doctor.canMap else {
             return MapChoice(way: .loop, reason: "device-mapper cannot be used here (\(reason(doctor)))")
         }
@@ -45,7 +45,7 @@ struct MapChoice {
     }
 
     /// Why device-mapper cannot be used, in few words: libdevmapper is talkative.
-    static func reason(_ doctor: DMDoctor) -> String {
+    static func reason(_ doctor: DMCapabilities) -> String {
         if let reason = doctor.reason { return String(reason.prefix { $0 != ";" }) }
         if !doctor.hasLoop { return "there are no loop devices" }
         return "the kernel lacks the targets \(doctor.missingTargets.joined(separator: ", "))"

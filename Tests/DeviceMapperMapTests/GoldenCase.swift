@@ -51,7 +51,7 @@ struct GoldenCase {
     }
 
     /// The table that the builder makes of it.
-    func table() throws(DMObstacle) -> DMTable {
+    func table() throws(DMUnsupported) -> DMTable {
         var builder = try DMTableBuilder(size: size, fileLengths: files)
         for (index, extent) in extents.enumerated() {
             if let broken = damage[index] { try builder.add(broken) } else { try builder.add(extent) }

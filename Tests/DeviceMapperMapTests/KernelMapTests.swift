@@ -12,7 +12,7 @@ import SystemPackage
 extension Kernel {
     @Suite struct Map {
         @Test func machineCanMap() {
-            let doctor = DMDoctor()
+            let doctor = DMCapabilities()
             #expect(doctor.canMap, "\(doctor.reason ?? "") \(doctor.advice ?? "")")
             #expect(!doctor.library.isEmpty)
             print("device-mapper", doctor.capability ?? "none", "library", doctor.library)
@@ -186,7 +186,7 @@ extension Kernel {
             #expect(compressed?.description.contains("compressed clusters (guest offset 0x0)") == true)
             try must("[ ! -e /run/qblk/c.qcow2 ] && [ -z \"$(losetup -a)\" ]")
             let chain = try ImageChain.open(path: FilePath(images.path("c.qcow2")))
-            #expect(try DMMap.obstacle(chain) == DMObstacle(.compressed, at: GuestOffset(0)))
+            #expect(try DMMap.obstacle(chain) == DMUnsupported(.compressed, at: GuestOffset(0)))
         }
 
         @Test func tableByHand() throws {

@@ -213,11 +213,11 @@ extension Kernel {
         }
 
         /// Udev's socket without udev, as in containers: nobody would ever answer.
-        @Test(.disabled(if: DMDoctor().hasUdev, "udev is alive"), .timeLimit(.minutes(1)))
+        @Test(.disabled(if: DMCapabilities().hasUdev, "udev is alive"), .timeLimit(.minutes(1)))
         func aDeadUdevSocketHangsNobody() throws {
             let images = try image("deadudev")
             try must("mkdir -p /run/udev; touch /run/udev/control")
-            #expect(DMDoctor().hasUdev == false)
+            #expect(DMCapabilities().hasUdev == false)
             let record = try images.map("d.qcow2")
             try images.expectSameBytes(record, "d.qcow2")
             try DMMap.unmap(record)
@@ -227,7 +227,7 @@ extension Kernel {
         }
 
         /// With udev, its link is there on return, its rules leave the zero device alone, and no semaphore stays.
-        @Test(.enabled(if: DMDoctor().hasUdev, "udev does not run here"))
+        @Test(.enabled(if: DMCapabilities().hasUdev, "udev does not run here"))
         func aLiveUdevMakesTheLinks() throws {
             let images = try image("udev")
             let record = try images.map("d.qcow2")

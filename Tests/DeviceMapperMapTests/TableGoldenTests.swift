@@ -17,7 +17,7 @@ import Testing
     @Test(arguments: names) func case_(name: String) throws {
         let input = try GoldenCase(read("\(name).extents"))
         let table: DMTable
-        do throws(DMObstacle) {
+        do throws(DMUnsupported) {
             table = try input.table()
         } catch {
             #expect(error.error.description + "\n" == (try read("\(name).refused")))

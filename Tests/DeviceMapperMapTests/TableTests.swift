@@ -25,10 +25,10 @@ import Testing
     @Test func aGapIsRefused() throws {
         var builder = try DMTableBuilder(size: 4096, fileLengths: [])
         try builder.add(Extent(guest: GuestOffset(0), length: 512, kind: .zero))
-        #expect(throws: DMObstacle.self) {
+        #expect(throws: DMUnsupported.self) {
             try builder.add(Extent(guest: GuestOffset(1024), length: 512, kind: .zero))
         }
-        #expect(throws: DMObstacle(.incomplete, at: GuestOffset(512))) { try builder.finish() }
+        #expect(throws: DMUnsupported(.incomplete, at: GuestOffset(512))) { try builder.finish() }
     }
 
     /// One line more than a table takes: every other sector from the file, backwards.
@@ -38,7 +38,8 @@ import Testing
         for i in 0..<(count - 1) {
             try builder.add(sector(i, of: count))
         }
-        #expect(throws: DMObstacle(.tooManyTargets(limit: DMLimits.maxTargets), at: GuestOffset((count - 1) * 512))) {
+        #expect(throws: DMUnsupported(.tooManyTargets(limit: DMLimits.maxTargets), at: GuestOffset((count - 1) * 512)))
+        {
             try builder.add(sector(count - 1, of: count))
         }
     }

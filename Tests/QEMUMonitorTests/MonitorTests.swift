@@ -32,7 +32,7 @@ import SystemPackage
 
     @Test func aMonitorWithAClientSaysSo() throws {
         let fake = try FakeQEMU(greeting: nil, answer: polite)
-        let error = trouble { () throws(ImageError) in _ = try QEMUMonitor(FilePath(fake.path), patience: 200) }
+        let error = trouble { () throws(ImageError) in _ = try QEMUMonitor(FilePath(fake.path), timeout: 200) }
         #expect(error?.kind == .locked)
         #expect(error?.what.contains("another program has this monitor") == true)
         #expect(!QEMUMonitor.isGone(FilePath(fake.path)))
@@ -69,7 +69,7 @@ import SystemPackage
         }
         let monitor = try QEMUMonitor(FilePath(fake.path))
         #expect(try monitor.execute("query-name").string == "right")
-        let event = try monitor.event(patience: 0) { $0.data["device"]?.string == "d" }
+        let event = try monitor.event(timeout: 0) { $0.data["device"]?.string == "d" }
         #expect(event?.name == "DEVICE_DELETED")
     }
 
@@ -83,7 +83,7 @@ import SystemPackage
     @Test func aCommandWithoutAnswerHasAnEnd() throws {
         let fake = try FakeQEMU { command, id in command == "qmp_capabilities" ? [FakeQEMU.result(id)] : [] }
         let monitor = try QEMUMonitor(FilePath(fake.path))
-        let error = trouble { () throws(ImageError) in _ = try monitor.execute("query-pci", patience: 200) }
+        let error = trouble { () throws(ImageError) in _ = try monitor.execute("query-pci", timeout: 200) }
         #expect(error?.what == "QEMU does not answer to query-pci")
     }
 

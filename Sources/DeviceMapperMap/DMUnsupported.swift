@@ -4,7 +4,7 @@
 public import DiskTypes
 
 /// What stands between an image and a table of linear targets.
-public struct DMObstacle: Error, Equatable, Sendable {
+public struct DMUnsupported: Error, Equatable, Sendable {
     public enum Reason: Equatable, Sendable {
         /// The kernel cannot inflate.
         case compressed

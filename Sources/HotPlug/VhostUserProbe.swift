@@ -3,7 +3,7 @@
 import QEMUMonitor
 import SystemPackage
 
-enum ServedProbe {
+enum VhostUserProbe {
     /// Whether a vhost-user server answers on the socket within `milliseconds`.
     static func answers(_ socket: FilePath, milliseconds: Int64) -> Bool {
         let connection: LocalSocket

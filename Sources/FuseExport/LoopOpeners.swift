@@ -8,7 +8,7 @@ import MapRegistry
 import SystemPackage
 
 /// Who uses a loop device, and taking it away from nobody.
-enum LoopUsers {
+enum LoopOpeners {
     /// Detaches /dev/loopN if it is still the map's and nobody uses it. With `deferred` a device in use goes
     /// as soon as it is not. True when it is gone on return.
     @discardableResult

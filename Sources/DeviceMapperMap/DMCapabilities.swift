@@ -4,7 +4,7 @@ import DiskTypes
 import LinuxIO
 
 /// What this machine has for device-mapper maps.
-public struct DMDoctor: Sendable {
+public struct DMCapabilities: Sendable {
     /// Driver, library and targets; nil where there is no device-mapper.
     public let capability: DMCapability?
     /// Why there is none.
