@@ -5,7 +5,7 @@ import Glibc
 import Synchronization
 
 /// What one thread has to tell. Plain bytes; the histogram's memory is freed by whoever sums up.
-struct LaneOutcome: BitwiseCopyable {
+struct QueueOutcome: BitwiseCopyable {
     var reads: UInt64 = 0
     var writes: UInt64 = 0
     var flushes: UInt64 = 0
@@ -20,10 +20,10 @@ struct LaneOutcome: BitwiseCopyable {
 }
 
 /// Handed over at the thread's end; its memory has one owner at a time.
-extension LaneOutcome: @unchecked Sendable {}
+extension QueueOutcome: @unchecked Sendable {}
 
 /// Why a thread cannot go on.
-enum LaneTrouble: Error, Sendable {
+enum BenchError: Error, Sendable {
     case mismatch(PatternMismatch)
     case breakage(String)
     /// The other side has closed the connection.
@@ -32,18 +32,18 @@ enum LaneTrouble: Error, Sendable {
     case silence(seconds: Int, inFlight: Int)
     case flushFailed
     case noFlush
-    case noLane(ImageError)
+    case noQueue(ImageError)
 }
 
-/// One thread's run on one lane.
-struct BenchRunner<Lane: BenchLane>: ~Copyable {
-    private var lane: Lane
+/// One thread's run on one queue.
+struct BenchRunner<Queue: BenchQueue>: ~Copyable {
+    private var queue: Queue
     private var chooser: BlockChooser
     private let pattern: BlockPattern
     private let options: BenchOptions
     private let depth: Int
-    private let gate: BenchGate
-    private(set) var outcome = LaneOutcome()
+    private let gate: StartBarrier
+    private(set) var outcome = QueueOutcome()
 
     /// Of each slot: when it was sent (0: free), where it goes, what it is.
     private let sent: UnsafeMutablePointer<UInt64>
@@ -56,12 +56,12 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
 
     private static var timeout: UInt64 { 30 }
 
-    init(_ lane: Lane, _ options: BenchOptions, blocks: UInt64, queue: Int, _ gate: BenchGate) {
-        self.lane = lane
+    init(_ queue: Queue, _ options: BenchOptions, blocks: UInt64, index: Int, _ gate: StartBarrier) {
+        self.queue = queue
         self.gate = gate
         self.options = options
         depth = options.depth
-        chooser = BlockChooser(options, blocks: blocks, queue: queue)
+        chooser = BlockChooser(options, blocks: blocks, index: index)
         pattern = BlockPattern(seed: options.seed)
         sent = .allocate(capacity: depth)
         sent.initialize(repeating: 0, count: depth)
@@ -76,7 +76,7 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
     deinit {
         chooser.free()
         // With requests in flight the kernel may still write there: better lost than reused.
-        if freeCount == depth { lane.free() }
+        if freeCount == depth { queue.free() }
         sent.deallocate()
         places.deallocate()
         free.deallocate()
@@ -85,7 +85,7 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
     // MARK: measuring
 
     /// Runs until `deadline` or until `limit` requests are sent, and until all are back.
-    mutating func measure(deadline: UInt64, limit: UInt64) throws(LaneTrouble) {
+    mutating func measure(deadline: UInt64, limit: UInt64) throws(BenchError) {
         let cpu = BenchClock.threadCPU()
         var now = BenchClock.now()
         outcome.began = now
@@ -94,29 +94,29 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
         while true {
             if freeCount > 0, left > 0 {
                 try fillUp(&left, now)
-                lane.publish()
+                queue.publish()
             }
             let inFlight = depth &- freeCount
             if inFlight == 0 { break }
-            var done = lane.next()
+            var done = queue.next()
             if done.isNone {
                 done = try waitForOne(inFlight, wanted, since: now)
             }
             now = BenchClock.now()
             repeat {
                 try take(done, now)
-                done = lane.next()
+                done = queue.next()
             } while !done.isNone
             if now >= deadline || mismatch != nil || gate.stop.load(ordering: .relaxed) { left = 0 }
         }
         outcome.ended = now
         outcome.cpu = BenchClock.threadCPU() &- cpu
-        outcome.lastError = lane.lastError
+        outcome.lastError = queue.lastError
         if let mismatch { throw .mismatch(mismatch) }
     }
 
     /// Sends requests until all slots are taken or `left` is 0.
-    @inline(__always) private mutating func fillUp(_ left: inout UInt64, _ now: UInt64) throws(LaneTrouble) {
+    @inline(__always) private mutating func fillUp(_ left: inout UInt64, _ now: UInt64) throws(BenchError) {
         while freeCount > 0, left > 0 {
             if writesLeft == 0 {
                 try sendFlush(now)
@@ -129,12 +129,12 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
         }
     }
 
-    private mutating func sendFlush(_ now: UInt64) throws(LaneTrouble) {
+    private mutating func sendFlush(_ now: UInt64) throws(BenchError) {
         freeCount &-= 1
         let slot = Int(free[freeCount])
         sent[slot] = now
         places[slot] = .flush
-        guard lane.submitFlush(slot) else { throw .noFlush }
+        guard queue.submitFlush(slot) else { throw .noFlush }
         writesLeft = options.flushEvery ?? .max
     }
 
@@ -143,11 +143,11 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
         let slot = Int(free[freeCount])
         sent[slot] = now
         places[slot] = choice
-        if choice.isWrite, chooser.keepsBooks { fill(slot, choice.offset) }
-        lane.submit(slot, isWrite: choice.isWrite, offset: choice.offset)
+        if choice.isWrite, chooser.verifies { fill(slot, choice.offset) }
+        queue.submit(slot, isWrite: choice.isWrite, offset: choice.offset)
     }
 
-    @inline(__always) private mutating func take(_ done: LaneCompletion, _ now: UInt64) throws(LaneTrouble) {
+    @inline(__always) private mutating func take(_ done: BenchCompletion, _ now: UInt64) throws(BenchError) {
         let slot = done.slot
         let began = sent[slot]
         // A device that answers twice, or what was never asked.
@@ -160,10 +160,10 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
         outcome.latencies.add(now &- began)
         if choice.isWrite { outcome.writes &+= 1 } else { outcome.reads &+= 1 }
         if !done.isOK { fail(choice.offset) }
-        if chooser.keepsBooks { account(slot, choice, done.isOK) }
+        if chooser.verifies { account(slot, choice, done.isOK) }
     }
 
-    private mutating func tookFlush(_ done: LaneCompletion) throws(LaneTrouble) {
+    private mutating func tookFlush(_ done: BenchCompletion) throws(BenchError) {
         guard done.isOK else { throw .flushFailed }
         outcome.flushes &+= 1
     }
@@ -176,13 +176,13 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
     /// The next request that is done, however long that takes, within reason.
     private mutating func waitForOne(
         _ inFlight: Int, _ wanted: Int, since: UInt64
-    ) throws(LaneTrouble) -> LaneCompletion {
+    ) throws(BenchError) -> BenchCompletion {
         var tries = 0
         while true {
-            lane.wait(inFlight: inFlight, wanted: wanted)
-            let done = lane.next()
+            queue.wait(inFlight: inFlight, wanted: wanted)
+            let done = queue.next()
             if !done.isNone { return done }
-            if let breakage = lane.breakage { throw .breakage(breakage) }
+            if let breakage = queue.breakage { throw .breakage(breakage) }
             tries &+= 1
             guard tries & 63 == 0 || options.wait == .interrupt else { continue }
             if gate.gone.load(ordering: .relaxed) { throw .gone }
@@ -196,7 +196,7 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
 
     private func fill(_ slot: Int, _ offset: UInt64) {
         pattern.fill(
-            lane.buffer(slot), options.blockBytes, offset: offset, generation: chooser.nextGeneration(offset))
+            queue.buffer(slot), options.blockBytes, offset: offset, generation: chooser.nextGeneration(offset))
     }
 
     private mutating func account(_ slot: Int, _ choice: BlockChooser.Choice, _ isOK: Bool) {
@@ -210,12 +210,12 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
         guard isOK else { return }
         outcome.checked &+= 1
         let found = pattern.check(
-            lane.buffer(slot), options.blockBytes, offset: choice.offset, generation: expected)
+            queue.buffer(slot), options.blockBytes, offset: choice.offset, generation: expected)
         if mismatch == nil { mismatch = found }
     }
 
     /// What was written is asked to stay, then read again and checked, block by block.
-    mutating func readBack() throws(LaneTrouble) {
+    mutating func readBack() throws(BenchError) {
         guard options.pattern.writes else { return }
         try flush()
         guard options.verify else { return }
@@ -226,10 +226,10 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
                 send(BlockChooser.Choice(offset: block.offset, isWrite: false), now)
                 next = chooser.written(from: block.index + 1)
             }
-            lane.publish()
+            queue.publish()
             let inFlight = depth &- freeCount
             if inFlight == 0 { return }
-            var done = lane.next()
+            var done = queue.next()
             if done.isNone { done = try waitForOne(inFlight, 1, since: now) }
             repeat {
                 sent[done.slot] = 0
@@ -237,18 +237,18 @@ struct BenchRunner<Lane: BenchLane>: ~Copyable {
                 freeCount &+= 1
                 if !done.isOK { fail(places[done.slot].offset) }
                 account(done.slot, places[done.slot], done.isOK)
-                done = lane.next()
+                done = queue.next()
             } while !done.isNone
-            outcome.lastError = lane.lastError
+            outcome.lastError = queue.lastError
             if let mismatch { throw .mismatch(mismatch) }
         }
     }
 
-    private mutating func flush() throws(LaneTrouble) {
+    private mutating func flush() throws(BenchError) {
         let slot = Int(free[freeCount - 1])
-        guard lane.submitFlush(slot) else { return }
-        lane.publish()
-        var done = lane.next()
+        guard queue.submitFlush(slot) else { return }
+        queue.publish()
+        var done = queue.next()
         if done.isNone { done = try waitForOne(1, 1, since: BenchClock.now()) }
         guard done.slot == slot, done.isOK else { throw .flushFailed }
     }

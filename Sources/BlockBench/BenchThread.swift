@@ -6,7 +6,7 @@ import LinuxIO
 import Synchronization
 
 /// Where the threads of a run meet.
-final class BenchGate: Sendable {
+final class StartBarrier: Sendable {
     enum Phase: Int { case preparing, measuring, readingBack }
 
     let stop = Atomic<Bool>(false)
@@ -14,8 +14,8 @@ final class BenchGate: Sendable {
     private let phase = Atomic<Int>(Phase.preparing.rawValue)
     private let arrived = Atomic<Int>(0)
     private let deadline = Atomic<UInt64>(0)
-    private let trouble = Mutex<LaneTrouble?>(nil)
-    private let outcomes = Mutex<[LaneOutcome]>([])
+    private let trouble = Mutex<BenchError?>(nil)
+    private let outcomes = Mutex<[QueueOutcome]>([])
     private let ended = Atomic<Int>(0)
 
     // MARK: of a thread
@@ -26,11 +26,11 @@ final class BenchGate: Sendable {
         while phase.load(ordering: .acquiring) < next.rawValue { usleep(200) }
         return deadline.load(ordering: .relaxed)
     }
-    func report(_ error: LaneTrouble) {
+    func report(_ error: BenchError) {
         trouble.withLock { if $0 == nil { $0 = error } }
         stop.store(true, ordering: .relaxed)
     }
-    func report(_ outcome: LaneOutcome) { outcomes.withLock { $0.append(outcome) } }
+    func report(_ outcome: QueueOutcome) { outcomes.withLock { $0.append(outcome) } }
     func end() { ended.add(1, ordering: .releasing) }
 
     // MARK: of the one who started them
@@ -40,7 +40,7 @@ final class BenchGate: Sendable {
         watch.look(while: { arrived.load(ordering: .acquiring) < count }, self)
         arrived.store(0, ordering: .relaxed)
     }
-    /// Waits until `count` threads have nothing left to do, their lanes included.
+    /// Waits until `count` threads have nothing left to do, their queues included.
     func awaitEnd(_ count: Int, _ watch: BenchWatch) {
         watch.look(while: { ended.load(ordering: .acquiring) < count }, self)
     }
@@ -48,8 +48,8 @@ final class BenchGate: Sendable {
         deadline.store(end, ordering: .relaxed)
         phase.store(next.rawValue, ordering: .releasing)
     }
-    var firstTrouble: LaneTrouble? { trouble.withLock { $0 } }
-    var allOutcomes: [LaneOutcome] { outcomes.withLock { $0 } }
+    var firstTrouble: BenchError? { trouble.withLock { $0 } }
+    var allOutcomes: [QueueOutcome] { outcomes.withLock { $0 } }
 }
 
 /// A thread in a list; an array takes no values with one owner.
@@ -66,7 +66,7 @@ struct BenchWatch {
     /// The other side has closed the connection.
     let isGone: () -> Bool
 
-    fileprivate func look(while isUnderWay: () -> Bool, _ gate: BenchGate) {
+    fileprivate func look(while isUnderWay: () -> Bool, _ gate: StartBarrier) {
         while isUnderWay() {
             usleep(2000)
             if isCancelled() { gate.stop.store(true, ordering: .relaxed) }
@@ -77,13 +77,13 @@ struct BenchWatch {
 
 /// A queue's thread.
 struct BenchThread: ThreadWork, ~Copyable {
-    let way: LaneWay
+    let way: BenchTransport
     let options: BenchOptions
     let blocks: UInt64
-    let queue: Int
+    let index: Int
     /// Requests of this queue.
     let limit: UInt64
-    let gate: BenchGate
+    let gate: StartBarrier
 
     consuming func run() {
         // Here the type is known: the loop is compiled for each of the three, and asks no table whom to call.
@@ -95,26 +95,26 @@ struct BenchThread: ThreadWork, ~Copyable {
         gate.end()
     }
 
-    /// The lane lives no longer than this.
-    private borrowing func work<Maker: LaneMaker>(_ maker: Maker) {
+    /// The queue lives no longer than this.
+    private borrowing func work<Maker: BenchQueueMaker>(_ maker: Maker) {
         do throws(ImageError) {
-            var runner = BenchRunner<Maker.Lane>(try maker.make(), options, blocks: blocks, queue: queue, gate)
+            var runner = BenchRunner<Maker.Queue>(try maker.make(), options, blocks: blocks, index: index, gate)
             let deadline = gate.arrive(for: .measuring)
-            let isMeasured = attempt { () throws(LaneTrouble) in
+            let isMeasured = attempt { () throws(BenchError) in
                 try runner.measure(deadline: deadline, limit: limit)
             }
             _ = gate.arrive(for: .readingBack)
-            if isMeasured { _ = attempt { () throws(LaneTrouble) in try runner.readBack() } }
+            if isMeasured { _ = attempt { () throws(BenchError) in try runner.readBack() } }
             gate.report(runner.outcome)
         } catch {
-            gate.report(.noLane(error))
+            gate.report(.noQueue(error))
             _ = gate.arrive(for: .measuring)
             _ = gate.arrive(for: .readingBack)
         }
     }
 
-    private func attempt(_ body: () throws(LaneTrouble) -> Void) -> Bool {
-        do throws(LaneTrouble) {
+    private func attempt(_ body: () throws(BenchError) -> Void) -> Bool {
+        do throws(BenchError) {
             try body()
             return true
         } catch {

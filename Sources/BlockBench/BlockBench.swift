@@ -76,10 +76,10 @@ public enum BlockBench {
                     frontend.memory.guest, depth: options.depth, blockBytes: options.blockBytes,
                     features: frontend.ringFeatures, size: hasIndirect ? size : widest)
             else { throw FrontendError.memoryFull }
-            let lane = VhostLane(
+            let queue = VhostQueue(
                 ring, try frontend.addQueue(ring.areas), sleeps: options.wait == .interrupt,
                 hasFlush: frontend.features & VirtioBlk.Feature.flush != 0)
-            return LaneWay.socket(VhostLaneMaker(lane: lane))
+            return BenchTransport.socket(VhostQueueMaker(queue: queue))
         }
         try frontend.start()
         let rings = options.packed ? "packed ring" : "split ring"
@@ -102,7 +102,7 @@ public enum BlockBench {
         let watch = BenchWatch(isCancelled: isCancelled, isGone: { false })
         guard let top = chain.layers.first, top.format == .raw else {
             let run = BenchRun(options, way: "qcow2, qblk's engine", length: chain.size, server: nil)
-            let maker = ImageLaneMaker(chain: chain, depth: options.depth, blockBytes: options.blockBytes)
+            let maker = ImageQueueMaker(chain: chain, depth: options.depth, blockBytes: options.blockBytes)
             return try run.go(Array(repeating: .image(maker), count: options.queues), watch)
         }
         let data = chain.files[Int(top.dataFile)]
@@ -110,7 +110,7 @@ public enum BlockBench {
         let kind = data.isBlockDevice ? "block device" : "raw file"
         let run = BenchRun(
             options, way: "\(kind), io_uring, \(isDirect ? "direct" : "page cache")", length: data.length, server: nil)
-        let maker = FileLaneMaker(
+        let maker = FileQueueMaker(
             file: data, direct: isDirect, depth: options.depth, blockBytes: options.blockBytes)
         let report = try run.go(Array(repeating: .file(maker), count: options.queues), watch)
         // Until here: the locks hang on its files.
@@ -132,16 +132,16 @@ private struct BenchRun {
         self.server = server
     }
 
-    func go(_ ways: [LaneWay], _ watch: BenchWatch) throws -> BenchReport {
+    func go(_ ways: [BenchTransport], _ watch: BenchWatch) throws -> BenchReport {
         let blocks = try options.blocks(of: length)
-        let gate = BenchGate()
+        let gate = StartBarrier()
         let count = ways.count
         var threads: [StartedThread] = []
-        for (queue, way) in ways.enumerated() {
-            let share = options.requests.map { $0 / UInt64(count) + (UInt64(queue) < $0 % UInt64(count) ? 1 : 0) }
+        for (index, way) in ways.enumerated() {
+            let share = options.requests.map { $0 / UInt64(count) + (UInt64(index) < $0 % UInt64(count) ? 1 : 0) }
             let work = BenchThread(
-                way: way, options: options, blocks: blocks, queue: queue, limit: share ?? .max, gate: gate)
-            threads.append(StartedThread(try WorkerThread.start("bench-\(queue)", work)))
+                way: way, options: options, blocks: blocks, index: index, limit: share ?? .max, gate: gate)
+            threads.append(StartedThread(try WorkerThread.start("bench-\(index)", work)))
         }
         gate.awaitAll(count, watch)
         let before = server.flatMap { BenchClock.processCPU($0) }
@@ -158,7 +158,7 @@ private struct BenchRun {
     }
 
     private func report(
-        _ gate: BenchGate, server times: (UInt64?, UInt64?), _ wasInterrupted: Bool
+        _ gate: StartBarrier, server times: (UInt64?, UInt64?), _ wasInterrupted: Bool
     ) throws -> BenchReport {
         var report = BenchReport()
         report.way = way
@@ -196,7 +196,7 @@ private struct BenchRun {
     }
 
     /// A mismatch is a finding; anything else means that there is nothing to report.
-    private func judge(_ trouble: LaneTrouble?, _ report: inout BenchReport) throws {
+    private func judge(_ trouble: BenchError?, _ report: inout BenchReport) throws {
         switch trouble {
         case nil: return
         case .mismatch(let place): report.mismatch = place
@@ -206,7 +206,7 @@ private struct BenchRun {
             throw ImageError(.system, "\(inFlight) requests were not answered for \(seconds) seconds")
         case .flushFailed: throw ImageError(.system, "a flush failed")
         case .noFlush: throw ImageError(.unsupported, "the disk takes no flushes", advice: "leave out --flush-every")
-        case .noLane(let error): throw error
+        case .noQueue(let error): throw error
         }
     }
 }

@@ -32,17 +32,17 @@ struct BlockChooser: BitwiseCopyable {
         @inline(__always) var isFlush: Bool { offset == .max }
     }
 
-    init(_ options: BenchOptions, blocks: UInt64, queue: Int) {
+    init(_ options: BenchOptions, blocks: UInt64, index: Int) {
         blockBytes = UInt64(options.blockBytes)
         let part = blocks / UInt64(options.queues)
         let isShared = options.pattern.isRandom && !options.verify
-        first = isShared ? 0 : part * UInt64(queue)
+        first = isShared ? 0 : part * UInt64(index)
         count = isShared ? blocks : part
         isRandom = options.pattern.isRandom
         let share = options.pattern == .randrw ? options.readPercent : options.pattern.reads ? 100 : 0
         readLimit = share >= 100 ? .max : UInt32(UInt64(share) << 32 / 100)
         // Any seed, also 0, begins somewhere else for each queue.
-        state = (options.seed &+ UInt64(queue) &* 0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15
+        state = (options.seed &+ UInt64(index) &* 0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15
         checksAll = options.verify && !options.pattern.writes
         if options.verify {
             let books = UnsafeMutablePointer<UInt32>.allocate(capacity: Int(count))
@@ -85,7 +85,7 @@ struct BlockChooser: BitwiseCopyable {
 
     // MARK: the books
 
-    @inline(__always) var keepsBooks: Bool { marks != nil }
+    @inline(__always) var verifies: Bool { marks != nil }
 
     private func mark(_ offset: UInt64) -> UnsafeMutablePointer<UInt32>? {
         marks.map { $0 + Int(offset / blockBytes &- first) }

@@ -19,7 +19,7 @@ struct SlotRing: BitwiseCopyable {
     private let descriptors: UnsafeMutableRawPointer
     private let driver: UnsafeMutableRawPointer
     private let device: UnsafeMutableRawPointer
-    private let cards: UnsafeMutableRawPointer
+    private let requestFrames: UnsafeMutableRawPointer
     private let cardsGuest: UInt64
     private let data: UnsafeMutableRawPointer
     private let dataGuest: UInt64
@@ -71,7 +71,7 @@ struct SlotRing: BitwiseCopyable {
             let cardsGuest = memory.allocate(depth * Card.bytes, alignment: 4096),
             let dataGuest = memory.allocate(depth * blockBytes, alignment: 4096),
             let descriptors = memory.host(descriptorArea), let driver = memory.host(driverArea),
-            let device = memory.host(deviceArea), let cards = memory.host(cardsGuest),
+            let device = memory.host(deviceArea), let requestFrames = memory.host(cardsGuest),
             let data = memory.host(dataGuest)
         else { return nil }
         areas = RingAreas(size: size, descriptors: descriptorArea, driver: driverArea, device: deviceArea)
@@ -81,7 +81,7 @@ struct SlotRing: BitwiseCopyable {
         self.descriptors = descriptors
         self.driver = driver
         self.device = device
-        self.cards = cards
+        self.requestFrames = requestFrames
         self.cardsGuest = cardsGuest
         self.data = data
         self.dataGuest = dataGuest
@@ -96,7 +96,8 @@ struct SlotRing: BitwiseCopyable {
 
     /// Where the slot's descriptors are: its own table, or three entries of the ring.
     private func table(_ slot: Int) -> UnsafeMutableRawPointer {
-        isIndirect ? cards + slot * Card.bytes + Card.table : descriptors + slot * 3 * RingLayout.descriptorBytes
+        isIndirect
+            ? requestFrames + slot * Card.bytes + Card.table : descriptors + slot * 3 * RingLayout.descriptorBytes
     }
 
     /// Writes a slot's descriptors: header, data, status; a flush has no data.
@@ -131,7 +132,7 @@ struct SlotRing: BitwiseCopyable {
     }
 
     @inline(__always) private func header(_ slot: Int) -> UnsafeMutableRawPointer {
-        cards + slot * Card.bytes + Card.header
+        requestFrames + slot * Card.bytes + Card.header
     }
 
     // MARK: publish
@@ -215,11 +216,11 @@ struct SlotRing: BitwiseCopyable {
 
 extension SlotRing {
     /// The next request that came back.
-    @inline(__always) mutating func next() -> LaneCompletion {
+    @inline(__always) mutating func next() -> BenchCompletion {
         isPacked ? nextPacked() : nextSplit()
     }
 
-    @inline(__always) private mutating func nextSplit() -> LaneCompletion {
+    @inline(__always) private mutating func nextSplit() -> BenchCompletion {
         if nextUsed == seenUsed {
             seenUsed = acquire16(device + RingLayout.usedIndexOffset)
             if nextUsed == seenUsed { return .none }
@@ -230,7 +231,7 @@ extension SlotRing {
         return finished(isIndirect ? id : id / 3)
     }
 
-    @inline(__always) private mutating func nextPacked() -> LaneCompletion {
+    @inline(__always) private mutating func nextPacked() -> BenchCompletion {
         let word = acquire64(descriptors + Int(nextUsed) * RingLayout.descriptorBytes + 8)
         guard isUsed(UInt16(truncatingIfNeeded: word >> 48), usedWrap) else { return .none }
         step(&nextUsed, &usedWrap)
@@ -242,14 +243,14 @@ extension SlotRing {
         return flags & both == (wrap ? both : 0)
     }
 
-    @inline(__always) private mutating func finished(_ slot: Int) -> LaneCompletion {
+    @inline(__always) private mutating func finished(_ slot: Int) -> BenchCompletion {
         guard slot < slots else {
             isBroken = true
             return .none
         }
-        let status = (cards + slot * Card.bytes + Card.status).load(as: UInt8.self)
+        let status = (requestFrames + slot * Card.bytes + Card.status).load(as: UInt8.self)
         if status != 0 { lastStatus = status }
-        return LaneCompletion(slot: slot, isOK: status == 0)
+        return BenchCompletion(slot: slot, isOK: status == 0)
     }
 
     /// Whether `count` more requests came back.

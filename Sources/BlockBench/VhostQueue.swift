@@ -6,7 +6,7 @@ import VhostUserFrontend
 import Virtqueue
 
 /// One virtqueue. The front-end must outlive it.
-struct VhostLane: BenchLane {
+struct VhostQueue: BenchQueue {
     private var ring: SlotRing
     private let kick: Int32
     private let call: Int32
@@ -36,7 +36,7 @@ struct VhostLane: BenchLane {
         while write(kick, &one, 8) < 0 && errno == EINTR {}
     }
 
-    @inline(__always) mutating func next() -> LaneCompletion { ring.next() }
+    @inline(__always) mutating func next() -> BenchCompletion { ring.next() }
 
     mutating func wait(inFlight: Int, wanted: Int) {
         if sleeps { sleep(inFlight) } else { look(min(wanted, inFlight)) }
@@ -83,11 +83,11 @@ struct VhostLane: BenchLane {
     var breakage: String? { ring.isBroken ? "the back-end answered a request that nobody made" : nil }
 }
 
-struct VhostLaneMaker: LaneMaker {
+struct VhostQueueMaker: BenchQueueMaker {
     /// Names memory and descriptors that the front-end keeps.
-    let lane: VhostLane
-    func make() -> VhostLane { lane }
+    let queue: VhostQueue
+    func make() -> VhostQueue { queue }
 }
 
 /// Handed to one thread, whose alone it is from then on.
-extension VhostLane: @unchecked Sendable {}
+extension VhostQueue: @unchecked Sendable {}

@@ -7,17 +7,17 @@ import ImageChain
 import LinuxIO
 
 /// An image and its backing chain, by the engine that serves it to guests.
-struct ImageLane: BenchLane {
+struct ImageQueue: BenchQueue {
     private let ring: Ring
     private let engine: RequestEngine
     private let blockBytes: Int
-    private let buffers: LaneBuffers
+    private let buffers: BenchBuffers
     private let memory: UnsafeMutableRawPointer
     private let lists: UnsafeMutablePointer<iovec>
 
     init(_ chain: ImageChain, depth: Int, blockBytes: Int) throws(ImageError) {
         ring = try newRing(max(depth * 2, 8))
-        buffers = try LaneBuffers(count: depth, blockBytes: blockBytes)
+        buffers = try BenchBuffers(count: depth, blockBytes: blockBytes)
         memory = buffers.pointer
         // As a door has it whose guest's memory is a file.
         let partner = TransferPartner(maxIovecs: 1, looks: 32_768)
@@ -48,10 +48,10 @@ struct ImageLane: BenchLane {
     /// What is prepared leaves with the next wait: one call for both.
     mutating func publish() {}
 
-    mutating func next() -> LaneCompletion {
+    mutating func next() -> BenchCompletion {
         guard let finished = engine.nextFinished() else { return .none }
         if finished.error != 0 { lastError = finished.error }
-        return LaneCompletion(slot: Int(finished.slot), isOK: finished.error == 0)
+        return BenchCompletion(slot: Int(finished.slot), isOK: finished.error == 0)
     }
 
     mutating func wait(inFlight: Int, wanted: Int) {
@@ -67,9 +67,9 @@ struct ImageLane: BenchLane {
     var breakage: String? { nil }
 }
 
-struct ImageLaneMaker: LaneMaker {
+struct ImageQueueMaker: BenchQueueMaker {
     let chain: ImageChain
     let depth: Int
     let blockBytes: Int
-    func make() throws(ImageError) -> ImageLane { try ImageLane(chain, depth: depth, blockBytes: blockBytes) }
+    func make() throws(ImageError) -> ImageQueue { try ImageQueue(chain, depth: depth, blockBytes: blockBytes) }
 }

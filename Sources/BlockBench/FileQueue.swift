@@ -6,13 +6,13 @@ import LinuxIO
 import SystemPackage
 
 /// A raw file or block device, by io_uring with registered files and buffers where the kernel has room for them.
-struct FileLane: BenchLane {
+struct FileQueue: BenchQueue {
     private let ring: Ring
     private let file: HostFile
     private let fd: Int32
     private let flags: UInt8
     private let blockBytes: Int
-    private let buffers: LaneBuffers
+    private let buffers: BenchBuffers
     private let memory: UnsafeMutableRawPointer
     private let isRegistered: Bool
     private var done: CompletionQueue
@@ -21,7 +21,7 @@ struct FileLane: BenchLane {
     init(_ file: HostFile, direct: Bool, depth: Int, blockBytes: Int) throws(ImageError) {
         let raw = direct ? file.directFD : file.fd
         let ring = try newRing(max(depth, 8))
-        buffers = try LaneBuffers(count: depth, blockBytes: blockBytes)
+        buffers = try BenchBuffers(count: depth, blockBytes: blockBytes)
         memory = buffers.pointer
         let hasFile = Self.succeeds { () throws(Errno) in try ring.registerFiles([raw]) }
         let bytes = buffers.bytes
@@ -67,7 +67,7 @@ struct FileLane: BenchLane {
         // The ring has an entry for each slot; without one the kernel is out of memory.
         if !isPrepared {
             lastError = ENOMEM
-            done.push(LaneCompletion(slot: slot, isOK: false))
+            done.push(BenchCompletion(slot: slot, isOK: false))
         }
     }
 
@@ -78,7 +78,7 @@ struct FileLane: BenchLane {
     /// What is prepared leaves with the next wait: one call for both.
     mutating func publish() {}
 
-    mutating func next() -> LaneCompletion { done.pop() }
+    mutating func next() -> BenchCompletion { done.pop() }
 
     mutating func wait(inFlight: Int, wanted: Int) {
         let result = ring.submitAndWait(1)
@@ -86,7 +86,7 @@ struct FileLane: BenchLane {
         let drained = ring.drain { tag, result in
             let isOK = tag & Self.flushTag != 0 ? result == 0 : result == whole
             if !isOK { lastError = result < 0 ? 0 &- result : EIO }
-            done.push(LaneCompletion(slot: Int(tag & ~Self.flushTag), isOK: isOK))
+            done.push(BenchCompletion(slot: Int(tag & ~Self.flushTag), isOK: isOK))
         }
         if result < 0, drained == 0 { sched_yield() }
     }
@@ -95,19 +95,19 @@ struct FileLane: BenchLane {
     var breakage: String? { nil }
 }
 
-struct FileLaneMaker: LaneMaker {
+struct FileQueueMaker: BenchQueueMaker {
     let file: HostFile
     let direct: Bool
     let depth: Int
     let blockBytes: Int
-    func make() throws(ImageError) -> FileLane {
-        try FileLane(file, direct: direct, depth: depth, blockBytes: blockBytes)
+    func make() throws(ImageError) -> FileQueue {
+        try FileQueue(file, direct: direct, depth: depth, blockBytes: blockBytes)
     }
 }
 
 /// Completions on their way from the ring to the loop, at most one for each slot. Whoever makes it frees it.
 struct CompletionQueue: BitwiseCopyable {
-    private let items: UnsafeMutablePointer<LaneCompletion>
+    private let items: UnsafeMutablePointer<BenchCompletion>
     private let capacity: Int
     private var first = 0
     private var count = 0
@@ -119,13 +119,13 @@ struct CompletionQueue: BitwiseCopyable {
     }
     func free() { items.deallocate() }
 
-    @inline(__always) mutating func push(_ item: LaneCompletion) {
+    @inline(__always) mutating func push(_ item: BenchCompletion) {
         var at = first &+ count
         if at >= capacity { at &-= capacity }
         items[at] = item
         count &+= 1
     }
-    @inline(__always) mutating func pop() -> LaneCompletion {
+    @inline(__always) mutating func pop() -> BenchCompletion {
         guard count > 0 else { return .none }
         let item = items[first]
         first = first &+ 1 == capacity ? 0 : first &+ 1

@@ -6,7 +6,7 @@ import LinuxIO
 import SystemPackage
 
 /// A way to one disk for one thread, with a buffer for each slot.
-protocol BenchLane {
+protocol BenchQueue {
     /// The slot's buffer, of one block.
     func buffer(_ slot: Int) -> UnsafeMutableRawPointer
     /// Prepares a request on a free slot. Nothing need be sent before `publish`.
@@ -14,7 +14,7 @@ protocol BenchLane {
     /// Sends what is prepared.
     mutating func publish()
     /// The next request that is done.
-    mutating func next() -> LaneCompletion
+    mutating func next() -> BenchCompletion
     /// Called when `next` has nothing: waits until about `wanted` requests are done, or a moment has passed.
     mutating func wait(inFlight: Int, wanted: Int)
     /// Prepares a flush on a free slot. False: the disk has none.
@@ -28,12 +28,12 @@ protocol BenchLane {
 }
 
 /// A request that is done: a slot, or nothing.
-struct LaneCompletion: BitwiseCopyable {
+struct BenchCompletion: BitwiseCopyable {
     private let word: Int64
 
     @inline(__always) init(slot: Int, isOK: Bool) { word = Int64(slot) | (isOK ? 0 : 1 << 32) }
     private init(word: Int64) { self.word = word }
-    static let none = LaneCompletion(word: -1)
+    static let none = BenchCompletion(word: -1)
 
     @inline(__always) var isNone: Bool { word < 0 }
     @inline(__always) var slot: Int { Int(word & 0xffff_ffff) }
@@ -41,7 +41,7 @@ struct LaneCompletion: BitwiseCopyable {
 }
 
 /// Page-aligned buffers, one for each slot, full of bytes that do not compress.
-final class LaneBuffers {
+final class BenchBuffers {
     private let memory: SharedMemory
     var bytes: UnsafeMutableRawBufferPointer {
         UnsafeMutableRawBufferPointer(start: memory.pointer, count: memory.count)
@@ -74,14 +74,14 @@ func newRing(_ entries: Int) throws(ImageError) -> Ring {
 }
 
 /// What is driven.
-enum LaneWay: Sendable {
-    case socket(VhostLaneMaker)
-    case file(FileLaneMaker)
-    case image(ImageLaneMaker)
+enum BenchTransport: Sendable {
+    case socket(VhostQueueMaker)
+    case file(FileQueueMaker)
+    case image(ImageQueueMaker)
 }
 
-/// Makes the lane on the thread that is going to use it: a ring belongs to the thread that made it.
-protocol LaneMaker: Sendable {
-    associatedtype Lane: BenchLane
-    func make() throws(ImageError) -> Lane
+/// Makes the queue on the thread that is going to use it: a ring belongs to the thread that made it.
+protocol BenchQueueMaker: Sendable {
+    associatedtype Queue: BenchQueue
+    func make() throws(ImageError) -> Queue
 }
