@@ -177,7 +177,7 @@ private final class ConcurrentRun {
 
     /// What a thread of ours reads at the end.
     private func look(_ chain: ImageChain, _ place: String) throws {
-        let read = try Rig(chain).read(0, model.size)
+        let read = try EngineHarness(chain).read(0, model.size)
         guard read.error == 0 else { throw TestFailure("\(place): the disk cannot be read: \(read.error)") }
         if let trouble = model.judge(read.bytes) { throw TestFailure("\(place): \(trouble)") }
     }

@@ -52,28 +52,28 @@ final class ConcurrentWorker: @unchecked Sendable {
             // Beside each other: those that use the pages of the page cache, and those that do not.
             let seesPages = (Int(index) + burst.number) & 1 == 0
             let partner = TransferPartner(maxIovecs: 16, looks: 20_000, least: 16 << 10, pieceBytes: 4 << 10)
-            let rig = try Rig(
+            let harness = try EngineHarness(
                 chain, slots: Self.slots, entries: 128, maxIovecs: 16, seesPages: seesPages, partner: partner)
-            rig.engine.setMemoryFiles([
+            harness.engine.setMemoryFiles([
                 MemoryFile(start: memory, count: shared.count, fd: shared.fd, offset: 0)
             ])
-            trouble = try work(rig)
-            mapped = rig.engine.statistics.mapped
-            together = rig.engine.statistics.shared
+            trouble = try work(harness)
+            mapped = harness.engine.statistics.mapped
+            together = harness.engine.statistics.shared
         } catch {
             trouble = "\(error)"
         }
         if let trouble { self.trouble = "thread \(index), after \(count) operations: \(trouble)" }
     }
 
-    private func work(_ rig: Rig) throws -> String? {
+    private func work(_ harness: EngineHarness) throws -> String? {
         var running = 0
         while count < burst.operations || running > 0 {
             for slot in 0..<Self.slots where pending[slot] == nil && count < burst.operations {
-                guard begin(rig, slot) else { break }
+                guard begin(harness, slot) else { break }
                 running += 1
             }
-            guard let finished = rig.wait() else { return "stuck" }
+            guard let finished = harness.wait() else { return "stuck" }
             running -= 1
             if let wrong = end(finished) { return wrong }
         }
@@ -83,12 +83,12 @@ final class ConcurrentWorker: @unchecked Sendable {
     // MARK: beginning
 
     /// False: it would touch what another request is about. The next try is about something else.
-    private func begin(_ rig: Rig, _ slot: Int) -> Bool {
+    private func begin(_ harness: EngineHarness, _ slot: Int) -> Bool {
         let kind = random.below(32)
         count += 1
         if kind == 0 {
             pending[slot] = Pending(operation: .flush, sectors: 0..<0, count: count)
-            rig.engine.submit(BlockRequest(.flush, slot: UInt32(slot)))
+            harness.engine.submit(BlockRequest(.flush, slot: UInt32(slot)))
             return true
         }
         let operation: BlockRequest.Operation =
@@ -103,11 +103,13 @@ final class ConcurrentWorker: @unchecked Sendable {
             count -= 1
             return false
         }
-        submit(rig, slot, operation, sectors)
+        submit(harness, slot, operation, sectors)
         return true
     }
 
-    private func submit(_ rig: Rig, _ slot: Int, _ operation: BlockRequest.Operation, _ sectors: Range<Int>) {
+    private func submit(
+        _ harness: EngineHarness, _ slot: Int, _ operation: BlockRequest.Operation, _ sectors: Range<Int>
+    ) {
         var what = Pending(operation: operation, sectors: sectors, count: count)
         var request = BlockRequest(
             operation, slot: UInt32(slot), guest: GuestOffset(UInt64(sectors.lowerBound * 512)),
@@ -115,11 +117,11 @@ final class ConcurrentWorker: @unchecked Sendable {
         if operation == .read || operation == .write {
             what.ranges = ranges(slot, sectors.count * 512)
             if operation == .write { fill(what) }
-            request.iovecs = rig.kept(what.ranges, slot: slot)
+            request.iovecs = harness.kept(what.ranges, slot: slot)
             request.iovecCount = Int32(what.ranges.count)
         }
         pending[slot] = what
-        rig.engine.submit(request)
+        harness.engine.submit(request)
     }
 
     /// Sectors of whoever's, often around an edge between two owners.

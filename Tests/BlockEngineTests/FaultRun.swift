@@ -54,18 +54,18 @@ final class FaultRun {
         try images.run("cp --reflink=never start.img a.img")
         let chain = try images.open("a.img", direct: direct, l2CacheLimit: 1, writable: true, format: .qcow2)
         do {
-            let rig = try Rig(chain, slots: Self.slots, maxIovecs: 2)
+            let harness = try EngineHarness(chain, slots: Self.slots, maxIovecs: 2)
             // All transfers are the ring's.
-            rig.engine.writesInline = false
+            harness.engine.writesInline = false
             // Each write waits for a sync of its own then.
-            rig.engine.writeThrough = failing % 4 == 3
-            rig.meddle = { [unowned self] userData, result in meddle(userData, result, failing, fault) }
-            if let trouble = work(rig) { return trouble }
+            harness.engine.writeThrough = failing % 4 == 3
+            harness.alterResult = { [unowned self] userData, result in alterResult(userData, result, failing, fault) }
+            if let trouble = work(harness) { return trouble }
             if let trouble = blame(fault) { return trouble }
-            rig.meddle = { _, result in result }
+            harness.alterResult = { _, result in result }
             let isLost = hit?.kind == 3 && fault != .short && !isDirect(chain)
-            if !isLost, let trouble = goesOn(rig) { return trouble }
-            if let trouble = judge(rig.read(0, Self.size)) { return trouble }
+            if !isLost, let trouble = goesOn(harness) { return trouble }
+            if let trouble = judge(harness.read(0, Self.size)) { return trouble }
             guard !isLost else {
                 #expect(throws: ImageError.self) { try chain.closeAndUnlock() }
                 return nil
@@ -79,7 +79,7 @@ final class FaultRun {
         chain.files[Int(chain.activeDataFile)].directFD >= 0 && chain.clusterSize(ofLayer: 0) >= 4096
     }
 
-    private func meddle(_ userData: UInt64, _ result: Int32, _ failing: Int, _ fault: RingFault) -> Int32 {
+    private func alterResult(_ userData: UInt64, _ result: Int32, _ failing: Int, _ fault: RingFault) -> Int32 {
         let kind = userData >> 60 & 7
         // The bell is no transfer.
         guard kind != 4 else { return result }
@@ -94,14 +94,14 @@ final class FaultRun {
 
     // MARK: requests
 
-    func work(_ rig: Rig) -> String? {
+    func work(_ harness: EngineHarness) -> String? {
         var (started, done) = (0, 0)
         while done < Self.requests {
             for slot in 0..<Self.slots where pending[slot] == nil && started < Self.requests {
-                guard begin(rig, slot, UInt32(started + 1)) else { break }
+                guard begin(harness, slot, UInt32(started + 1)) else { break }
                 started += 1
             }
-            guard let finished = rig.wait() else { return "stuck after \(done)" }
+            guard let finished = harness.wait() else { return "stuck after \(done)" }
             done += 1
             end(finished)
         }
@@ -109,7 +109,7 @@ final class FaultRun {
     }
 
     /// False: it would touch what another request is about.
-    private func begin(_ rig: Rig, _ slot: Int, _ mark: UInt32) -> Bool {
+    private func begin(_ harness: EngineHarness, _ slot: Int, _ mark: UInt32) -> Bool {
         let first = random.below(Self.size / 512)
         let count = min(1 + random.below(1 << random.below(8)), Self.size / 512 - first, Self.room / 512)
         let range = first..<first + count
@@ -129,11 +129,11 @@ final class FaultRun {
                     memcpy(base + sector * 512 + done, base + sector * 512, done)
                 }
             }
-            request.iovecs = rig.kept([iovec(iov_base: base, iov_len: count * 512)], slot: slot)
+            request.iovecs = harness.kept([iovec(iov_base: base, iov_len: count * 512)], slot: slot)
             request.iovecCount = 1
         }
         pending[slot] = (request.operation, request.operation == .flush ? 0..<0 : range, mark)
-        rig.engine.submit(request)
+        harness.engine.submit(request)
         return true
     }
 
@@ -158,15 +158,15 @@ final class FaultRun {
         return failures.allSatisfy { allowed.contains($0) } ? nil : "the wrong error: \(failures)"
     }
 
-    func goesOn(_ rig: Rig) -> String? {
+    func goesOn(_ harness: EngineHarness) -> String? {
         let before = failures.count
         for mark in 100..<UInt32(110) {
-            guard begin(rig, 0, mark) else { return "something is still pending" }
-            guard let finished = rig.wait() else { return "stuck afterwards" }
+            guard begin(harness, 0, mark) else { return "something is still pending" }
+            guard let finished = harness.wait() else { return "stuck afterwards" }
             end(finished)
         }
-        rig.engine.submit(BlockRequest(.flush, slot: 0))
-        if rig.wait()?.error != 0 { return "a flush fails afterwards" }
+        harness.engine.submit(BlockRequest(.flush, slot: 0))
+        if harness.wait()?.error != 0 { return "a flush fails afterwards" }
         return failures.count == before ? nil : "requests fail afterwards: \(failures)"
     }
 

@@ -9,32 +9,32 @@ import LinuxIO
 /// An engine that sees pages, and one request at a time.
 final class GuestRig {
     let chain: ImageChain
-    let rig: Rig
+    let harness: EngineHarness
     let memory: SharedMemory
 
     init(
         _ chain: ImageChain, maxIovecs: Int = 1, seesPages: Bool = true, partner: TransferPartner? = nil
     ) throws {
         self.chain = chain
-        rig = try Rig(chain, maxIovecs: maxIovecs, seesPages: seesPages, partner: partner)
+        harness = try EngineHarness(chain, maxIovecs: maxIovecs, seesPages: seesPages, partner: partner)
         memory = try SharedMemory("qblk-test", count: 4 << 20)
-        rig.engine.setMemoryFiles([
+        harness.engine.setMemoryFiles([
             MemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0)
         ])
     }
 
-    var mapped: UInt64 { rig.engine.statistics.mapped }
-    var shared: UInt64 { rig.engine.statistics.shared }
+    var mapped: UInt64 { harness.engine.statistics.mapped }
+    var shared: UInt64 { harness.engine.statistics.shared }
 
     /// The ranges are at the given places of the memory.
     func run(_ operation: BlockRequest.Operation, _ guest: Int, _ ranges: [Range<Int>]) -> Int32 {
         var request = BlockRequest(
             operation, slot: 0, guest: GuestOffset(UInt64(guest)), length: UInt64(ranges.reduce(0) { $0 + $1.count }))
         let list = ranges.map { iovec(iov_base: memory.pointer + $0.lowerBound, iov_len: $0.count) }
-        request.iovecs = rig.kept(list, slot: 0)
+        request.iovecs = harness.kept(list, slot: 0)
         request.iovecCount = Int32(list.count)
-        rig.engine.submit(request)
-        return rig.wait()?.error ?? -1
+        harness.engine.submit(request)
+        return harness.wait()?.error ?? -1
     }
 
     func bytes(_ ranges: [Range<Int>]) -> [UInt8] {

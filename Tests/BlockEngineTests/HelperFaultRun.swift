@@ -27,8 +27,8 @@ extension FaultRun {
         defer { qblk_fail_none() }
         var outcome = CallOutcome()
         do {
-            let rig = try Rig(chain, slots: Self.slots, maxIovecs: 2)
-            outcome.trouble = work(rig) ?? bring(rig, fault) ?? judge(rig.read(0, Self.size))
+            let harness = try EngineHarness(chain, slots: Self.slots, maxIovecs: 2)
+            outcome.trouble = work(harness) ?? bring(harness, fault) ?? judge(harness.read(0, Self.size))
         }
         let before = Int(qblk_failed_kind())
         do { try chain.closeAndUnlock() } catch {
@@ -43,10 +43,10 @@ extension FaultRun {
     }
 
     /// Everything reaches the disk. When a call fails on the way the next try succeeds, except after a failed sync.
-    private func bring(_ rig: Rig, _ fault: RingFault) -> String? {
+    private func bring(_ harness: EngineHarness, _ fault: RingFault) -> String? {
         for attempt in 1...3 {
-            rig.engine.submit(BlockRequest(.flush, slot: 0))
-            guard let flush = rig.wait() else { return "a flush is stuck" }
+            harness.engine.submit(BlockRequest(.flush, slot: 0))
+            guard let flush = harness.wait() else { return "a flush is stuck" }
             let kind = Int(qblk_failed_kind())
             let isLost = kind == QBLK_CALL_SYNC
             if flush.error != 0 { failures.append(flush.error) }

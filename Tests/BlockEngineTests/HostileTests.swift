@@ -21,10 +21,10 @@ import Testing
         try images.write("a.qcow2", bytes)
         let chain: ImageChain
         do { chain = try images.open("a.qcow2", l2CacheLimit: 1) } catch { return }
-        let rig = try Rig(chain, decodedCacheBytes: 1 << 16)
+        let harness = try EngineHarness(chain, decodedCacheBytes: 1 << 16)
         for _ in 0..<60 {
             let at = random.below(Int(chain.size))
-            let result = rig.read(at, min(1 + random.below(200_000), Int(chain.size) - at))
+            let result = harness.read(at, min(1 + random.below(200_000), Int(chain.size) - at))
             #expect(result.error != -1, "stuck (seed \(seed))")
         }
         var walker = ExtentWalker(chain)
@@ -43,7 +43,7 @@ import Testing
             for worker in 0..<4 {
                 // Nothing in here suspends: ring and engine stay on one thread.
                 group.addTask {
-                    try Rig(chain, slots: 8).compare(
+                    try EngineHarness(chain, slots: 8).compare(
                         with: truth, count: 150, seed: UInt64(worker + 1), slots: 8, anyRead(truth.count))
                 }
             }

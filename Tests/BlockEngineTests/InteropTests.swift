@@ -172,20 +172,20 @@ private final class Interop {
     private func ours(direct: Bool) throws {
         let chain = try images.open("a.img", direct: direct, writable: true, format: .qcow2)
         do {
-            let rig = try Rig(chain, slots: Self.slots)
-            let before = rig.read(0, shape.size)
+            let harness = try EngineHarness(chain, slots: Self.slots)
+            let before = harness.read(0, shape.size)
             guard before.error == 0 else { throw TestFailure("\(shape.name): a read fails with \(before.error)") }
             try compare(before.bytes, "qblk")
             let room = (longest + 4095) & ~4095
             let memory = UnsafeMutableRawPointer.allocate(byteCount: Self.slots * room, alignment: 4096)
             defer { memory.deallocate() }
-            for _ in 0...random.below(4) { try batch(rig, memory, room) }
+            for _ in 0...random.below(4) { try batch(harness, memory, room) }
         }
         try chain.closeAndUnlock()
     }
 
     /// Some requests at once, none of which touches another's clusters' bytes.
-    private func batch(_ rig: Rig, _ memory: UnsafeMutableRawPointer, _ room: Int) throws {
+    private func batch(_ harness: EngineHarness, _ memory: UnsafeMutableRawPointer, _ room: Int) throws {
         var taken: [Range<Int>] = []
         var started = 0
         for slot in 0..<(1 + random.below(Self.slots)) {
@@ -193,17 +193,19 @@ private final class Interop {
             guard length <= room, !taken.contains(where: { $0.overlaps(at..<at + length) }) else { continue }
             taken.append(at..<at + length)
             started += 1
-            start(rig, slot, at, length, memory + slot * room)
+            start(harness, slot, at, length, memory + slot * room)
         }
         for _ in 0..<started {
-            guard let finished = rig.wait() else { throw TestFailure("\(shape.name): stuck") }
+            guard let finished = harness.wait() else { throw TestFailure("\(shape.name): stuck") }
             guard finished.error == 0 else {
                 throw TestFailure("\(shape.name): a request fails with \(finished.error)")
             }
         }
     }
 
-    private func start(_ rig: Rig, _ slot: Int, _ at: Int, _ length: Int, _ memory: UnsafeMutableRawPointer) {
+    private func start(
+        _ harness: EngineHarness, _ slot: Int, _ at: Int, _ length: Int, _ memory: UnsafeMutableRawPointer
+    ) {
         var request = BlockRequest(
             .write, slot: UInt32(slot), guest: GuestOffset(UInt64(at)), length: UInt64(length),
             mayUnmap: random.below(2) == 0)
@@ -221,10 +223,10 @@ private final class Interop {
             let byte = UInt8(1 + random.below(255))
             set(at, length, byte)
             memset(memory, Int32(byte), length)
-            request.iovecs = rig.kept([iovec(iov_base: memory, iov_len: length)], slot: slot)
+            request.iovecs = harness.kept([iovec(iov_base: memory, iov_len: length)], slot: slot)
             request.iovecCount = 1
         }
-        rig.engine.submit(request)
+        harness.engine.submit(request)
     }
 }
 
@@ -265,7 +267,7 @@ private final class Interop {
         }
         try images.run("printf 'quit\\n' >orders")
         while qemu.isRunning, qemu.age < 60 { usleep(5000) }
-        let rig = try Rig(try images.open("a.img", writable: true, format: .qcow2))
-        #expect(rig.read(0, 64 << 10).bytes == [UInt8](repeating: 9, count: 64 << 10))
+        let harness = try EngineHarness(try images.open("a.img", writable: true, format: .qcow2))
+        #expect(harness.read(0, 64 << 10).bytes == [UInt8](repeating: 9, count: 64 << 10))
     }
 }

@@ -115,8 +115,8 @@ struct MappedTests {
             _ = it.read(0, 1 << 20)
             let zeroes = BlockRequest(
                 .writeZeroes, slot: 0, guest: GuestOffset(8192), length: 65536, mayUnmap: round == 2)
-            it.rig.engine.submit(zeroes)
-            #expect(it.rig.wait()?.error == 0)
+            it.harness.engine.submit(zeroes)
+            #expect(it.harness.wait()?.error == 0)
             #expect(it.read(4096, 65536 + 8192).bytes[4096..<4096 + 65536].allSatisfy { $0 == 0 })
             #expect(it.write(8192, [UInt8](repeating: UInt8(round), count: 65536)) == 0)
             #expect(it.read(8192, 65536).bytes.allSatisfy { $0 == UInt8(round) })
@@ -130,7 +130,7 @@ struct MappedTests {
         try images.run("sync d.raw")
         let chain = try images.open("d.raw", direct: false, format: .raw)
         let it = try GuestRig(chain)
-        guard it.rig.engine.seesPages, let window = chain.files[0].pages(room: 0) else {
+        guard it.harness.engine.seesPages, let window = chain.files[0].pages(room: 0) else {
             try Test.cancel("/tmp is neither ext4 nor XFS: its pages are not mapped")
         }
         // The kernel has thrown them out since they were seen.

@@ -16,12 +16,12 @@ import Testing
         for direct in [false, true] {
             let chain = try images.open(name, direct: direct, l2CacheLimit: l2CacheLimit)
             #expect(chain.size == UInt64(truth.count))
-            let rig = try Rig(chain, maxIovecs: 8, decodedCacheBytes: cache)
-            let wrong = rig.compare(
+            let harness = try EngineHarness(chain, maxIovecs: 8, decodedCacheBytes: cache)
+            let wrong = harness.compare(
                 with: truth, count: count, seed: UInt64.random(in: 1...1_000_000),
                 anyRead(truth.count, iovecs: 8))
             #expect(wrong == nil, "direct: \(direct)")
-            #expect(rig.engine.inFlight == 0)
+            #expect(harness.engine.inFlight == 0)
         }
     }
 
@@ -43,9 +43,9 @@ import Testing
         let bytes = try images.disk("a.raw", size: 1_000_001)
         let truth = bytes + [UInt8](repeating: 0, count: 512 - 1_000_001 % 512)
         for direct in [false, true] {
-            let rig = try Rig(try images.open("a.raw", direct: direct))
-            #expect(rig.compare(with: truth, count: 1000, seed: 5, anyRead(truth.count)) == nil)
-            let end = rig.read(truth.count - 4096 - 1024, 4096 + 1024)
+            let harness = try EngineHarness(try images.open("a.raw", direct: direct))
+            #expect(harness.compare(with: truth, count: 1000, seed: 5, anyRead(truth.count)) == nil)
+            let end = harness.read(truth.count - 4096 - 1024, 4096 + 1024)
             #expect(end.error == 0 && end.bytes == Array(truth[(truth.count - 4096 - 1024)...]), "direct: \(direct)")
         }
     }
@@ -108,9 +108,9 @@ import Testing
         try images.run("qemu-img convert -f raw -O qcow2 a.raw a.qcow2")
         let truth = try images.truth("a.qcow2")
         let chain = try images.open("a.qcow2")
-        let rig = try Rig(chain)
-        #expect(rig.compare(with: truth, count: 2000, seed: 11, blockRead(truth.count)) == nil)
-        #expect(rig.engine.statistics.bounces == 0)
+        let harness = try EngineHarness(chain)
+        #expect(harness.compare(with: truth, count: 2000, seed: 11, blockRead(truth.count)) == nil)
+        #expect(harness.engine.statistics.bounces == 0)
     }
 
     @Test func moreRequestsThanPiecesAreServedInTurn() throws {
@@ -122,13 +122,13 @@ import Testing
         try images.run("qemu-io -f qcow2 a.qcow2 <writes")
         let truth = try images.truth("a.qcow2")
         for direct in [false, true] {
-            let rig = try Rig(try images.open("a.qcow2", direct: direct), slots: 8, entries: 8)
+            let harness = try EngineHarness(try images.open("a.qcow2", direct: direct), slots: 8, entries: 8)
             let all: (inout Random) -> Planned = { random in
                 let skew = random.below(2)
                 return Planned(guest: 0, length: 3 << 20, parts: [(skew, 3 << 20)])
             }
-            #expect(rig.compare(with: truth, count: 24, seed: 3, slots: 8, all) == nil)
-            #expect(rig.engine.statistics.parks > 0)
+            #expect(harness.compare(with: truth, count: 24, seed: 3, slots: 8, all) == nil)
+            #expect(harness.engine.statistics.parks > 0)
         }
     }
 
@@ -141,9 +141,9 @@ import Testing
         try images.run("qemu-io -f qcow2 a.qcow2 <writes")
         let truth = try images.truth("a.qcow2")
         let chain = try images.open("a.qcow2", direct: direct, writable: true, format: .qcow2)
-        let rig = try Rig(chain, slots: 8)
+        let harness = try EngineHarness(chain, slots: 8)
         let all: (inout Random) -> Planned = { _ in Planned(guest: 0, length: 2 << 20, parts: [(0, 2 << 20)]) }
-        #expect(rig.compare(with: truth, count: 24, seed: 3, slots: 8, all) == nil)
-        #expect(rig.engine.statistics.parks > 0)
+        #expect(harness.compare(with: truth, count: 24, seed: 3, slots: 8, all) == nil)
+        #expect(harness.engine.statistics.parks > 0)
     }
 }

@@ -16,22 +16,22 @@ import Testing
     }
 
     /// Starts a read on every slot, then waits for all.
-    private func readAtOnce(_ rig: Rig, slots: Int, step: Int, length: Int) -> [Int32] {
+    private func readAtOnce(_ harness: EngineHarness, slots: Int, step: Int, length: Int) -> [Int32] {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: slots * length, alignment: 4096)
         defer { memory.deallocate() }
         for slot in 0..<slots {
-            rig.engine.submitRead(
+            harness.engine.submitRead(
                 slot: slot, guest: GuestOffset(UInt64(slot * step)), buffer: memory + slot * length, length: length)
         }
-        return (0..<slots).map { _ in rig.wait()?.error ?? -1 }
+        return (0..<slots).map { _ in harness.wait()?.error ?? -1 }
     }
 
     @Test func aTableIsReadOnceForAllWhoWaitForIt() throws {
         let images = try Images()
         _ = try image(images, "-S 0")
-        let rig = try Rig(try images.open("a.qcow2"))
-        #expect(readAtOnce(rig, slots: 16, step: 65536, length: 4096).allSatisfy { $0 == 0 })
-        #expect(rig.engine.statistics.tableReads == 1)
+        let harness = try EngineHarness(try images.open("a.qcow2"))
+        #expect(readAtOnce(harness, slots: 16, step: 65536, length: 4096).allSatisfy { $0 == 0 })
+        #expect(harness.engine.statistics.tableReads == 1)
     }
 
     @Test func aClusterIsDecodedOnceForAllWhoWaitForIt() throws {
@@ -44,20 +44,20 @@ import Testing
             if case .extent(let extent) = step, extent.kind == .compressed { found = extent }
         }
         guard let cluster = found else { throw TestFailure("nothing compressed") }
-        let rig = try Rig(chain)
+        let harness = try EngineHarness(chain)
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 65536, alignment: 4096)
         defer { memory.deallocate() }
         for slot in 0..<16 {
-            rig.engine.submitRead(
+            harness.engine.submitRead(
                 slot: slot, guest: cluster.clusterStart + UInt64(slot * 4096), buffer: memory + slot * 4096,
                 length: 4096)
         }
-        for _ in 0..<16 { #expect(rig.wait()?.error == 0) }
-        #expect(rig.engine.statistics.clustersDecoded == 1)
-        #expect(rig.engine.statistics.cacheJoins == 15)
-        _ = rig.read(Int(cluster.clusterStart.bytes), 4096)
-        #expect(rig.engine.statistics.clustersDecoded == 1)
-        #expect(rig.engine.statistics.cacheHits == 1)
+        for _ in 0..<16 { #expect(harness.wait()?.error == 0) }
+        #expect(harness.engine.statistics.clustersDecoded == 1)
+        #expect(harness.engine.statistics.cacheJoins == 15)
+        _ = harness.read(Int(cluster.clusterStart.bytes), 4096)
+        #expect(harness.engine.statistics.clustersDecoded == 1)
+        #expect(harness.engine.statistics.cacheHits == 1)
     }
 
     @Test func contiguousClustersAreOneRead() throws {
@@ -71,12 +71,12 @@ import Testing
             if case .extent(let extent) = step, extent.length > longest.length { longest = extent }
         }
         #expect(longest.kind == .data && longest.length == 79 << 20)
-        let rig = try Rig(chain)
+        let harness = try EngineHarness(chain)
         let at = Int(longest.guest.bytes)
-        #expect(rig.read(at, Int(longest.length)).error == 0)
-        let before = rig.engine.statistics.dataReads
-        #expect(rig.read(at, Int(longest.length)).error == 0)
-        #expect(rig.engine.statistics.dataReads == before + 1)
+        #expect(harness.read(at, Int(longest.length)).error == 0)
+        let before = harness.engine.statistics.dataReads
+        #expect(harness.read(at, Int(longest.length)).error == 0)
+        #expect(harness.engine.statistics.dataReads == before + 1)
     }
 
     @Test func piecesOfOneRequestAreInFlightTogether() throws {
@@ -84,27 +84,27 @@ import Testing
         try images.run("qemu-img create -f qcow2 a.qcow2 1M")
         // Written backwards: no two neighbours are neighbours in the file.
         for i in (0..<8).reversed() { try images.run("qemu-io -f qcow2 -c 'write -P \(i + 1) \(i * 64)k 64k' a.qcow2") }
-        let rig = try Rig(try images.open("a.qcow2"))
-        _ = rig.read(0, 512)
+        let harness = try EngineHarness(try images.open("a.qcow2"))
+        _ = harness.read(0, 512)
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 8 * 65536, alignment: 4096)
         defer { memory.deallocate() }
-        rig.engine.submitRead(slot: 0, guest: GuestOffset(0), buffer: memory, length: 8 * 65536)
-        #expect(rig.ring.submit() >= 7)
-        #expect(rig.wait()?.error == 0)
+        harness.engine.submitRead(slot: 0, guest: GuestOffset(0), buffer: memory, length: 8 * 65536)
+        #expect(harness.ring.submit() >= 7)
+        #expect(harness.wait()?.error == 0)
     }
 
     @Test func zerosFinishWithoutTheKernel() throws {
         let images = try Images()
         try images.run("qemu-img create -f qcow2 a.qcow2 1G")
-        let rig = try Rig(try images.open("a.qcow2"))
+        let harness = try EngineHarness(try images.open("a.qcow2"))
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 65536, alignment: 4096)
         defer { memory.deallocate() }
         memset(memory, 7, 65536)
-        rig.engine.submitRead(slot: 2, guest: GuestOffset(1 << 20), buffer: memory, length: 65536)
-        #expect(rig.engine.inFlight == 1)
-        #expect(rig.engine.nextFinished()?.slot == 2)
-        #expect(rig.engine.nextFinished() == nil)
-        #expect(rig.engine.inFlight == 0)
+        harness.engine.submitRead(slot: 2, guest: GuestOffset(1 << 20), buffer: memory, length: 65536)
+        #expect(harness.engine.inFlight == 1)
+        #expect(harness.engine.nextFinished()?.slot == 2)
+        #expect(harness.engine.nextFinished() == nil)
+        #expect(harness.engine.inFlight == 0)
         #expect(UnsafeRawBufferPointer(start: memory, count: 65536).allSatisfy { $0 == 0 })
     }
 }

@@ -11,7 +11,7 @@ struct SpaceTests {
         let images = try Images()
         try images.run("qemu-img create -f qcow2 -o cluster_size=\(cluster) a.qcow2 8M")
         let chain = try images.open("a.qcow2", direct: false, writable: true)
-        let rig = try Rig(chain)
+        let harness = try EngineHarness(chain)
         chain.writer?.returnsSpace(true)
         let size = 1 << 20
         let memory = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 4096)
@@ -20,11 +20,11 @@ struct SpaceTests {
         func run(_ operation: BlockRequest.Operation, _ at: Int, _ length: Int) -> Int32? {
             var request = BlockRequest(operation, slot: 0, guest: GuestOffset(UInt64(at)), length: UInt64(length))
             if operation == .write {
-                request.iovecs = rig.kept([iovec(iov_base: memory, iov_len: length)], slot: 0)
+                request.iovecs = harness.kept([iovec(iov_base: memory, iov_len: length)], slot: 0)
                 request.iovecCount = 1
             }
-            rig.engine.submit(request)
-            return rig.wait()?.error
+            harness.engine.submit(request)
+            return harness.wait()?.error
         }
         for at in stride(from: 0, to: 8 << 20, by: size) { #expect(run(.write, at, size) == 0) }
         #expect(run(.flush, 0, 0) == 0)
@@ -43,7 +43,7 @@ struct SpaceTests {
         try images.run("qemu-img create -f qcow2 a.qcow2 8M")
         let chain = try images.open("a.qcow2", direct: false, writable: true)
         let writer = try #require(chain.writer)
-        _ = try Rig(chain).read(0, 512)
+        _ = try EngineHarness(chain).read(0, 512)
         writer.foundLoss()
         for _ in 0..<2 { #expect(throws: ImageError.self) { try chain.close() } }
     }

@@ -15,7 +15,7 @@ private final class WriteModel {
     static var size: Int { slots * share }
 
     let chain: ImageChain
-    let rig: Rig
+    let harness: EngineHarness
     var model: [UInt8]
     var random: Random
     let memory = UnsafeMutableRawPointer.allocate(byteCount: slots * room, alignment: 4096)
@@ -29,7 +29,7 @@ private final class WriteModel {
     init(_ chain: ImageChain, _ truth: [UInt8], seed: UInt64) throws {
         discardUnit = chain.isRaw ? 512 : chain.files.count > 1 ? 0 : chain.clusterSize(ofLayer: 0)
         self.chain = chain
-        rig = try Rig(chain, slots: Self.slots, maxIovecs: 16, number: 7)
+        harness = try EngineHarness(chain, slots: Self.slots, maxIovecs: 16, number: 7)
         model = truth
         random = Random(seed)
     }
@@ -67,11 +67,11 @@ private final class WriteModel {
             }
         }
         pending[slot] = (kind, at, length, list)
-        rig.engine.submit(
+        harness.engine.submit(
             BlockRequest(
                 kind, slot: UInt32(slot), guest: GuestOffset(UInt64(kind == .flush ? 0 : at)),
                 length: UInt64(kind == .flush ? 0 : length),
-                iovecs: list.isEmpty ? nil : rig.kept(list, slot: slot), iovecCount: Int32(list.count),
+                iovecs: list.isEmpty ? nil : harness.kept(list, slot: slot), iovecCount: Int32(list.count),
                 mayUnmap: random.below(2) == 0))
     }
 
@@ -117,11 +117,11 @@ private final class WriteModel {
                 start(slot)
                 started += 1
             }
-            guard let finished = rig.wait() else { return "stuck after \(done) of \(count)" }
+            guard let finished = harness.wait() else { return "stuck after \(done) of \(count)" }
             done += 1
             if let trouble = judge(finished) { return trouble }
         }
-        let all = rig.read(0, Self.size)
+        let all = harness.read(0, Self.size)
         guard all.error == 0 else { return "the disk cannot be read: \(all.error)" }
         for i in 0..<Self.size where all.bytes[i] != model[i] {
             return "byte \(i) is wrong at the end"
@@ -173,7 +173,7 @@ private final class WriteModel {
             let model = try model(images, item, seed: 3)
             let trouble = model.run(300)
             try #require(trouble == nil)
-            try images.write("ours.raw", model.rig.read(0, WriteModel.size).bytes)
+            try images.write("ours.raw", model.harness.read(0, WriteModel.size).bytes)
             try model.chain.closeAndUnlock()
         }
         try images.run("qemu-img compare -f \(item.format.rawValue) -F raw a.img ours.raw")
@@ -184,9 +184,9 @@ private final class WriteModel {
     func shortAnswers(item: Case) throws {
         let images = try Images()
         let model = try model(images, item, seed: 4)
-        model.rig.engine.writesInline = false
+        model.harness.engine.writesInline = false
         var random = Random(9)
-        model.rig.meddle = { _, result in
+        model.harness.alterResult = { _, result in
             switch random.below(6) {
             case 0 where result > 512: Int32(512 * (1 + random.below(Int(result) / 512)))
             case 1 where result >= 0: -EAGAIN
@@ -203,7 +203,8 @@ private final class WriteModel {
         let model = try model(images, item, seed: 5)
         model.canDiscard = false
         // fallocate answers 0, which nothing else but a flush does; a flush would be done again, no harm.
-        model.rig.meddle = { userData, result in result == 0 && userData >> 60 & 7 == 0 ? -EOPNOTSUPP : result }
+        model.harness.alterResult = { userData, result in result == 0 && userData >> 60 & 7 == 0 ? -EOPNOTSUPP : result
+        }
         #expect(model.run(300) == nil)
     }
 
@@ -232,7 +233,7 @@ private final class WriteModel {
             model.canDiscard = !make.contains("0.10")
             let trouble = model.run(600)
             try #require(trouble == nil)
-            try images.write("ours.raw", model.rig.read(0, WriteModel.size).bytes)
+            try images.write("ours.raw", model.harness.read(0, WriteModel.size).bytes)
             try chain.closeAndUnlock()
         }
         try images.run("qemu-img compare -f qcow2 -F raw a.img ours.raw && qemu-img check a.img")
@@ -245,22 +246,22 @@ private final class WriteModel {
         try images.run("qemu-img create -f qcow2 a.img 4M")
         let before = try images.bytes("a.img")
         let chain = try images.open("a.img", direct: false, writable: true, format: .qcow2)
-        let rig = try Rig(chain, maxIovecs: 2)
+        let harness = try EngineHarness(chain, maxIovecs: 2)
         // Bits 60 to 62 are the kind: 3 is a sync.
-        rig.meddle = { userData, result in userData >> 60 & 7 == 3 ? -EIO : result }
-        rig.engine.submit(BlockRequest(.flush, slot: 0, guest: GuestOffset(0), length: 0))
-        #expect(rig.wait()?.error == EIO)
-        rig.meddle = { _, result in result }
+        harness.alterResult = { userData, result in userData >> 60 & 7 == 3 ? -EIO : result }
+        harness.engine.submit(BlockRequest(.flush, slot: 0, guest: GuestOffset(0), length: 0))
+        #expect(harness.wait()?.error == EIO)
+        harness.alterResult = { _, result in result }
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)
         defer { memory.deallocate() }
         memset(memory, 0x5a, 4096)
-        rig.engine.submit(
+        harness.engine.submit(
             BlockRequest(
                 .write, slot: 0, guest: GuestOffset(1 << 20), length: 4096,
-                iovecs: rig.kept([iovec(iov_base: memory, iov_len: 4096)], slot: 0), iovecCount: 1))
-        #expect(rig.wait()?.error == EIO)
-        rig.engine.submit(BlockRequest(.flush, slot: 1, guest: GuestOffset(0), length: 0))
-        #expect(rig.wait()?.error == EIO)
+                iovecs: harness.kept([iovec(iov_base: memory, iov_len: 4096)], slot: 0), iovecCount: 1))
+        #expect(harness.wait()?.error == EIO)
+        harness.engine.submit(BlockRequest(.flush, slot: 1, guest: GuestOffset(0), length: 0))
+        #expect(harness.wait()?.error == EIO)
         #expect(throws: ImageError.self) { try chain.close() }
         #expect(try images.bytes("a.img") == before)
     }
@@ -269,17 +270,17 @@ private final class WriteModel {
         let images = try Images()
         try images.run("qemu-img create -f qcow2 a.img 4M")
         let chain = try images.open("a.img", writable: true, format: .qcow2)
-        let rig = try Rig(chain, maxIovecs: 2)
+        let harness = try EngineHarness(chain, maxIovecs: 2)
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)
         defer { memory.deallocate() }
         memset(memory, 0x5a, 4096)
-        rig.engine.submit(
+        harness.engine.submit(
             BlockRequest(
                 .write, slot: 0, guest: GuestOffset(1 << 20), length: 4096,
-                iovecs: rig.kept([iovec(iov_base: memory, iov_len: 4096)], slot: 0), iovecCount: 1))
-        #expect(rig.wait()?.error == 0)
-        rig.engine.submit(BlockRequest(.flush, slot: 1, guest: GuestOffset(0), length: 0))
-        #expect(rig.wait()?.error == 0)
+                iovecs: harness.kept([iovec(iov_base: memory, iov_len: 4096)], slot: 0), iovecCount: 1))
+        #expect(harness.wait()?.error == 0)
+        harness.engine.submit(BlockRequest(.flush, slot: 1, guest: GuestOffset(0), length: 0))
+        #expect(harness.wait()?.error == 0)
         // Nothing is closed: a copy of the file is what a crash leaves.
         try images.run("cp a.img b.img && qemu-io -f qcow2 -r -c 'read -P 0x5a 1M 4k' b.img && qemu-img check b.img")
         try chain.closeAndUnlock()
@@ -288,20 +289,20 @@ private final class WriteModel {
     @Test("zeros where zeros are need no cluster") func zerosOverZeros() throws {
         let images = try Images()
         try images.run("qemu-img create -f qcow2 a.img 4M")
-        let rig = try Rig(try images.open("a.img", writable: true, format: .qcow2))
-        rig.engine.submit(BlockRequest(.writeZeroes, slot: 0, guest: GuestOffset(0), length: 4 << 20))
-        #expect(rig.wait()?.error == 0)
+        let harness = try EngineHarness(try images.open("a.img", writable: true, format: .qcow2))
+        harness.engine.submit(BlockRequest(.writeZeroes, slot: 0, guest: GuestOffset(0), length: 4 << 20))
+        #expect(harness.wait()?.error == 0)
     }
 
     @Test("a read-only chain refuses every change and answers a flush") func readOnly() throws {
         let images = try Images()
         try images.run("qemu-img create -f raw a.img 4M")
-        let rig = try Rig(try images.open("a.img", format: .raw))
+        let harness = try EngineHarness(try images.open("a.img", format: .raw))
         for (operation, error) in [
             (BlockRequest.Operation.writeZeroes, EROFS), (.discard, EROFS), (.flush, 0),
         ] {
-            rig.engine.submit(BlockRequest(operation, slot: 0, guest: GuestOffset(0), length: 0))
-            #expect(rig.wait()?.error == error)
+            harness.engine.submit(BlockRequest(operation, slot: 0, guest: GuestOffset(0), length: 0))
+            #expect(harness.wait()?.error == error)
         }
     }
 
@@ -322,8 +323,8 @@ private final class WriteModel {
     @Test("a raw file's last sector is completed when it is opened for writing") func lastSector() throws {
         let images = try Images()
         try images.write("a.img", [UInt8](repeating: 7, count: 1000))
-        let rig = try Rig(try images.open("a.img", writable: true, format: .raw))
-        let (error, bytes, _) = rig.read(512, 512)
+        let harness = try EngineHarness(try images.open("a.img", writable: true, format: .raw))
+        let (error, bytes, _) = harness.read(512, 512)
         #expect(error == 0)
         #expect(bytes == [UInt8](repeating: 7, count: 488) + [UInt8](repeating: 0, count: 24))
     }
@@ -333,47 +334,47 @@ private final class WriteModel {
     @Test("neighbours of one batch are one transfer", arguments: [true, false]) func merged(direct: Bool) throws {
         let images = try Images()
         let truth = try images.disk("a.raw", size: 1 << 20)
-        let rig = try Rig(try images.open("a.raw", direct: direct, format: .raw), slots: 32)
+        let harness = try EngineHarness(try images.open("a.raw", direct: direct, format: .raw), slots: 32)
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 32 << 12, alignment: 4096)
         defer { memory.deallocate() }
         for slot in 0..<32 {
-            rig.engine.submitRead(
+            harness.engine.submitRead(
                 slot: slot, guest: GuestOffset(UInt64(slot << 12)), buffer: memory + slot << 12, length: 4096)
         }
-        for _ in 0..<32 { #expect(rig.wait()?.error == 0) }
-        #expect(rig.engine.statistics.dataReads == 1)
-        #expect(rig.engine.statistics.merged == 32)
+        for _ in 0..<32 { #expect(harness.wait()?.error == 0) }
+        #expect(harness.engine.statistics.dataReads == 1)
+        #expect(harness.engine.statistics.merged == 32)
         #expect(Array(UnsafeRawBufferPointer(start: memory, count: 32 << 12)) == Array(truth[..<(32 << 12)]))
     }
 
     @Test("flushes that come while one runs share the next") func flushesJoin() throws {
         let images = try Images()
         try images.disk("a.raw", size: 1 << 20)
-        let rig = try Rig(try images.open("a.raw", writable: true, format: .raw), slots: 16)
-        for slot in 0..<16 { rig.engine.submit(BlockRequest(.flush, slot: UInt32(slot))) }
-        for _ in 0..<16 { #expect(rig.wait()?.error == 0) }
-        #expect(rig.engine.statistics.syncs == 2)
+        let harness = try EngineHarness(try images.open("a.raw", writable: true, format: .raw), slots: 16)
+        for slot in 0..<16 { harness.engine.submit(BlockRequest(.flush, slot: UInt32(slot))) }
+        for _ in 0..<16 { #expect(harness.wait()?.error == 0) }
+        #expect(harness.engine.statistics.syncs == 2)
     }
 
     @Test("durable zeros on a disk whose flushes are ignored end", .timeLimit(.minutes(20))) func unsafeZeros() throws {
         let images = try Images()
         try images.disk("a.raw", size: 1 << 20)
-        let rig = try Rig(try images.open("a.raw", writable: true, format: .raw))
-        rig.engine.writeThrough = true
-        rig.engine.ignoresFlushes = true
-        rig.engine.submit(BlockRequest(.writeZeroes, slot: 0, guest: GuestOffset(0), length: 4096))
-        #expect(rig.wait()?.error == 0)
+        let harness = try EngineHarness(try images.open("a.raw", writable: true, format: .raw))
+        harness.engine.writeThrough = true
+        harness.engine.ignoresFlushes = true
+        harness.engine.submit(BlockRequest(.writeZeroes, slot: 0, guest: GuestOffset(0), length: 4096))
+        #expect(harness.wait()?.error == 0)
     }
 
     @Test("after a flush failed through the page cache, every later one fails") func failedFlushSticks() throws {
         let images = try Images()
         try images.disk("a.raw", size: 1 << 20)
-        let rig = try Rig(try images.open("a.raw", direct: false, writable: true, format: .raw))
-        rig.meddle = { _, _ in -ENOSPC }
-        rig.engine.submit(BlockRequest(.flush, slot: 0))
-        #expect(rig.wait()?.error == ENOSPC)
-        rig.meddle = { _, result in result }
-        rig.engine.submit(BlockRequest(.flush, slot: 0))
-        #expect(rig.wait()?.error == ENOSPC)
+        let harness = try EngineHarness(try images.open("a.raw", direct: false, writable: true, format: .raw))
+        harness.alterResult = { _, _ in -ENOSPC }
+        harness.engine.submit(BlockRequest(.flush, slot: 0))
+        #expect(harness.wait()?.error == ENOSPC)
+        harness.alterResult = { _, result in result }
+        harness.engine.submit(BlockRequest(.flush, slot: 0))
+        #expect(harness.wait()?.error == ENOSPC)
     }
 }

@@ -14,52 +14,52 @@ struct AttachGuestTests {
         arguments: ["q35": ["--ports", "2"], "pc": []])
     func disks(machine kind: String, options: [String]) throws {
         try Scratch.withFolder { folder in
-            let shop = AttachShop(folder)
-            defer { shop.clear() }
+            let builder = AttachShop(folder)
+            defer { builder.clear() }
             let raw = try PartitionedDisk.blank(in: folder)
             let image = try FilesystemImage(in: folder)
             let machine = try GuestMachine(options: options, folder: folder)
             defer { machine.end() }
-            try attach(shop, machine, raw, as: "data", "/dev/vda", ["-f", "raw", "--queues", "2"])
-            try attach(shop, machine, image.path, as: "image", "/dev/vdb", ["-r"])
+            try attach(builder, machine, raw, as: "data", "/dev/vda", ["-f", "raw", "--queues", "2"])
+            try attach(builder, machine, image.path, as: "image", "/dev/vdb", ["-r"])
             #expect(try machine.succeed("cat /sys/block/vda/serial; echo; blockdev --getro /dev/vdb") == "data\n1")
             try PartitionedDisk.use(machine)
             try image.read(machine)
-            try loseServer(shop, machine)
+            try loseServer(builder, machine)
             for (id, device) in [("data", "vda"), ("image", "vdb")] {
-                let outcome = try shop.qblk("detach", id, "--qmp", machine.qmpPath)
+                let outcome = try builder.qblk("detach", id, "--qmp", machine.qmpPath)
                 #expect(outcome.exit == 0 && outcome.output.isEmpty && outcome.errors.isEmpty, "\(outcome)")
                 #expect(try machine.run("test -e /dev/\(device)").status == 1)
             }
-            #expect(shop.leftovers().isEmpty, "\(shop.leftovers())")
+            #expect(builder.leftovers().isEmpty, "\(builder.leftovers())")
             try PartitionedDisk.check(in: folder, seed: "--randseed=5")
             // The ports are free again.
-            try attach(shop, machine, image.path, as: "again", "/dev/vda", ["-r"])
+            try attach(builder, machine, image.path, as: "again", "/dev/vda", ["-r"])
             machine.end()
-            #expect(shop.leftoversAfterWaiting().isEmpty, "\(shop.leftovers())")
+            #expect(builder.leftoversAfterWaiting().isEmpty, "\(builder.leftovers())")
         }
     }
 
     private func attach(
-        _ shop: AttachShop, _ machine: GuestMachine, _ image: String, as id: String, _ device: String,
+        _ builder: AttachShop, _ machine: GuestMachine, _ image: String, as id: String, _ device: String,
         _ options: [String]
     ) throws {
         let words = ["attach", image, "--qmp", machine.qmpPath, "--id", id]
-        let outcome = try shop.command(words + options).run()
+        let outcome = try builder.command(words + options).run()
         #expect(outcome.exit == 0 && outcome.output == "\(id)\n", "\(outcome)")
         try machine.wait(until: "test -b \(device)")
     }
 
     /// The writable disk's server is killed while the guest works; the guest must not notice more than a pause.
-    private func loseServer(_ shop: AttachShop, _ machine: GuestMachine) throws {
+    private func loseServer(_ builder: AttachShop, _ machine: GuestMachine) throws {
         let job = PartitionedDisk.fio("/dev/vda2", "--randseed=5")
         try machine.succeed("(\(job) >/tmp/out 2>&1; echo $? >/tmp/status) &")
         try machine.wait(until: "test $(awk '{ print $1 + $2 }' /sys/block/vda/inflight) -gt 0")
-        let server = try #require(try shop.listed()["data"]?["server-pid"]?.integer)
+        let server = try #require(try builder.listed()["data"]?["server-pid"]?.integer)
         kill(pid_t(server), SIGKILL)
         try machine.wait(until: "test -s /tmp/status", deadline: 90)
         #expect(try machine.succeed("cat /tmp/status /tmp/out").hasPrefix("0\n"))
         #expect(try machine.run("dmesg | grep 'I/O error'").status == 1)
-        #expect(try shop.listed()["data"]?["server-pid"]?.integer != server)
+        #expect(try builder.listed()["data"]?["server-pid"]?.integer != server)
     }
 }

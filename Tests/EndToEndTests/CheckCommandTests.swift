@@ -26,28 +26,28 @@ struct CheckCommandTests {
     @Test("a sound image has the same numbers", arguments: options)
     func sound(options: String) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("8M", options)
-            try shop.scribble(8 << 20)
-            if options != "refcount_bits=1" { try shop.img("snapshot", "-c", "one", "image.qcow2") }
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("8M", options)
+            try builder.scribble(8 << 20)
+            if options != "refcount_bits=1" { try builder.img("snapshot", "-c", "one", "image.qcow2") }
             // QEMU compresses whole clusters only, and only where nothing is allocated.
             if options != "preallocation=metadata", options != "cluster_size=2M" {
-                try shop.io(["write -c -P 7 6M 64k"])
+                try builder.io(["write -c -P 7 6M 64k"])
             }
-            try shop.io(["write -P 8 300k 100k"])
-            try agree(shop.path("image.qcow2"))
+            try builder.io(["write -P 8 300k 100k"])
+            try agree(builder.path("image.qcow2"))
         }
     }
 
     @Test("a leak and a lost refcount have the same codes, and -r all ends both", arguments: [UInt64(2), 0])
     func damaged(count: UInt64) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            let image = shop.path("image.qcow2")
-            try shop.create("8M")
-            try shop.scribble(8 << 20)
+            let builder = ImageBuilder(folder: folder)
+            let image = builder.path("image.qcow2")
+            try builder.create("8M")
+            try builder.scribble(8 << 20)
             // The refcount table's own cluster: nothing has a COPIED flag for it.
-            try shop.patch { $0.setRefcount(count, of: 1) }
+            try builder.patch { $0.setRefcount(count, of: 1) }
             try agree(image)
             let repaired = try qblk("check", "-r", "all", "--json", image)
             #expect(repaired.exit == 0, "\(repaired)")

@@ -12,10 +12,10 @@ struct CommandLineTests {
     /// Makes a.qcow2 and b.raw with the same disk, and the damaged image c.qcow2.
     private func withImages(_ body: (String) throws -> Void) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M", as: "a.qcow2")
-            try shop.io(["write -P 5 100k 300k"], on: "a.qcow2")
-            try shop.img("convert", "-O", "raw", "a.qcow2", "b.raw")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M", as: "a.qcow2")
+            try builder.io(["write -P 5 100k 300k"], on: "a.qcow2")
+            try builder.img("convert", "-O", "raw", "a.qcow2", "b.raw")
             try body(folder)
         }
     }
@@ -179,7 +179,7 @@ struct CommandLineTests {
     @Test("check of an empty image prints what qemu-img prints", arguments: ["0", "1M"])
     func emptyCheck(size: String) throws {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).create(size, as: "a.qcow2")
+            try ImageBuilder(folder: folder).create(size, as: "a.qcow2")
             #expect(try qblk("check", "a.qcow2", in: folder).output == qemuImg("check", "a.qcow2", in: folder).output)
         }
     }

@@ -12,10 +12,11 @@ struct CompareTests {
         let description: String
         var options: [String] = []
         let code: Int32
-        let make: @Sendable (Workshop) throws -> Void
+        let make: @Sendable (ImageBuilder) throws -> Void
 
         init(
-            _ name: String, _ options: [String] = [], code: Int32, _ make: @escaping @Sendable (Workshop) throws -> Void
+            _ name: String, _ options: [String] = [], code: Int32,
+            _ make: @escaping @Sendable (ImageBuilder) throws -> Void
         ) {
             description = name
             self.options = options
@@ -25,59 +26,59 @@ struct CompareTests {
     }
 
     static let pairs: [Pair] = [
-        Pair("same bytes, other layout", code: 0) { shop in
-            try shop.create("1M", "cluster_size=4k", as: "a.qcow2")
-            try shop.create("1M", "compat=0.10", as: "b.qcow2")
-            for name in ["a.qcow2", "b.qcow2"] { try shop.scribble(1 << 20, on: name) }
+        Pair("same bytes, other layout", code: 0) { builder in
+            try builder.create("1M", "cluster_size=4k", as: "a.qcow2")
+            try builder.create("1M", "compat=0.10", as: "b.qcow2")
+            for name in ["a.qcow2", "b.qcow2"] { try builder.scribble(1 << 20, on: name) }
         },
-        Pair("one byte differs", code: 1) { shop in
-            try shop.create("1M", as: "a.qcow2")
-            try shop.create("1M", as: "b.qcow2")
-            try shop.io(["write -P 1 700000 1"], on: "b.qcow2")
+        Pair("one byte differs", code: 1) { builder in
+            try builder.create("1M", as: "a.qcow2")
+            try builder.create("1M", as: "b.qcow2")
+            try builder.io(["write -P 1 700000 1"], on: "b.qcow2")
         },
-        Pair("written zeros and unallocated", code: 0) { shop in
-            try shop.create("1M", as: "a.qcow2")
-            try shop.create("1M", as: "b.qcow2")
-            try shop.io(["write -P 0 0 64k"], on: "b.qcow2")
+        Pair("written zeros and unallocated", code: 0) { builder in
+            try builder.create("1M", as: "a.qcow2")
+            try builder.create("1M", as: "b.qcow2")
+            try builder.io(["write -P 0 0 64k"], on: "b.qcow2")
         },
-        Pair("written zeros and unallocated, strictly", ["-s"], code: 1) { shop in
-            try shop.create("1M", as: "a.qcow2")
-            try shop.create("1M", as: "b.qcow2")
-            try shop.io(["write -P 0 0 64k"], on: "b.qcow2")
+        Pair("written zeros and unallocated, strictly", ["-s"], code: 1) { builder in
+            try builder.create("1M", as: "a.qcow2")
+            try builder.create("1M", as: "b.qcow2")
+            try builder.io(["write -P 0 0 64k"], on: "b.qcow2")
         },
-        Pair("longer by zeros", code: 0) { shop in
-            try shop.create("1M", as: "a.qcow2")
-            try shop.create("2M", as: "b.qcow2")
-            for name in ["a.qcow2", "b.qcow2"] { try shop.io(["write -P 1 0 1M"], on: name) }
+        Pair("longer by zeros", code: 0) { builder in
+            try builder.create("1M", as: "a.qcow2")
+            try builder.create("2M", as: "b.qcow2")
+            for name in ["a.qcow2", "b.qcow2"] { try builder.io(["write -P 1 0 1M"], on: name) }
         },
-        Pair("longer by zeros, strictly", ["-s"], code: 1) { shop in
-            try shop.create("1M", as: "a.qcow2")
-            try shop.create("2M", as: "b.qcow2")
+        Pair("longer by zeros, strictly", ["-s"], code: 1) { builder in
+            try builder.create("1M", as: "a.qcow2")
+            try builder.create("2M", as: "b.qcow2")
         },
-        Pair("longer by data", code: 1) { shop in
-            try shop.create("1M", as: "a.qcow2")
-            try shop.create("2M", as: "b.qcow2")
-            try shop.io(["write -P 1 1536k 1"], on: "b.qcow2")
+        Pair("longer by data", code: 1) { builder in
+            try builder.create("1M", as: "a.qcow2")
+            try builder.create("2M", as: "b.qcow2")
+            try builder.io(["write -P 1 1536k 1"], on: "b.qcow2")
         },
-        Pair("the first is longer by data", code: 1) { shop in
-            try shop.create("2M", as: "a.qcow2")
-            try shop.create("1M", as: "b.qcow2")
-            try shop.io(["write -P 1 1536k 1"], on: "a.qcow2")
+        Pair("the first is longer by data", code: 1) { builder in
+            try builder.create("2M", as: "a.qcow2")
+            try builder.create("1M", as: "b.qcow2")
+            try builder.io(["write -P 1 1536k 1"], on: "a.qcow2")
         },
-        Pair("the second is missing", code: 2) { shop in try shop.create("1M", as: "a.qcow2") },
-        Pair("the first is missing", code: 2) { shop in try shop.create("1M", as: "b.qcow2") },
-        Pair("the second has lost its L2 table", code: 2) { shop in
-            try shop.create("1M", as: "a.qcow2")
-            try shop.create("1M", as: "b.qcow2")
-            for name in ["a.qcow2", "b.qcow2"] { try shop.io(["write -P 1 0 64k"], on: name) }
-            try shop.patch("b.qcow2") { $0.put(1 << 63 | 0x1001, at: $0.l1(0)) }
+        Pair("the second is missing", code: 2) { builder in try builder.create("1M", as: "a.qcow2") },
+        Pair("the first is missing", code: 2) { builder in try builder.create("1M", as: "b.qcow2") },
+        Pair("the second has lost its L2 table", code: 2) { builder in
+            try builder.create("1M", as: "a.qcow2")
+            try builder.create("1M", as: "b.qcow2")
+            for name in ["a.qcow2", "b.qcow2"] { try builder.io(["write -P 1 0 64k"], on: name) }
+            try builder.patch("b.qcow2") { $0.put(1 << 63 | 0x1001, at: $0.l1(0)) }
         },
     ]
 
     @Test("compare", arguments: pairs)
     func exitCode(of pair: Pair) throws {
         try Scratch.withFolder { folder in
-            try pair.make(Workshop(folder: folder))
+            try pair.make(ImageBuilder(folder: folder))
             let files = ["\(folder)/a.qcow2", "\(folder)/b.qcow2"]
             let theirs = try Command(["qemu-img", "compare"] + pair.options + files).run()
             let ours = try qblk(["compare"] + pair.options + files)
@@ -95,10 +96,10 @@ struct CompareTests {
     @Test("the first different offset is on standard output", arguments: [0, 700_000, (1 << 20) - 1])
     func offset(at place: Int) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            for name in ["a.qcow2", "b.qcow2"] { try shop.create("1M", as: name) }
-            try shop.io(["write -P 1 \(place) 1"], on: "b.qcow2")
-            let ours = try qblk("compare", shop.path("a.qcow2"), shop.path("b.qcow2"))
+            let builder = ImageBuilder(folder: folder)
+            for name in ["a.qcow2", "b.qcow2"] { try builder.create("1M", as: name) }
+            try builder.io(["write -P 1 \(place) 1"], on: "b.qcow2")
+            let ours = try qblk("compare", builder.path("a.qcow2"), builder.path("b.qcow2"))
             #expect(ours.exit == 1, "\(ours)")
             // qemu-img names the sector, we may name the byte.
             #expect(ours.output.contains("\(place)") || ours.output.contains("\(place & ~511)"), "\(ours)")

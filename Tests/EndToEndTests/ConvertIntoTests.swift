@@ -46,14 +46,14 @@ struct ConvertIntoTests {
     @Test("a snapshot keeps what it had")
     func snapshot() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
+            let builder = ImageBuilder(folder: folder)
             try make("3M", in: folder)
-            try shop.img("snapshot", "-c", "one", "image")
+            try builder.img("snapshot", "-c", "one", "image")
             #expect(try qblk("convert", "-n", "-f", "raw", "-O", "qcow2", "source", "image", in: folder).exit == 0)
-            try shop.img("check", "-f", "qcow2", "image")
+            try builder.img("check", "-f", "qcow2", "image")
             try Command(["sh", "-c", "qemu-img convert -O raw image disk && cmp -n 2097152 disk source"], in: folder)
                 .succeed()
-            try shop.img("snapshot", "-a", "one", "image")
+            try builder.img("snapshot", "-a", "one", "image")
             try Command(["qemu-io", "-f", "qcow2", "-c", "read -P 3 300k 2400k", "image"], in: folder).succeed()
         }
     }
@@ -67,7 +67,7 @@ struct ConvertIntoTests {
     func refused(arguments: [String]) throws {
         try Scratch.withFolder { folder in
             try make("3M", in: folder)
-            try Workshop(folder: folder).create("1M", as: "small")
+            try ImageBuilder(folder: folder).create("1M", as: "small")
             let all = ["convert", "-n", "-f", "raw", "-O", "qcow2"] + arguments
             let (ours, theirs) = (try qblk(all, in: folder), try Command(["qemu-img"] + all, in: folder).run())
             #expect(ours.exit == 1 && theirs.exit == 1 && !ours.errors.isEmpty, "\(ours) \(theirs)")

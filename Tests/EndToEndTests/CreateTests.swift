@@ -52,20 +52,20 @@ struct CreateTests {
     @Test("the image is clean, empty and described as qemu-img's", arguments: clusters + widths + kinds + others)
     func same(one: Case) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("3M", as: "base.qcow2")
-            try shop.io(["write -P 7 1M 64k"], on: "base.qcow2")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("3M", as: "base.qcow2")
+            try builder.io(["write -P 7 1M 64k"], on: "base.qcow2")
             let ours = try qblk(one.arguments("image"), in: folder)
             try #require(ours.exit == 0 && ours.errors.isEmpty, "\(ours)")
-            if !one.rest.contains("-u") { try shop.img("check", "-f", "qcow2", "image") }
+            if !one.rest.contains("-u") { try builder.img("check", "-f", "qcow2", "image") }
             let our = try qemuImg("info", "-f", "qcow2", "--output=json", "image", in: folder).json()
-            try shop.run("cp", "--sparse=always", "image", "ours")
-            try shop.run("rm", "-f", "image", "data")
+            try builder.run("cp", "--sparse=always", "image", "ours")
+            try builder.run("rm", "-f", "image", "data")
             let theirs = try Command(["qemu-img"] + one.arguments("image"), in: folder).succeed()
             #expect(ours.output == theirs.output)
             let their = try qemuImg("info", "-f", "qcow2", "--output=json", "image", in: folder).json()
             #expect(Self.described(our) == Self.described(their))
-            if !one.rest.contains("-u") { try shop.img("compare", "-f", "qcow2", "-F", "qcow2", "ours", "image") }
+            if !one.rest.contains("-u") { try builder.img("compare", "-f", "qcow2", "-F", "qcow2", "ours", "image") }
         }
     }
 
@@ -77,37 +77,37 @@ struct CreateTests {
     @Test("the size comes from the backing file, rounded up to sectors")
     func sizeOfBacking() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.rawFile("base", 10_000)
+            let builder = ImageBuilder(folder: folder)
+            try builder.rawFile("base", 10_000)
             let outcome = try qblk("create", "-f", "qcow2", "-b", "base", "-F", "raw", "image", in: folder)
             try #require(outcome.exit == 0, "\(outcome)")
             let info = try qemuImg("info", "--output=json", "image", in: folder).json()
             #expect(info["virtual-size"] == .integer(10_240))
-            try shop.img("compare", "-f", "qcow2", "-F", "raw", "image", "base")
+            try builder.img("compare", "-f", "qcow2", "-F", "raw", "image", "base")
         }
     }
 
     @Test("a backing file counts from the image's folder")
     func folderOfBacking() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.run("mkdir", "sub")
-            try shop.create("3M", as: "sub/base.qcow2")
+            let builder = ImageBuilder(folder: folder)
+            try builder.run("mkdir", "sub")
+            try builder.create("3M", as: "sub/base.qcow2")
             let outcome = try qblk(
                 "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "sub/image", in: folder)
             #expect(outcome.exit == 0 && outcome.output.isEmpty, "\(outcome)")
-            try shop.img("check", "sub/image")
+            try builder.img("check", "sub/image")
         }
     }
 
     @Test("a raw image is a file of zeros", arguments: ["off", "falloc", "full"])
     func raw(mode: String) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.rawFile("image", 50_000)
+            let builder = ImageBuilder(folder: folder)
+            try builder.rawFile("image", 50_000)
             let outcome = try qblk("create", "-o", "preallocation=\(mode)", "image", "1000000", in: folder)
             try #require(outcome.exit == 0, "\(outcome)")
-            try shop.img("create", "-f", "raw", "theirs", "1000000")
+            try builder.img("create", "-f", "raw", "theirs", "1000000")
             #expect(try differenceOfFiles("\(folder)/image", "\(folder)/theirs") == nil)
         }
     }
@@ -115,9 +115,9 @@ struct CreateTests {
     @Test("a file that another process writes to is left alone")
     func locked() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("3M", as: "image")
-            let before = try Data(contentsOf: URL(filePath: shop.path("image")))
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("3M", as: "image")
+            let before = try Data(contentsOf: URL(filePath: builder.path("image")))
             var user = try Command(["qemu-io", "-f", "qcow2", "-c", "sleep 60000", "image"], in: folder).spawn()
             defer { user.end() }
             let end = Date(timeIntervalSinceNow: 20)
@@ -125,7 +125,7 @@ struct CreateTests {
             let outcome = try qblk("create", "-f", "qcow2", "image", "1M", in: folder)
             #expect(outcome.exit == 1 && outcome.errorLines.count == 1, "\(outcome)")
             #expect(outcome.errors.contains("lock"), "\(outcome)")
-            #expect(try Data(contentsOf: URL(filePath: shop.path("image"))) == before)
+            #expect(try Data(contentsOf: URL(filePath: builder.path("image"))) == before)
         }
     }
 
@@ -149,7 +149,7 @@ struct CreateTests {
     @Test("what cannot be made is one line, exit 1, and no file", arguments: wrong)
     func refused(arguments: [String]) throws {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).create("3M", as: "base")
+            try ImageBuilder(folder: folder).create("3M", as: "base")
             let before = try Data(contentsOf: URL(filePath: "\(folder)/base"))
             let outcome = try qblk(["create", "-f", "qcow2"] + arguments, in: folder)
             #expect(outcome.exit == 1 && outcome.errorLines.count == 1, "\(outcome)")

@@ -39,13 +39,13 @@ struct CutLastClusterTests {
     @Test("is not written to, and does not grow", arguments: cases)
     func dataIsLost(one: Case) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.rawFile("source", 4 << 20)
-            try shop.create("4M", one.options, as: "image")
+            let builder = ImageBuilder(folder: folder)
+            try builder.rawFile("source", 4 << 20)
+            try builder.create("4M", one.options, as: "image")
             // The last cluster of the file holds data.
-            try shop.io(["write -P 5 0 4M"], on: "image")
-            let length = try fileSize(shop.path("image"))
-            try shop.run("truncate", "-s", "\(length - one.cut)", "image")
+            try builder.io(["write -P 5 0 4M"], on: "image")
+            let length = try fileSize(builder.path("image"))
+            try builder.run("truncate", "-s", "\(length - one.cut)", "image")
             try refuses(folder, "\(one)")
         }
     }
@@ -53,38 +53,38 @@ struct CutLastClusterTests {
     @Test("is not written to when it is a snapshot's table")
     func snapshotTableIsCut() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.rawFile("source", 4 << 20)
-            try shop.create("4M", as: "image")
-            try shop.img("snapshot", "-c", "one", "image")
-            let length = try fileSize(shop.path("image"))
-            try shop.run("truncate", "-s", "\(length - 1)", "image")
-            let before = try Data(contentsOf: URL(fileURLWithPath: shop.path("image")))
+            let builder = ImageBuilder(folder: folder)
+            try builder.rawFile("source", 4 << 20)
+            try builder.create("4M", as: "image")
+            try builder.img("snapshot", "-c", "one", "image")
+            let length = try fileSize(builder.path("image"))
+            try builder.run("truncate", "-s", "\(length - 1)", "image")
+            let before = try Data(contentsOf: URL(fileURLWithPath: builder.path("image")))
             for arguments in Self.writers {
                 let result = try qblk(arguments, in: folder)
                 #expect(result.exit == 1 && result.errors.contains("snapshot table"), "\(result)")
             }
-            #expect(try Data(contentsOf: URL(fileURLWithPath: shop.path("image"))) == before)
+            #expect(try Data(contentsOf: URL(fileURLWithPath: builder.path("image"))) == before)
         }
     }
 
     @Test("is written to when the disk ends before the file", arguments: ["cluster_size=64k", "cluster_size=2M"])
     func theRestIsNotTheDisks(options: String) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1000448", options, as: "image")
-            try shop.io(["write -P 5 0 1000448"], on: "image")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1000448", options, as: "image")
+            try builder.io(["write -P 5 0 1000448"], on: "image")
             // The last cluster has 16896 bytes of the disk, or all of it.
             let cluster = options.hasSuffix("2M") ? 2 << 20 : 65536
             let rest = cluster - 1_000_448 % cluster
-            let length = try fileSize(shop.path("image"))
-            try shop.run("truncate", "-s", "\(length - rest)", "image")
+            let length = try fileSize(builder.path("image"))
+            try builder.run("truncate", "-s", "\(length - rest)", "image")
             #expect(try qblk("check", "-f", "qcow2", "image", in: folder).exit == 0)
-            try shop.run("cp", "image", "shorter")
+            try builder.run("cp", "image", "shorter")
             #expect(try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder).exit == 0)
-            try shop.img("check", "image")
-            try shop.io(["read -P 5 0 1000448", "read -P 0 1000448 1M"], on: "image")
-            try shop.run("truncate", "-s", "\(length - rest - 1)", "shorter")
+            try builder.img("check", "image")
+            try builder.io(["read -P 5 0 1000448", "read -P 0 1000448 1M"], on: "image")
+            try builder.run("truncate", "-s", "\(length - rest - 1)", "shorter")
             #expect(try qblk("resize", "-f", "qcow2", "shorter", "+1M", in: folder).exit == 1)
         }
     }
@@ -92,30 +92,30 @@ struct CutLastClusterTests {
     @Test("is written to when compressed data ends it")
     func compressedDataMayEndTheFile() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.rawFile("raw", 4 << 20)
-            try shop.img("convert", "-c", "-f", "raw", "-O", "qcow2", "raw", "image")
+            let builder = ImageBuilder(folder: folder)
+            try builder.rawFile("raw", 4 << 20)
+            try builder.img("convert", "-c", "-f", "raw", "-O", "qcow2", "raw", "image")
             #expect(try qblk("check", "-f", "qcow2", "image", in: folder).exit == 0)
             #expect(try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder).exit == 0)
-            try shop.img("check", "image")
-            try shop.img("resize", "-q", "--shrink", "image", "4M")
-            try shop.img("compare", "-f", "raw", "-F", "qcow2", "raw", "image")
+            try builder.img("check", "image")
+            try builder.img("resize", "-q", "--shrink", "image", "4M")
+            try builder.img("compare", "-f", "raw", "-F", "qcow2", "raw", "image")
         }
     }
 
     @Test("an external data file that ends before the mapping")
     func dataFileIsCut() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("4M", "data_file=data", as: "image")
-            try shop.io(["write -P 5 1M 1M"], on: "image")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("4M", "data_file=data", as: "image")
+            try builder.io(["write -P 5 1M 1M"], on: "image")
             // Nothing is mapped behind 2 MiB: the file need not have more.
-            try shop.run("truncate", "-s", "2M", "data")
+            try builder.run("truncate", "-s", "2M", "data")
             #expect(try qblk("resize", "-f", "qcow2", "image", "5M", in: folder).exit == 0)
-            try shop.run("truncate", "-s", "\((2 << 20) - 1)", "data")
+            try builder.run("truncate", "-s", "\((2 << 20) - 1)", "data")
             let result = try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder)
             #expect(result.exit == 1 && result.errors.contains("data file is truncated"), "\(result)")
-            #expect(try fileSize(shop.path("data")) == (2 << 20) - 1)
+            #expect(try fileSize(builder.path("data")) == (2 << 20) - 1)
         }
     }
 }

@@ -8,7 +8,7 @@ import Testing
 struct DoctorTests {
     private func shell(_ script: String) throws -> Outcome {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).create("1M")
+            try ImageBuilder(folder: folder).create("1M")
             var command = Command(["bash", "-c", "chmod 755 .; chmod 644 *; \(script)"], in: folder, deadline: 60)
             command.environment = ["QBLK_RUN_DIR": "\(folder)/run", "Q": Tools.qblk]
             return try command.run()

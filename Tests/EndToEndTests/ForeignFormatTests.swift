@@ -102,16 +102,16 @@ struct ForeignFormatTests {
     @Test("as a backing file without a recorded format it is refused, as raw it is the bytes that it is")
     func backing() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.img("create", "-q", "-f", "vdi", "-o", "static=on", "base", "4M")
-            try shop.img("create", "-q", "-f", "qcow2", "-u", "-b", "base", "-F", "raw", "image", "1M")
-            try shop.patch("image") { $0.removeExtensions() }
+            let builder = ImageBuilder(folder: folder)
+            try builder.img("create", "-q", "-f", "vdi", "-o", "static=on", "base", "4M")
+            try builder.img("create", "-q", "-f", "qcow2", "-u", "-b", "base", "-F", "raw", "image", "1M")
+            try builder.patch("image") { $0.removeExtensions() }
             for verb in [["convert", "-O", "raw", "image", "out"], ["info", "--backing-chain", "image"]] {
                 let outcome = try qblk(verb, in: folder)
                 #expect(outcome.exit == 1 && outcome.errors.contains("base: the file is a VDI image"), "\(outcome)")
                 #expect(outcome.errors.contains("record its format"), "\(outcome)")
             }
-            try shop.img("rebase", "-u", "-b", "base", "-F", "raw", "image")
+            try builder.img("rebase", "-u", "-b", "base", "-F", "raw", "image")
             #expect(try qblk("convert", "-O", "raw", "image", "out", in: folder).exit == 0)
             #expect(try differenceOfFiles("\(folder)/base", "\(folder)/out", limit: 1 << 20) == nil)
         }
@@ -141,9 +141,9 @@ struct ForeignFormatTests {
     @Test("an image inside another format's name is what its signature says: writing needs -f")
     func named() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M", as: "disk.img")
-            try shop.img("create", "-q", "-f", "raw", "raw.qcow2", "1M")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M", as: "disk.img")
+            try builder.img("create", "-q", "-f", "raw", "raw.qcow2", "1M")
             let image = try qblk("resize", "disk.img", "2M", in: folder)
             #expect(
                 image.exit == 1 && image.errors.contains("is a qcow2 image") && image.errors.contains("-f qcow2"),

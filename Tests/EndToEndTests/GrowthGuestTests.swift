@@ -45,8 +45,8 @@ struct GrowthGuestTests {
         try Scratch.withFolder { folder in
             let path = "\(folder)/disk.raw"
             try Command(["truncate", "-s", "32M", path]).succeed()
-            let shop = AttachShop(folder)
-            defer { shop.clear() }
+            let builder = AttachShop(folder)
+            defer { builder.clear() }
             var server =
                 try attached
                 ? nil : Command([Tools.qblk, "serve", "-f", "raw", path, "--socket-path", "s"], in: folder).spawn()
@@ -57,13 +57,13 @@ struct GrowthGuestTests {
                 folder: folder)
             defer { machine.end() }
             if attached {
-                let outcome = try shop.qblk("attach", "disk.raw", "-f", "raw", "--qmp", machine.qmpPath)
+                let outcome = try builder.qblk("attach", "disk.raw", "-f", "raw", "--qmp", machine.qmpPath)
                 #expect(outcome.exit == 0, "\(outcome)")
                 try machine.wait(until: "test -b /dev/vda")
             }
             try #require(try Self.size(machine) == "\(32 << 20)")
             try Command(["truncate", "-s", "40M", path]).succeed()
-            let supervisor = try attached ? shop.listed()["qblk0"]?["supervisor-pid"]?.integer : nil
+            let supervisor = try attached ? builder.listed()["qblk0"]?["supervisor-pid"]?.integer : nil
             let target = supervisor.map { pid_t($0) } ?? server?.pid
             kill(try #require(target), SIGHUP)
             try machine.wait(until: "test $(blockdev --getsize64 /dev/vda) = \(40 << 20)")

@@ -93,19 +93,19 @@ struct FilesystemImage {
     private let sum: String
 
     init(in folder: String) throws {
-        let shop = Workshop(folder: folder)
-        try shop.rawFile("noise", 6 << 20, seed: 7)
-        try shop.run("mkdir", "content")
-        try shop.run("cp", "-a", "noise", "/etc/passwd", "content")
-        try shop.run("truncate", "-s", "\(size)", "base.raw")
-        try shop.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", "content", "base.raw")
+        let builder = ImageBuilder(folder: folder)
+        try builder.rawFile("noise", 6 << 20, seed: 7)
+        try builder.run("mkdir", "content")
+        try builder.run("cp", "-a", "noise", "/etc/passwd", "content")
+        try builder.run("truncate", "-s", "\(size)", "base.raw")
+        try builder.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", "content", "base.raw")
         // Half of the base is compressed clusters; above it are plain ones, zeros, and compressed ones again.
-        try shop.img("convert", "-f", "raw", "-O", "qcow2", "-c", "base.raw", "base.qcow2")
-        try shop.create("", backing: "qcow2:base.qcow2", as: "disk.qcow2")
-        try shop.io(["write -P 0x5a 80M 1M", "write -z 84M 512k", "write -c -P 0xa5 88M 64k"], on: "disk.qcow2")
-        path = shop.path("disk.qcow2")
-        try shop.img("convert", "-f", "qcow2", "-O", "raw", "disk.qcow2", "reference.raw")
-        sum = try Command(["sha256sum", shop.path("reference.raw")]).succeed().output.prefix(64).description
+        try builder.img("convert", "-f", "raw", "-O", "qcow2", "-c", "base.raw", "base.qcow2")
+        try builder.create("", backing: "qcow2:base.qcow2", as: "disk.qcow2")
+        try builder.io(["write -P 0x5a 80M 1M", "write -z 84M 512k", "write -c -P 0xa5 88M 64k"], on: "disk.qcow2")
+        path = builder.path("disk.qcow2")
+        try builder.img("convert", "-f", "qcow2", "-O", "raw", "disk.qcow2", "reference.raw")
+        sum = try Command(["sha256sum", builder.path("reference.raw")]).succeed().output.prefix(64).description
     }
 
     /// The guest reads the same bytes, sees the files in them, and cannot write.

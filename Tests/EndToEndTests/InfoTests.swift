@@ -68,11 +68,11 @@ struct InfoTests {
     @Test("info does not open what the image refers to")
     func referencesUntouched() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M", as: "base.qcow2")
-            try shop.create("1M", backing: "qcow2:base.qcow2")
-            try FileManager.default.removeItem(atPath: shop.path("base.qcow2"))
-            let outcome = try qblk("info", "--json", shop.path("image.qcow2"))
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M", as: "base.qcow2")
+            try builder.create("1M", backing: "qcow2:base.qcow2")
+            try FileManager.default.removeItem(atPath: builder.path("base.qcow2"))
+            let outcome = try qblk("info", "--json", builder.path("image.qcow2"))
             #expect(outcome.exit == 0, "\(outcome)")
         }
     }

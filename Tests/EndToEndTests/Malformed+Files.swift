@@ -30,11 +30,11 @@ extension Malformed {
     /// An overlay of a given backing name, which qemu-img does not look at.
     private static func naming(
         _ name: String, _ backing: String, format: String = "raw",
-        _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in }
+        _ arrange: @escaping @Sendable (ImageBuilder) throws -> Void = { _ in }
     ) -> Malformed {
-        .files("backing-\(name)") { shop in
-            try shop.overlay("image.qcow2", backing, format: format)
-            try arrange(shop)
+        .files("backing-\(name)") { builder in
+            try builder.overlay("image.qcow2", backing, format: format)
+            try arrange(builder)
         }.onlyData
     }
 
@@ -43,9 +43,9 @@ extension Malformed {
         naming("self", "image.qcow2", format: "qcow2"),
         naming("self-by-another-name", "link.qcow2", format: "qcow2") { try $0.run("ln", "image.qcow2", "link.qcow2") },
         naming("loop-of-2", "b.qcow2", format: "qcow2") { try $0.overlay("b.qcow2", "image.qcow2") },
-        naming("loop-of-3", "b.qcow2", format: "qcow2") { shop in
-            try shop.overlay("b.qcow2", "c.qcow2")
-            try shop.overlay("c.qcow2", "image.qcow2")
+        naming("loop-of-3", "b.qcow2", format: "qcow2") { builder in
+            try builder.overlay("b.qcow2", "c.qcow2")
+            try builder.overlay("c.qcow2", "image.qcow2")
         },
         naming("loop-below-the-top", "b.qcow2", format: "qcow2") { try $0.overlay("b.qcow2", "b.qcow2") },
         naming("fifo", "pipe") { try $0.run("mkfifo", "pipe") },
@@ -72,33 +72,33 @@ extension Malformed {
         naming("folder-linked-to-outside", "etc/passwd") { try $0.run("ln", "-s", "/etc", "etc") }
             .mentioning("--allow-path"),
         naming("not-of-its-format", "base.qcow2", format: "qcow2") { try $0.rawFile("base.qcow2", mib) },
-        .files("chain-of-300") { shop in
-            try shop.create("1M", as: "000.qcow2")
-            try shop.overlay("001.qcow2", "000.qcow2", size: "1M")
-            let layer = try Patcher(shop.path("001.qcow2"))
+        .files("chain-of-300") { builder in
+            try builder.create("1M", as: "000.qcow2")
+            try builder.overlay("001.qcow2", "000.qcow2", size: "1M")
+            let layer = try Patcher(builder.path("001.qcow2"))
             for depth in 2...300 {
-                var copy = try Patcher(shop.path("001.qcow2"))
+                var copy = try Patcher(builder.path("001.qcow2"))
                 copy.put(Array(String(format: "%03d.qcow2", depth - 1).utf8), at: Int(layer[.backingOffset]))
                 let name = depth == 300 ? "image.qcow2" : String(format: "%03d.qcow2", depth)
-                try copy.bytes.write(to: URL(filePath: shop.path(name)))
+                try copy.bytes.write(to: URL(filePath: builder.path(name)))
             }
         }.onlyData,
     ]
 
     /// Renames the data file inside the image; up to 16 letters fit where "disk.data" was, so that nothing moves.
     private static func dataFile(
-        _ name: String, _ file: String, _ arrange: @escaping @Sendable (Workshop) throws -> Void = { _ in }
+        _ name: String, _ file: String, _ arrange: @escaping @Sendable (ImageBuilder) throws -> Void = { _ in }
     )
         -> Malformed
     {
-        .files("data-file-\(name)", .dataFile) { shop in
-            try shop.patch { patcher in
+        .files("data-file-\(name)", .dataFile) { builder in
+            try builder.patch { patcher in
                 guard let place = patcher.data(ofExtension: 0x4441_5441) else { return }
                 patcher.put([UInt8](repeating: 0, count: 16), at: place.lowerBound)
                 patcher.put(Array(file.utf8), at: place.lowerBound)
                 patcher.put(UInt64(file.utf8.count), at: place.lowerBound - 4, width: 4)
             }
-            try arrange(shop)
+            try arrange(builder)
         }.onlyData
     }
 
@@ -127,18 +127,19 @@ extension Malformed {
         .files("image-is-a-character-device") { try $0.run("mknod", "image.qcow2", "c", "1", "5") },
         .files("image-is-a-socket") { try makeSocket($0.path("image.qcow2")) },
         .files("image-is-empty") { try $0.run("touch", "image.qcow2") },
-        .files("image-is-text") { shop in
-            try Data("This is no image, but a letter to one.\n".utf8).write(to: URL(filePath: shop.path("image.qcow2")))
+        .files("image-is-text") { builder in
+            try Data("This is no image, but a letter to one.\n".utf8).write(
+                to: URL(filePath: builder.path("image.qcow2")))
         },
-        .files("image-is-three-bytes") { shop in
-            try Data("QFI".utf8).write(to: URL(filePath: shop.path("image.qcow2")))
+        .files("image-is-three-bytes") { builder in
+            try Data("QFI".utf8).write(to: URL(filePath: builder.path("image.qcow2")))
         },
-        .files("image-is-a-magic-alone") { shop in
-            try Data([0x51, 0x46, 0x49, 0xfb]).write(to: URL(filePath: shop.path("image.qcow2")))
+        .files("image-is-a-magic-alone") { builder in
+            try Data([0x51, 0x46, 0x49, 0xfb]).write(to: URL(filePath: builder.path("image.qcow2")))
         },
-        .files("image-is-noise") { shop in
+        .files("image-is-noise") { builder in
             var noise = Noise(seed: 3)
-            try noise.bytes(100_000).write(to: URL(filePath: shop.path("image.qcow2")))
+            try noise.bytes(100_000).write(to: URL(filePath: builder.path("image.qcow2")))
         },
         .bytes("tiny-file-of-huge-size") { patcher in
             patcher[.size] = 1 << 61
@@ -168,7 +169,7 @@ extension Malformed {
     }
 }
 
-extension Workshop {
+extension ImageBuilder {
     /// An overlay whose backing file qemu-img does not look at.
     fileprivate func overlay(_ name: String, _ backing: String, format: String = "qcow2", size: String = "2M") throws {
         // By another name first: an overlay of itself is refused, as it should be.

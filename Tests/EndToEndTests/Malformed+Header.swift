@@ -57,8 +57,8 @@ extension Malformed {
             patcher[.snapshotsOffset] = 1 << 63
         },
         .bytes("aes-encrypted") { $0[.crypt] = 1 }.failing(.convert, .compare, working: [.info]).mentioning("encrypt"),
-        .files("luks-encrypted") { shop in
-            try shop.run(
+        .files("luks-encrypted") { builder in
+            try builder.run(
                 "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=key,data=open", "-o",
                 "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10", "image.qcow2", "1M")
         }.failing(.convert, .compare, working: [.info]).mentioning("encrypt"),

@@ -30,27 +30,27 @@ enum Base: String, Sendable {
     /// No image at all: the case makes what it needs.
     case none
 
-    func make(_ shop: Workshop) throws {
+    func make(_ builder: ImageBuilder) throws {
         let writes = ["write -P 1 0 256k", "write -P 2 1M 256k"]
         switch self {
-        case .plain, .snapshot: try shop.create("2M")
-        case .version2: try shop.create("2M", "compat=0.10")
-        case .subclusters: try shop.create("2M", "extended_l2=on")
+        case .plain, .snapshot: try builder.create("2M")
+        case .version2: try builder.create("2M", "compat=0.10")
+        case .subclusters: try builder.create("2M", "extended_l2=on")
         case .small:
-            try shop.create("256k", "cluster_size=512")
-            return try shop.io(["write -P 3 0 256k"])
+            try builder.create("256k", "cluster_size=512")
+            return try builder.io(["write -P 3 0 256k"])
         case .zlib, .zstd:
-            try shop.rawFile("in.raw", 1 << 20)
-            return try shop.img(
+            try builder.rawFile("in.raw", 1 << 20)
+            return try builder.img(
                 "convert", "-c", "-O", "qcow2", "-o", "compression_type=\(rawValue)", "in.raw", "image.qcow2")
         case .overlay:
-            try shop.rawFile("base.raw", 2 << 20)
-            try shop.create("", backing: "raw:base.raw")
-        case .dataFile: try shop.create("2M", "data_file=disk.data")
+            try builder.rawFile("base.raw", 2 << 20)
+            try builder.create("", backing: "raw:base.raw")
+        case .dataFile: try builder.create("2M", "data_file=disk.data")
         case .none: return
         }
-        try shop.io(writes)
-        if self == .snapshot { try shop.img("snapshot", "-c", "kept", "image.qcow2") }
+        try builder.io(writes)
+        if self == .snapshot { try builder.img("snapshot", "-c", "kept", "image.qcow2") }
     }
 }
 
@@ -65,7 +65,7 @@ struct Malformed: Sendable, CustomStringConvertible {
     var mentions: [String] = []
     /// The guest ranges that are lost; elsewhere `convert --salvage` still gives the right bytes.
     var lost: [Range<Int>]?
-    let harm: @Sendable (Workshop) throws -> Void
+    let harm: @Sendable (ImageBuilder) throws -> Void
 
     var description: String { name }
 
@@ -73,11 +73,11 @@ struct Malformed: Sendable, CustomStringConvertible {
     static func bytes(_ name: String, _ base: Base = .plain, _ harm: @escaping @Sendable (inout Patcher) -> Void)
         -> Malformed
     {
-        Malformed(name: name, base: base) { shop in try shop.patch { harm(&$0) } }
+        Malformed(name: name, base: base) { builder in try builder.patch { harm(&$0) } }
     }
 
     /// Breaks what lies around the image.
-    static func files(_ name: String, _ base: Base = .none, _ harm: @escaping @Sendable (Workshop) throws -> Void)
+    static func files(_ name: String, _ base: Base = .none, _ harm: @escaping @Sendable (ImageBuilder) throws -> Void)
         -> Malformed
     {
         Malformed(name: name, base: base, harm: harm)

@@ -107,7 +107,7 @@ struct MadeMalformed {
         if malformed.base != .none {
             let source = try Once.run("malformed:\(malformed.base)") {
                 let folder = try Scratch.newFolder("base-\(malformed.base)")
-                try malformed.base.make(Workshop(folder: folder))
+                try malformed.base.make(ImageBuilder(folder: folder))
                 let convert = ["qemu-img", "convert", "-O", "raw", "image.qcow2", "good.raw"]
                 try Command(convert, in: folder).succeed()
                 return folder
@@ -117,7 +117,7 @@ struct MadeMalformed {
         } else {
             good = nil
         }
-        try malformed.harm(Workshop(folder: folder))
+        try malformed.harm(ImageBuilder(folder: folder))
     }
 
     func remove() { try? FileManager.default.removeItem(atPath: folder) }

@@ -10,21 +10,21 @@ import Testing
     .enabled(if: Tools.canLoop, "\(Tools.loopReason)"))
 struct MapBlockSizeTests {
     /// A disk of 16 MiB with a GPT of two partitions of 4 and 8 MiB, counted in blocks of `blockSize`.
-    private func partitioned(_ shop: Workshop, blockSize: Int, format: String) throws -> String {
-        try shop.run(
+    private func partitioned(_ builder: ImageBuilder, blockSize: Int, format: String) throws -> String {
+        try builder.run(
             "sh", "-c",
             """
             set -e; truncate -s 16M disk.raw; loop=$(losetup -f --show -b \(blockSize) disk.raw)
             printf 'label: gpt\\nsize=4M\\nsize=8M\\n' | sfdisk --quiet --no-reread --no-tell-kernel $loop; losetup -d $loop
             """)
-        try shop.img("convert", "-f", "raw", "-O", format, "disk.raw", "image.\(format)")
-        return shop.path("image.\(format)")
+        try builder.img("convert", "-f", "raw", "-O", format, "disk.raw", "image.\(format)")
+        return builder.path("image.\(format)")
     }
 
     @Test("the device has it, and its partitions are there", arguments: ["qcow2", "raw"])
     func device(format: String) throws {
         try Scratch.withFolder { folder in
-            let image = try partitioned(Workshop(folder: folder), blockSize: 4096, format: format)
+            let image = try partitioned(ImageBuilder(folder: folder), blockSize: 4096, format: format)
             let mapping = try Mapping(image, readOnly: false, options: ["-f", format, "--block-size", "4096"])
             #expect(try Command(["blockdev", "--getss", mapping.device]).succeed().output == "4096\n")
             if Tools.kernelReadsPartitions {
@@ -44,7 +44,7 @@ struct MapBlockSizeTests {
     @Test("a table that counts in other blocks is named, with the option", arguments: [(4096, 512), (512, 4096)])
     func note(table: Int, device: Int) throws {
         try Scratch.withFolder { folder in
-            let image = try partitioned(Workshop(folder: folder), blockSize: table, format: "qcow2")
+            let image = try partitioned(ImageBuilder(folder: folder), blockSize: table, format: "qcow2")
             let name = Mapping.freshName()
             let outcome = try qblk(
                 "map", image, "-r", "--via", "loop", "--name", name, "--block-size", "\(device)")
@@ -57,9 +57,9 @@ struct MapBlockSizeTests {
     @Test("what cannot be is refused by name")
     func refused() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M")
-            try shop.img("create", "-q", "-f", "raw", "odd.raw", "1049088")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M")
+            try builder.img("create", "-q", "-f", "raw", "odd.raw", "1049088")
             for (arguments, words) in [
                 (["image.qcow2", "-r", "--via", "dm", "--block-size", "4096"], "blocks of 512 bytes"),
                 (["image.qcow2", "-r", "--block-size", "8192"], "512, 1024, 2048 or 4096"),

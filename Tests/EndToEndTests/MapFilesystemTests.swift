@@ -67,56 +67,56 @@ extension MapTests {
         /// 32 MiB of fio's checksummed blocks.
         static func patternImage(_ layout: String) throws -> String {
             try Once.run("pattern:\(layout)") {
-                let shop = Workshop(folder: try Scratch.newFolder("pattern-\(layout)"))
-                try shop.run(
+                let builder = ImageBuilder(folder: try Scratch.newFolder("pattern-\(layout)"))
+                try builder.run(
                     "fio", "--name=fill", "--filename=pattern.raw", "--rw=write", "--bs=64k", "--size=32M",
                     "--verify=crc32c", "--do_verify=0", "--buffer_compress_percentage=60", "--refill_buffers")
                 switch layout {
                 case "overlay":
-                    try shop.create("", "cluster_size=4k", backing: "raw:pattern.raw")
+                    try builder.create("", "cluster_size=4k", backing: "raw:pattern.raw")
                 case "compressed":
-                    try shop.img("convert", "-c", "-f", "raw", "-O", "qcow2", "pattern.raw", "image.qcow2")
+                    try builder.img("convert", "-c", "-f", "raw", "-O", "qcow2", "pattern.raw", "image.qcow2")
                 default:
-                    try shop.img("convert", "-f", "raw", "-O", "qcow2", "pattern.raw", "image.qcow2")
+                    try builder.img("convert", "-f", "raw", "-O", "qcow2", "pattern.raw", "image.qcow2")
                 }
-                return shop.path("image.qcow2")
+                return builder.path("image.qcow2")
             }
         }
 
         /// A filesystem with a few hundred files, and `sums` beside it.
         static func image(of disk: Disk) throws -> String {
             try Once.run("filesystem:\(disk)") {
-                let shop = Workshop(folder: try Scratch.newFolder("filesystem"))
-                try tree(shop)
-                try shop.run("truncate", "-s", disk.kind == "ext4" ? "32M" : "320M", "disk.raw")
+                let builder = ImageBuilder(folder: try Scratch.newFolder("filesystem"))
+                try tree(builder)
+                try builder.run("truncate", "-s", disk.kind == "ext4" ? "32M" : "320M", "disk.raw")
                 if disk.kind == "ext4" {
-                    try shop.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", "tree", "disk.raw")
+                    try builder.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", "tree", "disk.raw")
                 } else {
-                    try Data(prototype(shop).utf8).write(to: URL(filePath: shop.path("prototype")))
-                    try shop.run("mkfs.xfs", "-q", "-p", "prototype", "disk.raw")
+                    try Data(prototype(builder).utf8).write(to: URL(filePath: builder.path("prototype")))
+                    try builder.run("mkfs.xfs", "-q", "-p", "prototype", "disk.raw")
                 }
                 let compress = disk.compressed ? ["-c"] : []
                 let convert =
                     ["qemu-img", "convert"] + compress + ["-f", "raw", "-O", "qcow2", "disk.raw", "image.qcow2"]
-                try Command(convert, in: shop.folder).succeed()
-                try FileManager.default.removeItem(atPath: shop.path("disk.raw"))
-                return shop.path("image.qcow2")
+                try Command(convert, in: builder.folder).succeed()
+                try FileManager.default.removeItem(atPath: builder.path("disk.raw"))
+                return builder.path("image.qcow2")
             }
         }
 
-        private static func tree(_ shop: Workshop) throws {
-            try shop.run("mkdir", "-p", "tree/deep")
+        private static func tree(_ builder: ImageBuilder) throws {
+            try builder.run("mkdir", "-p", "tree/deep")
             for index in 0..<60 {
-                try shop.rawFile(
+                try builder.rawFile(
                     "tree/\(index % 2 == 0 ? "deep/" : "")file\(index)", index * 2500 + 1, seed: UInt64(index))
             }
-            try shop.run("sh", "-c", "cd tree && find . -type f | sort | xargs sha256sum > ../sums")
+            try builder.run("sh", "-c", "cd tree && find . -type f | sort | xargs sha256sum > ../sums")
         }
 
         /// mkfs.xfs copies files in by a prototype, so that nothing needs mounting.
-        private static func prototype(_ shop: Workshop) -> String {
+        private static func prototype(_ builder: ImageBuilder) -> String {
             let file = { (index: Int, folder: String) in
-                "file\(index) ---644 0 0 \(shop.path("tree/\(folder)file\(index)"))"
+                "file\(index) ---644 0 0 \(builder.path("tree/\(folder)file\(index)"))"
             }
             let top = (0..<60).filter { $0 % 2 == 1 }.map { file($0, "") }
             let deep = (0..<60).filter { $0 % 2 == 0 }.map { file($0, "deep/") }

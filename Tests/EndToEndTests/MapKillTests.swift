@@ -15,13 +15,14 @@ extension MapTests.Writing {
         .enabled(if: tools.isEmpty, "needs \(tools)"), arguments: ["cluster_size=64k", "extended_l2=on"])
     func outlivesServers(options: String) throws {
         try Scratch.withFolder("kill") { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("192M", options)
-            let mapping = try Mapping(shop.path("image.qcow2"), readOnly: false, options: ["-f", "qcow2"], in: folder)
-            try shop.run("mke2fs", "-q", "-t", "ext4", mapping.device)
-            try shop.run("mkdir", "mnt")
-            try shop.run("mount", "-t", "ext4", mapping.device, "mnt")
-            defer { _ = try? Command(["umount", "-l", shop.path("mnt")]).run() }
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("192M", options)
+            let mapping = try Mapping(
+                builder.path("image.qcow2"), readOnly: false, options: ["-f", "qcow2"], in: folder)
+            try builder.run("mke2fs", "-q", "-t", "ext4", mapping.device)
+            try builder.run("mkdir", "mnt")
+            try builder.run("mount", "-t", "ext4", mapping.device, "mnt")
+            defer { _ = try? Command(["umount", "-l", builder.path("mnt")]).run() }
             var load = try Command(["sh", "-c", Self.load], in: folder).spawn()
             var killed: Set<pid_t> = []
             for _ in 0..<Self.kills {
@@ -31,17 +32,17 @@ extension MapTests.Writing {
                 killed.insert(server)
             }
             _ = try mapping.nextServerPID(after: killed)
-            try shop.run("touch", "stop")
+            try builder.run("touch", "stop")
             let outcome = load.wait(deadline: 120)
             #expect(outcome.exit == 0 && outcome.errors.isEmpty, "\(outcome)")
-            try shop.run("sh", "-c", "echo 3 >/proc/sys/vm/drop_caches; cd mnt && sha256sum --quiet -c ../sums")
-            try shop.run("umount", "mnt")
-            try shop.run("e2fsck", "-fn", mapping.device)
+            try builder.run("sh", "-c", "echo 3 >/proc/sys/vm/drop_caches; cd mnt && sha256sum --quiet -c ../sums")
+            try builder.run("umount", "mnt")
+            try builder.run("e2fsck", "-fn", mapping.device)
             #expect(try mapping.unmap().exit == 0)
             let check = try qemuImg("check", "image.qcow2", in: folder)
             #expect(check.exit == 0, "\(check)")
-            try shop.img("convert", "-f", "qcow2", "-O", "raw", "image.qcow2", "after.raw")
-            try shop.run("e2fsck", "-fn", "after.raw")
+            try builder.img("convert", "-f", "qcow2", "-O", "raw", "image.qcow2", "after.raw")
+            try builder.run("e2fsck", "-fn", "after.raw")
         }
     }
 

@@ -12,7 +12,7 @@ struct MapOutputTests {
     /// capabilities is left out.
     private func shell(_ script: String) throws -> Outcome {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).create("1M")
+            try ImageBuilder(folder: folder).create("1M")
             var command = Command(["bash", "-c", script], in: folder, deadline: 60)
             command.environment = ["QBLK_RUN_DIR": "\(folder)/run", "Q": Tools.qblk]
             var outcome = try command.run()

@@ -99,10 +99,10 @@ struct MapTests {
     @Test("qemu-io may not write to an image that is mapped")
     func locked() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M")
-            let mapping = try Mapping(shop.path("image.qcow2"))
-            let write = try Command(["qemu-io", "-f", "qcow2", "-c", "write 0 512", shop.path("image.qcow2")]).run()
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M")
+            let mapping = try Mapping(builder.path("image.qcow2"))
+            let write = try Command(["qemu-io", "-f", "qcow2", "-c", "write 0 512", builder.path("image.qcow2")]).run()
             #expect(write.exit != 0 && write.errors.contains("lock"), "\(write)")
             #expect(try mapping.unmap().exit == 0)
         }
@@ -113,12 +113,12 @@ struct MapTests {
         .enabled(if: Tools.kernelReadsPartitions, "needs a kernel that reads GPT partition tables"))
     func partitions() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.run("truncate", "-s", "16M", "disk.raw")
-            try Data("label: gpt\nsize=4M\nsize=8M\n".utf8).write(to: URL(filePath: shop.path("table")))
-            try shop.run("sh", "-c", "sfdisk --quiet disk.raw < table")
-            try shop.img("convert", "-f", "raw", "-O", "qcow2", "-c", "disk.raw", "image.qcow2")
-            let mapping = try Mapping(shop.path("image.qcow2"))
+            let builder = ImageBuilder(folder: folder)
+            try builder.run("truncate", "-s", "16M", "disk.raw")
+            try Data("label: gpt\nsize=4M\nsize=8M\n".utf8).write(to: URL(filePath: builder.path("table")))
+            try builder.run("sh", "-c", "sfdisk --quiet disk.raw < table")
+            try builder.img("convert", "-f", "raw", "-O", "qcow2", "-c", "disk.raw", "image.qcow2")
+            let mapping = try Mapping(builder.path("image.qcow2"))
             let size = try Command(["blockdev", "--getsize64", "\(mapping.device)p1"]).run()
             #expect(size.output.hasPrefix("4194304"), "\(size)")
             #expect(access("\(mapping.device)p2", F_OK) == 0)

@@ -32,8 +32,8 @@ struct MessageTests {
     func full(format: String) throws {
         guard geteuid() == 0 else { return }
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.rawFile("source", 8 << 20)
+            let builder = ImageBuilder(folder: folder)
+            try builder.rawFile("source", 8 << 20)
             let script = """
                 mkdir small && mount -t tmpfs -o size=2M none small && trap 'umount small' EXIT
                 qemu-img create -q -f \(format) small/target 8M
@@ -49,7 +49,7 @@ struct MessageTests {
     @Test("convert gives no advice that it cannot take")
     func advice() throws {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).create("1M", as: "a.qcow2")
+            try ImageBuilder(folder: folder).create("1M", as: "a.qcow2")
             for backing in ["missing", "nbd:host"] {
                 let line = ["-O", "qcow2", "-b", backing, "-F", "raw", "a.qcow2", "out"]
                 let outcome = try qblk(["convert"] + line, in: folder)
@@ -63,7 +63,7 @@ struct MessageTests {
     @Test("an image that a server holds is said to be held by it")
     func served() throws {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).create("1M", as: "a.qcow2")
+            try ImageBuilder(folder: folder).create("1M", as: "a.qcow2")
             var server = try Command([Tools.qblk, "serve", "a.qcow2", "--socket-path", "s"], in: folder).spawn()
             defer { server.end() }
             let end = Date.now + 20
@@ -80,8 +80,8 @@ struct MessageTests {
         .enabled(if: Tools.canLoop, "\(Tools.loopReason)"))
     func mapped() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M", as: "a.qcow2")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M", as: "a.qcow2")
             let environment = ["QBLK_RUN_DIR": "\(folder)/run"]
             func qblk(_ line: String) throws -> Outcome {
                 var command = Command([Tools.qblk] + words(line), in: folder)
@@ -108,8 +108,8 @@ struct MessageTests {
     func dangling(line: String) throws {
         for target in ["target", "sub/target", "./sub/../target", "second"] {
             try Scratch.withFolder { folder in
-                let shop = Workshop(folder: folder)
-                try shop.create("1M", as: "a.qcow2")
+                let builder = ImageBuilder(folder: folder)
+                try builder.create("1M", as: "a.qcow2")
                 try Command(
                     ["sh", "-c", "mkdir sub; ln -s sub/third second; ln -s \(target) link; ls -lR >before"], in: folder
                 )
@@ -143,8 +143,8 @@ struct MessageTests {
     @Test("what cannot be finished behind a link leaves the link, and no file")
     func abandoned() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M", as: "a.qcow2")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M", as: "a.qcow2")
             try Command(["sh", "-c", "ln -s target link"], in: folder).succeed()
             // The data file is the image itself.
             let outcome = try qblk("create", "-q", "-f", "qcow2", "-o", "data_file=link", "link", "1M", in: folder)

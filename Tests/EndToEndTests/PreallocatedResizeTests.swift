@@ -24,14 +24,14 @@ struct PreallocatedResizeTests {
     @Test("grow, shrink and stay as qemu-img leaves them", arguments: cases)
     func resize(one: Case) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
+            let builder = ImageBuilder(folder: folder)
             let made = ["create", "-q", "-f", "qcow2", "-o", one.options, "image", "\(one.size)"]
             try Command([one.byUs ? Tools.qblk : "qemu-img"] + made, in: folder).succeed()
             let cluster = Int(
                 try qemuImg("info", "--output=json", "image", in: folder).json()["cluster-size"].map { "\($0)" } ?? "")
-            if one.byUs, let cluster { #expect(try fileSize(shop.path("image")) % cluster == 0) }
-            try shop.io(["write -P 5 \(one.size - 512) 512"], on: "image")
-            try shop.run("cp", "--sparse=always", "image", "theirs")
+            if one.byUs, let cluster { #expect(try fileSize(builder.path("image")) % cluster == 0) }
+            try builder.io(["write -P 5 \(one.size - 512) 512"], on: "image")
+            try builder.run("cp", "--sparse=always", "image", "theirs")
             for step in ["+512", "+1500k", "+3M", "-2M", "+100k"] {
                 let shrink = step.hasPrefix("-") ? ["--shrink"] : []
                 let ours = try qblk(["resize", "-q", "-f", "qcow2"] + shrink + ["image", step], in: folder)
@@ -40,7 +40,7 @@ struct PreallocatedResizeTests {
                     .succeed()
                 #expect(try qemuImg("check", "-f", "qcow2", "image", in: folder).exit == 0)
                 #expect(try qblk("check", "-f", "qcow2", "theirs", in: folder).exit == 0)
-                try shop.img("compare", "-f", "qcow2", "-F", "qcow2", "image", "theirs")
+                try builder.img("compare", "-f", "qcow2", "-F", "qcow2", "image", "theirs")
             }
         }
     }
@@ -48,29 +48,29 @@ struct PreallocatedResizeTests {
     @Test("convert makes whole clusters, too", arguments: ["metadata", "falloc", "full"])
     func converted(mode: String) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.rawFile("raw", 1_000_448)
+            let builder = ImageBuilder(folder: folder)
+            try builder.rawFile("raw", 1_000_448)
             let made = try qblk(
                 "convert", "-f", "raw", "-O", "qcow2", "-o", "preallocation=\(mode)", "raw", "image", in: folder)
             #expect(made.exit == 0, "\(made)")
-            #expect(try fileSize(shop.path("image")) % 65536 == 0)
+            #expect(try fileSize(builder.path("image")) % 65536 == 0)
             #expect(try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder).exit == 0)
-            try shop.img("check", "image")
-            try shop.img("resize", "-q", "--shrink", "image", "1000448")
-            try shop.img("compare", "-f", "raw", "-F", "qcow2", "raw", "image")
+            try builder.img("check", "image")
+            try builder.img("resize", "-q", "--shrink", "image", "1000448")
+            try builder.img("compare", "-f", "raw", "-F", "qcow2", "raw", "image")
         }
     }
 
     @Test("a file that has lost a cluster of the disk is not made whole")
     func truncated() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1000448", "preallocation=full", as: "image")
-            try shop.io(["write -P 5 0 1000448"], on: "image")
-            let length = try fileSize(shop.path("image"))
-            try shop.run("truncate", "-s", "\(length - 131_072)", "image")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1000448", "preallocation=full", as: "image")
+            try builder.io(["write -P 5 0 1000448"], on: "image")
+            let length = try fileSize(builder.path("image"))
+            try builder.run("truncate", "-s", "\(length - 131_072)", "image")
             #expect(try qblk("resize", "-f", "qcow2", "image", "+1M", in: folder).exit == 1)
-            #expect(try fileSize(shop.path("image")) == length - 131_072)
+            #expect(try fileSize(builder.path("image")) == length - 131_072)
         }
     }
 }

@@ -38,13 +38,13 @@ struct ReferenceNameTests {
 
     @Test(arguments: names) func theSameFileIsRead(_ name: Name) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.run("mkdir", "sub")
+            let builder = ImageBuilder(folder: folder)
+            try builder.run("mkdir", "sub")
             for (place, value) in [("base", 1), ("a:b", 2), ("sub/base", 3), ("sub/a:b", 4)] {
-                try shop.run("qemu-img", "create", "-q", "-f", "qcow2", "./\(place)", "1M")
-                try shop.io(["write -q -P \(value) 0 64k"], on: "./\(place)")
+                try builder.run("qemu-img", "create", "-q", "-f", "qcow2", "./\(place)", "1M")
+                try builder.io(["write -q -P \(value) 0 64k"], on: "./\(place)")
             }
-            try shop.run(
+            try builder.run(
                 "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name.name, "-F", name.format, "sub/top", "1M")
             let theirs = try qemuImg("convert", "-f", "qcow2", "-O", "raw", "sub/top", "theirs", in: folder)
             let ours = try qblk(
@@ -62,10 +62,10 @@ struct ReferenceNameTests {
     @Test(arguments: ["file:base", #"json:{"file":{"filename":"base"}}"#])
     func theWorkingFolderIsNotTheImages(_ name: String) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.run("mkdir", "sub")
-            for place in ["base", "sub/base"] { try shop.create("1M", as: place) }
-            try shop.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2", "sub/top", "1M")
+            let builder = ImageBuilder(folder: folder)
+            try builder.run("mkdir", "sub")
+            for place in ["base", "sub/base"] { try builder.create("1M", as: place) }
+            try builder.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2", "sub/top", "1M")
             let outcome = try qblk("convert", "-f", "qcow2", "-O", "raw", "sub/top", "o", in: folder)
             #expect(outcome.exit == 1 && outcome.errors.contains("outside the image's folder"), "\(outcome)")
             let inside = try qblk("convert", "-f", "qcow2", "-O", "raw", "top", "o", in: folder + "/sub")
@@ -75,11 +75,11 @@ struct ReferenceNameTests {
 
     @Test func aDataFileThatMayBeTwoIsNeither() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.run("sh", "-c", "mkdir sub; cd sub; qemu-img create -q -f qcow2 -o data_file=data top 1M")
+            let builder = ImageBuilder(folder: folder)
+            try builder.run("sh", "-c", "mkdir sub; cd sub; qemu-img create -q -f qcow2 -o data_file=data top 1M")
             let only = try qblk("convert", "-f", "qcow2", "-O", "raw", "sub/top", "o", in: folder)
             #expect(only.exit == 0, "\(only)")
-            try shop.run("truncate", "-s", "1M", "data")
+            try builder.run("truncate", "-s", "1M", "data")
             let two = try qblk("convert", "-f", "qcow2", "-O", "raw", "sub/top", "o", in: folder)
             #expect(two.exit == 1 && two.errors.contains("as QEMU takes it"), "\(two)")
         }

@@ -74,34 +74,34 @@ struct ResizeTests {
         "version 2 with snapshots is refused, version 3 grows and shrinks and keeps them", arguments: ["0.10", "1.1"])
     func snapshots(compat: String) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
+            let builder = ImageBuilder(folder: folder)
             try Command(
                 ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=\(compat)", "image", "4M"], in: folder
             )
             .succeed()
-            try shop.io(["write -P 7 0 4M"], on: "image")
-            try shop.img("snapshot", "-c", "one", "image")
-            try shop.io(["write -P 8 1M 2M"], on: "image")
+            try builder.io(["write -P 7 0 4M"], on: "image")
+            try builder.img("snapshot", "-c", "one", "image")
+            try builder.io(["write -P 8 1M 2M"], on: "image")
             let grown = try qblk("resize", "-f", "qcow2", "image", "2T", in: folder)
             let shrunk = try qblk("resize", "-f", "qcow2", "--shrink", "image", "2M", in: folder)
             #expect(grown.exit == (compat == "1.1" ? 0 : 1) && shrunk.exit == grown.exit, "\(grown) \(shrunk)")
-            try shop.img("check", "image")
+            try builder.img("check", "image")
             guard compat == "1.1" else { return }
             try Command(
                 ["qemu-io", "-f", "qcow2", "-c", "read -P 7 0 1M", "-c", "read -P 8 1M 1M", "image"], in: folder
             ).succeed()
-            try shop.img("snapshot", "-a", "one", "image")
+            try builder.img("snapshot", "-a", "one", "image")
             try Command(["qemu-io", "-f", "qcow2", "-c", "read -P 7 0 4M", "image"], in: folder).succeed()
-            try shop.img("check", "image")
+            try builder.img("check", "image")
         }
     }
 
     @Test("bytes that an image had behind its end do not come back when it grows")
     func tail() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M", as: "image")
-            try shop.io(["write -P 7 0 1M"], on: "image")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M", as: "image")
+            try builder.io(["write -P 7 0 1M"], on: "image")
             #expect(try qblk("resize", "-f", "qcow2", "-q", "--shrink", "image", "500k", in: folder).exit == 0)
             #expect(try qblk("resize", "-f", "qcow2", "-q", "image", "1M", in: folder).exit == 0)
             try Command(
@@ -113,9 +113,9 @@ struct ResizeTests {
     @Test("an image with bitmaps is refused, and stays as it is")
     func bitmaps() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M", as: "image")
-            try shop.img("bitmap", "--add", "image", "b")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M", as: "image")
+            try builder.img("bitmap", "--add", "image", "b")
             let outcome = try qblk("resize", "-f", "qcow2", "image", "2M", in: folder)
             #expect(outcome.exit == 1 && outcome.errors.contains("bitmap"), "\(outcome)")
         }
@@ -124,8 +124,8 @@ struct ResizeTests {
     @Test("an image that is in use is refused")
     func locked() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("1M", as: "image")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M", as: "image")
             let script = """
                 qemu-io -f qcow2 -c 'sleep 6000' image >/dev/null 2>&1 & user=$!
                 while ! grep -q ":$(stat -c %i image) " /proc/locks; do sleep 0.1; done

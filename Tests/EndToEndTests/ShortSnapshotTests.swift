@@ -8,8 +8,8 @@ import Testing
 @Suite("Snapshot entries without their sizes", .enabled(if: Tools.canCompare, "\(Tools.compareReason)"))
 struct ShortSnapshotTests {
     /// Takes the extra data of every entry of the snapshot table away but for its first `keep` bytes.
-    private func shorten(_ shop: Workshop, keep: Int) throws {
-        try shop.patch("image") { patcher in
+    private func shorten(_ builder: ImageBuilder, keep: Int) throws {
+        try builder.patch("image") { patcher in
             let start = Int(patcher[.snapshotsOffset])
             var (from, table) = (start, Data())
             for _ in 0..<Int(patcher[.snapshotCount]) {
@@ -26,30 +26,30 @@ struct ShortSnapshotTests {
         }
     }
 
-    private func make(_ shop: Workshop, keep: Int, cluster: String, count: Int = 3) throws {
-        try shop.create("4M", "cluster_size=\(cluster)", as: "image")
+    private func make(_ builder: ImageBuilder, keep: Int, cluster: String, count: Int = 3) throws {
+        try builder.create("4M", "cluster_size=\(cluster)", as: "image")
         for number in 1...count {
-            try shop.io(["write -P \(number) 0 1M", "write -P \(number + 40) 2M 64k"], on: "image")
-            try shop.img("snapshot", "-c", "state \(number)", "image")
+            try builder.io(["write -P \(number) 0 1M", "write -P \(number + 40) 2M 64k"], on: "image")
+            try builder.img("snapshot", "-c", "state \(number)", "image")
         }
-        try shop.io(["write -P 99 512k 1M"], on: "image")
-        try shorten(shop, keep: keep)
+        try builder.io(["write -P 99 512k 1M"], on: "image")
+        try shorten(builder, keep: keep)
     }
 
     @Test("are read, reported and completed as by QEMU", arguments: [0, 8], ["512", "4k", "64k"])
     func agree(keep: Int, cluster: String) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try make(shop, keep: keep, cluster: cluster)
-            try shop.run("cp", "image", "theirs")
+            let builder = ImageBuilder(folder: folder)
+            try make(builder, keep: keep, cluster: cluster)
+            try builder.run("cp", "image", "theirs")
             let info = try qblk("info", "image", in: folder)
             #expect(info.exit == 0 && info.output.contains("state 2"), "\(info)")
             for number in 1...3 {
                 #expect(
                     try qblk("convert", "-l", "state \(number)", "-O", "raw", "image", "ours.raw", in: folder).exit == 0
                 )
-                try shop.img("convert", "-l", "snapshot.name=state \(number)", "-O", "raw", "theirs", "theirs.raw")
-                #expect(try differenceOfFiles(shop.path("ours.raw"), shop.path("theirs.raw")) == nil)
+                try builder.img("convert", "-l", "snapshot.name=state \(number)", "-O", "raw", "theirs", "theirs.raw")
+                #expect(try differenceOfFiles(builder.path("ours.raw"), builder.path("theirs.raw")) == nil)
             }
             for repair in [[], ["-r", "leaks"], ["-r", "all"], []] {
                 let ours = try qblk(["check", "-f", "qcow2", "--output=json"] + repair + ["image"], in: folder)
@@ -60,11 +60,11 @@ struct ShortSnapshotTests {
                     #expect(mine[key] == other[key], "\(repair): \(key)")
                 }
             }
-            try shop.img("check", "image")
+            try builder.img("check", "image")
             for number in 1...3 {
-                try shop.img("convert", "-l", "snapshot.name=state \(number)", "-O", "raw", "image", "ours.raw")
-                try shop.img("convert", "-l", "snapshot.name=state \(number)", "-O", "raw", "theirs", "theirs.raw")
-                #expect(try differenceOfFiles(shop.path("ours.raw"), shop.path("theirs.raw")) == nil)
+                try builder.img("convert", "-l", "snapshot.name=state \(number)", "-O", "raw", "image", "ours.raw")
+                try builder.img("convert", "-l", "snapshot.name=state \(number)", "-O", "raw", "theirs", "theirs.raw")
+                #expect(try differenceOfFiles(builder.path("ours.raw"), builder.path("theirs.raw")) == nil)
             }
         }
     }
@@ -72,27 +72,27 @@ struct ShortSnapshotTests {
     @Test("are completed before the disk gets another size, which would be theirs, too")
     func resize() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try make(shop, keep: 0, cluster: "64k")
+            let builder = ImageBuilder(folder: folder)
+            try make(builder, keep: 0, cluster: "64k")
             let refused = try qblk("resize", "-f", "qcow2", "image", "8M", in: folder)
             #expect(refused.exit == 1 && refused.errors.contains("check -r all"), "\(refused)")
             #expect(try qblk("check", "-r", "all", "-f", "qcow2", "image", in: folder).exit == 0)
             #expect(try qblk("resize", "-f", "qcow2", "image", "8M", in: folder).exit == 0)
             #expect(try qblk("convert", "-l", "state 1", "-O", "raw", "image", "one.raw", in: folder).exit == 0)
-            #expect(try fileSize(shop.path("one.raw")) == 4 << 20)
+            #expect(try fileSize(builder.path("one.raw")) == 4 << 20)
         }
     }
 
     @Test("a table that gets longer than its clusters moves, and its old place is free")
     func moves() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try make(shop, keep: 0, cluster: "512", count: 12)
+            let builder = ImageBuilder(folder: folder)
+            try make(builder, keep: 0, cluster: "512", count: 12)
             #expect(try qblk("check", "-r", "all", "-f", "qcow2", "image", in: folder).exit == 0)
             let checked = try qemuImg("check", "image", in: folder)
             #expect(checked.exit == 0, "\(checked)")
-            try shop.img("snapshot", "-a", "state 7", "image")
-            try shop.io(["read -P 7 0 1M", "read -P 47 2M 64k"], on: "image")
+            try builder.img("snapshot", "-a", "state 7", "image")
+            try builder.io(["read -P 7 0 1M", "read -P 47 2M 64k"], on: "image")
         }
     }
 }

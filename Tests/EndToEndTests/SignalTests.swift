@@ -37,7 +37,7 @@ struct SignalTests {
     @Test("bench and serve end by SIGINT, serve ends well on SIGTERM")
     func servers() throws {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).create("16M", as: "disk.qcow2")
+            try ImageBuilder(folder: folder).create("16M", as: "disk.qcow2")
             let bench = ["bench", "--seconds", "60", "disk.qcow2"]
             let serve = ["serve", "disk.qcow2", "--socket-path", "s"]
             for (words, signal) in [(bench, SIGINT), (bench, SIGTERM), (serve, SIGINT), (serve, SIGTERM)] {
@@ -57,7 +57,7 @@ struct SignalTests {
     @Test("a shell's loop around a conversion stops at Ctrl-C")
     func loop() throws {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).rawFile("source", 32 << 20)
+            try ImageBuilder(folder: folder).rawFile("source", 32 << 20)
             let script =
                 "for i in 1 2 3; do '\(Tools.qblk)' convert -r 512k -f raw -O raw source out$i; done; echo went on"
             var running = try Command(["bash", "-c", script], in: folder).spawn()
@@ -87,7 +87,7 @@ struct SignalTests {
     @Test("serve under nohup goes on after SIGHUP and SIGINT")
     func ignoredByServe() throws {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).create("16M", as: "disk.qcow2")
+            try ImageBuilder(folder: folder).create("16M", as: "disk.qcow2")
             let words = ["env", "--ignore-signal=HUP", "--ignore-signal=INT", Tools.qblk]
             var running = try Command(words + ["serve", "disk.qcow2", "--socket-path", "s"], in: folder).spawn()
             defer { running.end() }
@@ -118,7 +118,7 @@ struct SignalTests {
     @Test("SIGUSR1 ends no verb", arguments: ["bench --seconds 2 disk.qcow2", "serve disk.qcow2 --socket-path s"])
     func harmless(line: String) throws {
         try Scratch.withFolder { folder in
-            try Workshop(folder: folder).create("16M", as: "disk.qcow2")
+            try ImageBuilder(folder: folder).create("16M", as: "disk.qcow2")
             var running = try Command([Tools.qblk] + line.split(separator: " ").map(String.init), in: folder).spawn()
             defer { running.end() }
             try running.waitUntilIt(runs: "qblk")
@@ -136,9 +136,9 @@ struct SignalTests {
         arguments: [["convert", "-p", "a.qcow2", "out"], ["compare", "-p", "a.qcow2", "a.qcow2"]])
     func form(words: [String]) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.create("16M", as: "a.qcow2")
-            try shop.io(["write -P 5 0 16M"], on: "a.qcow2")
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("16M", as: "a.qcow2")
+            try builder.io(["write -P 5 0 16M"], on: "a.qcow2")
             let ours = try qblk(words, in: folder)
             let theirs = try Command(["qemu-img"] + words, in: folder).run()
             for outcome in [ours, theirs] {

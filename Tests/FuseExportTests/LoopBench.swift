@@ -13,13 +13,13 @@ struct LoopBench {
     static let isPossible = Tools.canLoop && Tools.haveQblk && Tools.have("qemu-img")
     static let reason = "\(Tools.loopReason), \(Tools.qblkReason), qemu-img"
 
-    let workshop: Workshop
+    let workshop: ImageBuilder
     let registry: MapRegistry
 
     static func run(_ body: (LoopBench) throws -> Void) throws {
         try Scratch.withFolder("loop") { folder in
             let bench = LoopBench(
-                workshop: Workshop(folder: folder), registry: MapRegistry(folder: FilePath(folder + "/run")))
+                workshop: ImageBuilder(folder: folder), registry: MapRegistry(folder: FilePath(folder + "/run")))
             defer { bench.takeAllDown() }
             try body(bench)
             for record in try bench.registry.all() { try LoopExport.unmap(record, registry: bench.registry) }

@@ -20,51 +20,52 @@ import SystemPackage
 
     @Test(arguments: ["raw", "qcow2"]) func theNextServerHasTheSameImage(format: String) throws {
         try LoopBench.run { bench in
-            let shop = bench.workshop
+            let builder = bench.workshop
             for (name, seed) in [("a", UInt64(1)), ("b", 2), ("c", 3)] {
-                try shop.rawFile("\(name).raw", 4 << 20, seed: seed)
+                try builder.rawFile("\(name).raw", 4 << 20, seed: seed)
             }
-            for name in ["a", "b"] { try shop.img("convert", "-O", format, "\(name).raw", "\(name).img") }
-            try shop.run("ln", "a.img", "kept.img")
-            try shop.run("cp", "b.img", "canary.img")
+            for name in ["a", "b"] { try builder.img("convert", "-O", format, "\(name).raw", "\(name).img") }
+            try builder.run("ln", "a.img", "kept.img")
+            try builder.run("cp", "b.img", "canary.img")
             let record = try bench.map("a.img", raw: format == "raw", plain: false, readOnly: false)
-            try shop.run("dd", "if=c.raw", "of=\(record.device)", "bs=1M", "count=1", "conv=fsync", "status=none")
-            try shop.run("mv", "b.img", "a.img")
+            try builder.run("dd", "if=c.raw", "of=\(record.device)", "bs=1M", "count=1", "conv=fsync", "status=none")
+            try builder.run("mv", "b.img", "a.img")
             try killServer(bench, record)
-            try shop.run("dd", "if=c.raw", "of=\(record.device)", "bs=1M", "skip=1", "seek=1", "count=1", "status=none")
+            try builder.run(
+                "dd", "if=c.raw", "of=\(record.device)", "bs=1M", "skip=1", "seek=1", "count=1", "status=none")
             try bench.unmap(record)
-            try shop.run("cmp", "a.img", "canary.img")
-            try shop.img("convert", "-f", format, "-O", "raw", "kept.img", "after.raw")
-            try shop.run("cmp", "-n", "2097152", "after.raw", "c.raw")
-            try shop.run("sh", "-c", "tail -c 2097152 after.raw | cmp - <(tail -c 2097152 a.raw)".inBash)
+            try builder.run("cmp", "a.img", "canary.img")
+            try builder.img("convert", "-f", format, "-O", "raw", "kept.img", "after.raw")
+            try builder.run("cmp", "-n", "2097152", "after.raw", "c.raw")
+            try builder.run("sh", "-c", "tail -c 2097152 after.raw | cmp - <(tail -c 2097152 a.raw)".inBash)
         }
     }
 
     @Test(arguments: ["base.raw", "mid.qcow2", "top.data"]) func theNextServerHasTheSameReferences(file: String) throws
     {
         try LoopBench.run { bench in
-            let shop = bench.workshop
-            try shop.rawFile("base.raw", 2 << 20)
-            try shop.create("2M", backing: "raw:base.raw", as: "mid.qcow2")
-            try shop.io(["write -P 7 256k 64k"], on: "mid.qcow2")
-            try shop.create("2M", "data_file=top.data", backing: "qcow2:mid.qcow2", as: "top.qcow2")
-            try shop.io(["write -P 9 512k 64k"], on: "top.qcow2")
-            try shop.img("convert", "-O", "raw", "top.qcow2", "expected.raw")
+            let builder = bench.workshop
+            try builder.rawFile("base.raw", 2 << 20)
+            try builder.create("2M", backing: "raw:base.raw", as: "mid.qcow2")
+            try builder.io(["write -P 7 256k 64k"], on: "mid.qcow2")
+            try builder.create("2M", "data_file=top.data", backing: "qcow2:mid.qcow2", as: "top.qcow2")
+            try builder.io(["write -P 9 512k 64k"], on: "top.qcow2")
+            try builder.img("convert", "-O", "raw", "top.qcow2", "expected.raw")
             let record = try bench.map("top.qcow2")
-            try shop.run("sh", "-c", "head -c $(stat -c %s \(file)) /dev/urandom >new; mv new \(file)")
+            try builder.run("sh", "-c", "head -c $(stat -c %s \(file)) /dev/urandom >new; mv new \(file)")
             try killServer(bench, record)
-            try shop.run("dd", "if=\(record.device)", "of=device.raw", "bs=1M", "iflag=direct", "status=none")
-            #expect(try differenceOfFiles(shop.path("device.raw"), shop.path("expected.raw")) == nil)
+            try builder.run("dd", "if=\(record.device)", "of=device.raw", "bs=1M", "iflag=direct", "status=none")
+            #expect(try differenceOfFiles(builder.path("device.raw"), builder.path("expected.raw")) == nil)
         }
     }
 
     @Test func whatIsCutBeforeTheNextServerIsAnErrorNotZeros() throws {
         try LoopBench.run { bench in
-            let shop = bench.workshop
-            try shop.rawFile("base.raw", 2 << 20)
-            try shop.create("2M", backing: "raw:base.raw", as: "top.qcow2")
+            let builder = bench.workshop
+            try builder.rawFile("base.raw", 2 << 20)
+            try builder.create("2M", backing: "raw:base.raw", as: "top.qcow2")
             let record = try bench.map("top.qcow2")
-            try shop.run("truncate", "-s", "1M", "base.raw")
+            try builder.run("truncate", "-s", "1M", "base.raw")
             try #require(record.server).kill(SIGKILL)
             let read = try Command(["dd", "if=\(record.device)", "of=/dev/null", "bs=4k", "iflag=direct"]).run()
             #expect(read.exit == 1 && read.errors.contains("error"), "\(read)")
@@ -75,41 +76,41 @@ import SystemPackage
     /// The supervisor is a process that is started after the image was opened and looked at.
     @Test func aRenameWhileAMapIsMadeChangesNothing() throws {
         try LoopBench.run { bench in
-            let shop = bench.workshop
+            let builder = bench.workshop
             for (name, seed) in [("a", UInt64(1)), ("b", 2)] {
-                try shop.rawFile("\(name).raw", 1 << 20, seed: seed)
-                try shop.img("convert", "-O", "qcow2", "\(name).raw", "\(name).qcow2")
+                try builder.rawFile("\(name).raw", 1 << 20, seed: seed)
+                try builder.img("convert", "-O", "qcow2", "\(name).raw", "\(name).qcow2")
             }
-            try shop.run(
+            try builder.run(
                 "sh", "-c",
                 """
                 printf '#!/bin/sh\\ntest ! -e b.qcow2 || mv b.qcow2 a.qcow2\\nexec %s "$@"\\n' \(Tools.qblk) >late
                 sed -i "s#b.qcow2#$PWD/b.qcow2#g; s# a.qcow2# $PWD/a.qcow2#" late; chmod +x late
                 """)
-            let record = try bench.map("a.qcow2", executable: shop.path("late"))
-            #expect(!Filesystem.exists(FilePath(shop.path("b.qcow2"))), "it was renamed")
-            #expect(try differenceOfFiles(record.device, shop.path("a.raw")) == nil)
+            let record = try bench.map("a.qcow2", executable: builder.path("late"))
+            #expect(!Filesystem.exists(FilePath(builder.path("b.qcow2"))), "it was renamed")
+            #expect(try differenceOfFiles(record.device, builder.path("a.raw")) == nil)
         }
     }
 
     @Test func filesOfOneNameGetMapsOfTwoNames() throws {
         try LoopBench.run { bench in
-            let shop = bench.workshop
+            let builder = bench.workshop
             for (name, seed) in [("a", UInt64(1)), ("b", 2)] {
-                try shop.run("mkdir", name)
-                try shop.rawFile("\(name)/raw", 1 << 20, seed: seed)
-                try shop.img("convert", "-O", "qcow2", "\(name)/raw", "\(name)/disk.qcow2")
+                try builder.run("mkdir", name)
+                try builder.rawFile("\(name)/raw", 1 << 20, seed: seed)
+                try builder.img("convert", "-O", "qcow2", "\(name)/raw", "\(name)/disk.qcow2")
             }
             let first = try bench.map("a/disk.qcow2")
             let second = try bench.map("b/disk.qcow2")
             #expect(first.name == "disk.qcow2" && second.name == "disk.qcow2-2")
-            #expect(try differenceOfFiles(second.device, shop.path("b/raw")) == nil)
+            #expect(try differenceOfFiles(second.device, builder.path("b/raw")) == nil)
             let again = #expect(throws: ImageError.self) { _ = try bench.map("a/disk.qcow2") }
             #expect(again?.description.contains("there already") == true)
             // The file is meant, by whatever name.
-            try shop.run("sh", "-c", "mv a/disk.qcow2 moved.qcow2; cp b/disk.qcow2 a/disk.qcow2")
-            #expect(try bench.registry.find(FilePath(shop.path("moved.qcow2")))?.name == first.name)
-            #expect(try bench.registry.find(FilePath(shop.path("a/disk.qcow2"))) == nil)
+            try builder.run("sh", "-c", "mv a/disk.qcow2 moved.qcow2; cp b/disk.qcow2 a/disk.qcow2")
+            #expect(try bench.registry.find(FilePath(builder.path("moved.qcow2")))?.name == first.name)
+            #expect(try bench.registry.find(FilePath(builder.path("a/disk.qcow2"))) == nil)
         }
     }
 }

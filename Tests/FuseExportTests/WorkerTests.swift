@@ -123,18 +123,18 @@ private final class PlayedKernel {
 
 @Suite struct WorkerTests {
     private func withImage(
-        _ format: ImageFormat, _ size: String, _ body: (PlayedKernel, Workshop) throws -> Void
+        _ format: ImageFormat, _ size: String, _ body: (PlayedKernel, ImageBuilder) throws -> Void
     ) throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.img("create", "-q", "-f", format.rawValue, "image", size)
-            try body(try PlayedKernel(shop.path("image"), format), shop)
+            let builder = ImageBuilder(folder: folder)
+            try builder.img("create", "-q", "-f", format.rawValue, "image", size)
+            try body(try PlayedKernel(builder.path("image"), format), builder)
         }
     }
 
     @Test(arguments: ImageFormat.allCases)
     func whatIsWrittenIsReadAndInTheImage(format: ImageFormat) throws {
-        try withImage(format, "8M") { kernel, shop in
+        try withImage(format, "8M") { kernel, builder in
             let data = (0..<65536).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8) }
             for offset in [0, 512, 1 << 20, 8 << 20 - 65536] as [UInt64] {
                 let reply = try kernel.ask(FuseOperation.write, PlayedKernel.write(offset, data))
@@ -143,8 +143,8 @@ private final class PlayedKernel {
             }
             #expect(try kernel.sync() == 0)
             #expect(kernel.finish())
-            try shop.img("convert", "-f", format.rawValue, "-O", "raw", "image", "after")
-            let after = try Data(contentsOf: URL(filePath: shop.path("after")))
+            try builder.img("convert", "-f", format.rawValue, "-O", "raw", "image", "after")
+            let after = try Data(contentsOf: URL(filePath: builder.path("after")))
             #expect(Array(after[(1 << 20)..<(1 << 20 + 65536)]) == data)
             #expect(Array(after[512..<(512 + 65536)]) == data)
         }

@@ -27,7 +27,7 @@ final class JournalMemory {
 }
 
 /// A storage whose user is killed at one of its steps: from there on nothing happens any more.
-final class MortalStorage: ResizableStorage {
+final class CrashingStorage: ResizableStorage {
     let memory: MemoryStorage
     private let journal: JournalMemory
     /// Steps to live, and the journal at the end.
@@ -84,7 +84,7 @@ struct JournalTests {
             let memory = JournalMemory()
             for life in 0..<Self.kills {
                 let place = "seed \(seed), life \(life)"
-                let storage = MortalStorage(bytes, journal: memory, steps: dice.below(1 << (2 + dice.below(8))))
+                let storage = CrashingStorage(bytes, journal: memory, steps: dice.below(1 << (2 + dice.below(8))))
                 try live(storage, memory, made.backing, &model, &dice, place)
                 if let legacy = storage.legacy { memory.content = legacy }
                 bytes = storage.memory.bytes
@@ -132,7 +132,7 @@ struct JournalTests {
         try Scratch.withFolder { folder in
             let made = try WriterShape.all[0].make(in: folder)
             let (first, second) = (JournalMemory(), JournalMemory())
-            let storage = MortalStorage(made.image, journal: first, steps: .max)
+            let storage = CrashingStorage(made.image, journal: first, steps: .max)
             let disk = try OfflineDisk(storage, journal: first.journal())
             try disk.write(0, [UInt8](repeating: 5, count: 4096))
             storage.failsSync = true
@@ -141,7 +141,7 @@ struct JournalTests {
             let before = storage.memory.bytes
             for memory in [first, second] {
                 let adoption = try disk.writer.use(
-                    memory.journal(), identity: 7, storage: storage, data: nil as MortalStorage?)
+                    memory.journal(), identity: 7, storage: storage, data: nil as CrashingStorage?)
                 #expect(adoption == .afterFailure(0))
                 let isUntouched = storage.memory.bytes == before
                 #expect(isUntouched)
@@ -184,10 +184,10 @@ struct JournalTests {
 
     /// Opens, takes over, writes until it is killed.
     private func live(
-        _ storage: MortalStorage, _ memory: JournalMemory, _ backing: [UInt8], _ model: inout [UInt8],
+        _ storage: CrashingStorage, _ memory: JournalMemory, _ backing: [UInt8], _ model: inout [UInt8],
         _ dice: inout Noise, _ place: String
     ) throws {
-        let disk: OfflineDisk<MortalStorage>
+        let disk: OfflineDisk<CrashingStorage>
         do {
             disk = try OfflineDisk(
                 storage, backing: backing, cacheLimit: dice.below(2) == 0 ? 1 : 1 << 20, journal: memory.journal())
@@ -220,7 +220,7 @@ struct JournalTests {
 
     /// The operation that was cut off has left each sector old or new.
     private func accept(
-        _ storage: MortalStorage, _ memory: JournalMemory, _ backing: [UInt8], _ before: [UInt8],
+        _ storage: CrashingStorage, _ memory: JournalMemory, _ backing: [UInt8], _ before: [UInt8],
         _ model: inout [UInt8], _ ghost: inout Noise, _ place: String
     ) throws {
         let copy = JournalMemory()

@@ -26,7 +26,7 @@ public struct AttachShop: Sendable {
         return Dictionary(entries.map { ($0["name"]?.string ?? "", $0) }) { first, _ in first }
     }
 
-    /// Processes and folders that belong to disks of this shop, a line each.
+    /// Processes and folders that belong to disks of this builder, a line each.
     public func leftovers() -> [String] {
         let folders = (try? FileManager.default.contentsOfDirectory(atPath: "\(registry)/.attached")) ?? []
         return folders.filter { !$0.hasPrefix(".") }.map { "folder: \($0)" } + processes().map { "process: \($0.1)" }

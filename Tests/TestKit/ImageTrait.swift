@@ -22,9 +22,9 @@ public struct ImageTrait: Sendable, CustomStringConvertible {
     public var runsInFolder = false
     /// What `qemu-img check` may exit with.
     public var check: Set<Int32> = [0]
-    let recipe: @Sendable (Workshop) throws -> Void
+    let recipe: @Sendable (ImageBuilder) throws -> Void
 
-    init(_ name: String, _ recipe: @escaping @Sendable (Workshop) throws -> Void) {
+    init(_ name: String, _ recipe: @escaping @Sendable (ImageBuilder) throws -> Void) {
         self.name = name
         self.recipe = recipe
     }
@@ -87,9 +87,9 @@ extension ImageTrait {
     public func made() throws -> MadeImage {
         let folder = try Once.run("image:\(name)") {
             let folder = try Scratch.newFolder(name)
-            let shop = Workshop(folder: folder)
-            try recipe(shop)
-            try shop.settle()
+            let builder = ImageBuilder(folder: folder)
+            try recipe(builder)
+            try builder.settle()
             return folder
         }
         return MadeImage(trait: self, folder: folder)

@@ -35,15 +35,16 @@ struct AllocationTests {
         var options = rings.options
         options.memory = [(0, 8 << 20), (0x1_0000_0000, 4 << 20)]
         let frontend = try VhostUserFrontend.connect(FilePath(socket), options)
-        let lanes = try (0...Self.number).map { _ in try Lane(frontend) }
+        let queueDrivers = try (0...Self.number).map { _ in try QueueDriver(frontend) }
         try frontend.start()
-        let lane = lanes[Self.number]
+        let queueDriver = queueDrivers[Self.number]
         let thread = try worker()
         var style = LoadStyle()
         style.depth = 8
         style.segments = 30
         style.flushes = false
-        let load = Load([lane], arena: 0x1_0000_0000, content: try Files.bytes(served.path("disk0.raw")), style: style)
+        let load = Load(
+            [queueDriver], arena: 0x1_0000_0000, content: try Files.bytes(served.path("disk0.raw")), style: style)
         // The first requests fill caches and make what is made once.
         load.run(1500)
         load.drain()

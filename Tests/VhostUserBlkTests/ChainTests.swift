@@ -34,7 +34,7 @@ enum BadChain: String, CaseIterable, CustomTestStringConvertible, Sendable {
 private final class Bench {
     let served = try? Served(workers: 1)
     let frontend: VhostUserFrontend
-    let lane: Lane
+    let queueDriver: QueueDriver
     let other: BlockClient
     let (header, data, status, table): (UInt64, UInt64, UInt64, UInt64)
 
@@ -44,9 +44,9 @@ private final class Bench {
         change(&options)
         frontend = try VhostUserFrontend.connect(try FilePath(served.disk(queues: 2)), options)
         let frontend = frontend
-        lane = try Lane(frontend)
+        queueDriver = try QueueDriver(frontend)
         other = try BlockClient(frontend)
-        let memory = lane.memory
+        let memory = queueDriver.memory
         func place(_ bytes: Int) throws -> UInt64 {
             guard let place = memory.allocate(bytes, alignment: 4096) else { throw TestFailure("no room") }
             return place
@@ -55,32 +55,33 @@ private final class Bench {
         memory.putHeader(type: VirtioBlk.RequestType.read, sector: 3, at: header)
         try frontend.start()
         // Starting signals once; what comes later is an answer.
-        _ = try lane.queue.call.wait(milliseconds: 5000)
-        lane.queue.call.take()
+        _ = try queueDriver.queue.call.wait(milliseconds: 5000)
+        queueDriver.queue.call.take()
     }
 
     /// Publishes a chain and waits for what comes back.
     func answer(_ list: [Entry]) throws -> (used: MockUsed, status: UInt8, data: [UInt8]) {
-        lane.memory.fill(0xff, 1, at: status)
-        lane.memory.fill(0xee, 512, at: data)
-        let start = lane.driver.nextAvail
+        queueDriver.memory.fill(0xff, 1, at: status)
+        queueDriver.memory.fill(0xee, 512, at: data)
+        let start = queueDriver.driver.nextAvail
         let before = usedIndex
-        lane.driver.publishRaw(list.map { ($0.address, $0.length, $0.flags, lane.driver.isPacked ? 5 : $0.next) })
-        lane.queue.kick.signal()
-        guard try lane.queue.call.wait(milliseconds: 5000) else { throw TestFailure("no answer") }
-        lane.queue.call.take()
+        queueDriver.driver.publishRaw(
+            list.map { ($0.address, $0.length, $0.flags, queueDriver.driver.isPacked ? 5 : $0.next) })
+        queueDriver.queue.kick.signal()
+        guard try queueDriver.queue.call.wait(milliseconds: 5000) else { throw TestFailure("no answer") }
+        queueDriver.queue.call.take()
         let used =
-            lane.driver.isPacked
-            ? lane.driver.usedEntry(Int(start))
+            queueDriver.driver.isPacked
+            ? queueDriver.driver.usedEntry(Int(start))
             : MockUsed(
-                id: UInt16(truncatingIfNeeded: word(4 + 8 * Int(before) % (8 * lane.driver.size))),
-                written: word(8 + 8 * Int(before) % (8 * lane.driver.size)))
-        return (used, lane.memory.byte(status), lane.memory.read(512, at: data))
+                id: UInt16(truncatingIfNeeded: word(4 + 8 * Int(before) % (8 * queueDriver.driver.size))),
+                written: word(8 + 8 * Int(before) % (8 * queueDriver.driver.size)))
+        return (used, queueDriver.memory.byte(status), queueDriver.memory.read(512, at: data))
     }
     private func word(_ offset: Int) -> UInt32 {
-        lane.memory.load(UInt32.self, at: lane.driver.deviceArea + UInt64(offset))
+        queueDriver.memory.load(UInt32.self, at: queueDriver.driver.deviceArea + UInt64(offset))
     }
-    private var usedIndex: UInt16 { lane.memory.load(UInt16.self, at: lane.driver.deviceArea + 2) }
+    private var usedIndex: UInt16 { queueDriver.memory.load(UInt16.self, at: queueDriver.driver.deviceArea + 2) }
 
     var sound: [Entry] { [(header, 16, next, 1), (data, 512, next | write, 2), (status, 1, write, 0)] }
 
@@ -92,14 +93,14 @@ private final class Bench {
     func chain(_ bad: BadChain) -> (list: [Entry], follows: Follows) {
         let nowhere: UInt64 = 0x7fff_0000_0000
         func table(_ list: [Entry]) -> [Entry] {
-            lane.driver.writeTable(at: self.table, list)
+            queueDriver.driver.writeTable(at: self.table, list)
             return [(self.table, UInt32(list.count * 16), indirect, 0)]
         }
         switch bad {
         case .sound: return (sound, .ok)
         case .outsideMemory: return ([sound[0], (nowhere, 512, next | write, 2), sound[2]], .ioError)
         case .pastTheEnd:
-            let end = lane.memory.regions[0].guest.raw + lane.memory.regions[0].size
+            let end = queueDriver.memory.regions[0].guest.raw + queueDriver.memory.regions[0].size
             return ([sound[0], (end - 256, 512, next | write, 2), sound[2]], .ioError)
         case .wraps: return ([sound[0], (.max - 255, 512, next | write, 2), sound[2]], .ioError)
         case .readableAfterWritable:
@@ -108,7 +109,7 @@ private final class Bench {
             let inner = table(sound)
             return (
                 [(inner[0].address, inner[0].length, indirect | next, 1), sound[2]],
-                lane.driver.isPacked ? .ioError : .ioError
+                queueDriver.driver.isPacked ? .ioError : .ioError
             )
         case .shortHeader: return ([(header, 15, next, 1), sound[1], sound[2]], .ioError)
         case .noHeader: return ([(data, 512, next | write, 1), (status, 1, write, 0)], .ioError)
@@ -165,7 +166,7 @@ struct ChainTests {
     @Test(arguments: [Rings.split, .packed])
     func tablesThatWereNotAgreedOnAreNotRead(rings: Rings) throws {
         let bench = try Bench(rings) { $0.indirect = false }
-        bench.lane.driver.writeTable(at: bench.table, bench.sound)
+        bench.queueDriver.driver.writeTable(at: bench.table, bench.sound)
         let (used, status, _) = try bench.answer([(bench.table, 48, indirect, 0)])
         #expect(status == 0xff && used.written == 0)
         #expect(try bench.answer(bench.sound).status == RequestStatus.ok.rawValue)
@@ -176,7 +177,7 @@ struct ChainTests {
     @Test(arguments: Damage.allCases)
     func aBrokenRingSaysSoAndTheOtherGoesOn(damage: Damage) throws {
         let bench = try Bench(damage == .endless ? .packed : .split)
-        let driver = bench.lane.driver
+        let driver = bench.queueDriver.driver
         #expect(try bench.answer(bench.sound).status == RequestStatus.ok.rawValue)
         switch damage {
         case .availOverrun: driver.claimAvailIndex(driver.nextAvail &+ UInt16(driver.size) &+ 1)
@@ -185,34 +186,34 @@ struct ChainTests {
             let link: Entry = (bench.data, 1, next | write, 7)
             driver.publishRaw(Array(repeating: link, count: driver.size - 3) + Array(repeating: link, count: 3))
         }
-        bench.lane.queue.kick.signal()
-        #expect(try bench.lane.queue.failure.wait(milliseconds: 5000))
+        bench.queueDriver.queue.kick.signal()
+        #expect(try bench.queueDriver.queue.failure.wait(milliseconds: 5000))
         try bench.expectOtherLives()
         #expect(bench.served?.lines.count("stops") == 1)
         // Once it is stopped and started anew, it serves.
-        try bench.frontend.stop(bench.lane.queue)
+        try bench.frontend.stop(bench.queueDriver.queue)
         guard damage != .endless else { return }
         if damage == .availOverrun { driver.claimAvailIndex(driver.nextAvail) }
-        if damage == .headOutside { bench.lane.queue.base &+= 1 }
-        try bench.frontend.start(bench.lane.queue)
-        _ = try bench.lane.queue.call.wait(milliseconds: 1000)
-        bench.lane.queue.call.take()
+        if damage == .headOutside { bench.queueDriver.queue.base &+= 1 }
+        try bench.frontend.start(bench.queueDriver.queue)
+        _ = try bench.queueDriver.queue.call.wait(milliseconds: 1000)
+        bench.queueDriver.queue.call.take()
         #expect(try bench.answer(bench.sound).status == RequestStatus.ok.rawValue)
     }
 
     /// A head that is in flight already. Requests are held in flight by an ever-disabled ring: published twice at once.
     @Test func aHeadPublishedTwiceIsServedOnce() throws {
         let bench = try Bench(.split)
-        bench.lane.memory.putHeader(type: VirtioBlk.RequestType.read, sector: 3, at: bench.header)
-        bench.lane.driver.publishRaw(bench.sound)
-        bench.lane.driver.publishHead(0)
-        bench.lane.driver.publishHead(0)
-        bench.lane.queue.kick.signal()
+        bench.queueDriver.memory.putHeader(type: VirtioBlk.RequestType.read, sector: 3, at: bench.header)
+        bench.queueDriver.driver.publishRaw(bench.sound)
+        bench.queueDriver.driver.publishHead(0)
+        bench.queueDriver.driver.publishHead(0)
+        bench.queueDriver.queue.kick.signal()
         let end = Date(timeIntervalSinceNow: 5)
-        let place = bench.lane.driver.deviceArea + 2
-        while bench.lane.memory.load(UInt16.self, at: place) < 3, Date() < end { usleep(100) }
-        #expect(bench.lane.memory.load(UInt16.self, at: place) == 3)
-        #expect(number(bench.lane.memory.read(4, at: bench.data)) == 3)
+        let place = bench.queueDriver.driver.deviceArea + 2
+        while bench.queueDriver.memory.load(UInt16.self, at: place) < 3, Date() < end { usleep(100) }
+        #expect(bench.queueDriver.memory.load(UInt16.self, at: place) == 3)
+        #expect(number(bench.queueDriver.memory.read(4, at: bench.data)) == 3)
         try bench.expectOtherLives()
     }
 

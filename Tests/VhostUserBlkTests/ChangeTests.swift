@@ -30,13 +30,13 @@ private final class Loaded {
         var options = rings.options
         options.protocolFeatures.insert(.configureMemorySlots)
         let style = LoadStyle()
-        options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(lanes: queues, style))]
+        options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(queueDrivers: queues, style))]
         change(&options)
         frontend = try VhostUserFrontend.connect(FilePath(socket), options)
         let frontend = frontend
-        let lanes = try (0..<queues).map { _ in try Lane(frontend) }
+        let queueDrivers = try (0..<queues).map { _ in try QueueDriver(frontend) }
         try frontend.start()
-        load = Load(lanes, arena: 0x1_0000_0000, content: try Files.bytes(path), style: style)
+        load = Load(queueDrivers, arena: 0x1_0000_0000, content: try Files.bytes(path), style: style)
     }
 
     func expectSound() throws {
@@ -55,11 +55,11 @@ struct ChangeTests {
         for round in 0..<60 {
             loaded.load.run(10 + loaded.load.below(40))
             loaded.load.fill()
-            let queue = loaded.load.lanes[round % 2].queue
+            let queue = loaded.load.queueDrivers[round % 2].queue
             try loaded.frontend.stop(queue)
             // Drained: nothing more comes from this ring.
             loaded.load.collect()
-            let base = loaded.load.lanes[round % 2].driver
+            let base = loaded.load.queueDrivers[round % 2].driver
             if !rings.isPacked { #expect(queue.base == base.resumePosition) }
             try loaded.frontend.start(queue)
             queue.kick.signal()
@@ -138,7 +138,7 @@ struct ChangeTests {
         for round in 0..<60 {
             loaded.load.run(10 + loaded.load.below(20))
             loaded.load.fill()
-            let queue = loaded.load.lanes[round % 2].queue
+            let queue = loaded.load.queueDrivers[round % 2].queue
             let event = VringEvent(index: UInt32(queue.index))
             // Through another one and back: what was signalled on the old one must not be lost.
             try loaded.frontend.ask(.setVringKick, event, descriptors: [fds[round % 4].event.raw])
@@ -202,32 +202,34 @@ struct UnmapTests {
         options.protocolFeatures.insert(.configureMemorySlots)
         options.memory = [(0, 8 << 20)]
         let frontend = try VhostUserFrontend.connect(FilePath(program.server.socket), options)
-        let lane = try Lane(frontend)
+        let queueDriver = try QueueDriver(frontend)
         try frontend.start()
         let more = try FrontendMemory([(0x8000_0000, 4 << 20)])
-        let head = try #require(lane.memory.allocate(64 * 32))
+        let head = try #require(queueDriver.memory.allocate(64 * 32))
         var (ok, failed) = (0, 0)
         for round in 0..<50 {
             try frontend.ask(.addMemoryRegion, SingleRegion(more.regions[0]), descriptors: more.descriptors)
             for i in 0..<32 {
                 let at = head + UInt64(i * 64)
-                lane.memory.putHeader(type: VirtioBlk.RequestType.read, sector: UInt64(i * 64), at: at)
-                lane.memory.fill(0xff, 1, at: at + 32)
+                queueDriver.memory.putHeader(type: VirtioBlk.RequestType.read, sector: UInt64(i * 64), at: at)
+                queueDriver.memory.fill(0xff, 1, at: at + 32)
                 more.guest.fill(0xee, 32768, at: 0x8000_0000 + UInt64(i * 32768))
-                lane.driver.publish([
+                queueDriver.driver.publish([
                     MockBuffer(at, 16, isWritable: false),
                     MockBuffer(0x8000_0000 + UInt64(i * 32768), 32768, isWritable: true),
                     MockBuffer(at + 32, 1, isWritable: true),
                 ])
             }
-            lane.queue.kick.signal()
+            queueDriver.queue.kick.signal()
             usleep(useconds_t(round * 20))
             try frontend.ask(.removeMemoryRegion, SingleRegion(more.regions[0]))
             let end = Date(timeIntervalSinceNow: 10)
-            while lane.driver.inFlight > 0, Date() < end { if lane.driver.collect().isEmpty { usleep(100) } }
-            #expect(lane.driver.inFlight == 0)
+            while queueDriver.driver.inFlight > 0, Date() < end {
+                if queueDriver.driver.collect().isEmpty { usleep(100) }
+            }
+            #expect(queueDriver.driver.inFlight == 0)
             for i in 0..<32 {
-                let status = lane.memory.byte(head + UInt64(i * 64 + 32))
+                let status = queueDriver.memory.byte(head + UInt64(i * 64 + 32))
                 let first = more.guest.read(4, at: 0x8000_0000 + UInt64(i * 32768))
                 if status == RequestStatus.ok.rawValue {
                     ok += 1

@@ -47,8 +47,8 @@ struct DirtyLogCheckTests {
         case .none: #expect(found.isEmpty)
         case .ringNotLogged:
             #expect(!found.isEmpty && found.isSubset(of: guest.ringPages), "\(found)")
-            if rings.isPacked { #expect(found.contains(guest.lane.driver.descriptorArea >> 12)) }
-            #expect(found.contains(guest.lane.driver.deviceArea >> 12))
+            if rings.isPacked { #expect(found.contains(guest.queueDriver.driver.descriptorArea >> 12)) }
+            #expect(found.contains(guest.queueDriver.driver.deviceArea >> 12))
         case .nothingLogged:
             #expect(!found.isDisjoint(with: guest.ringPages) && !found.isDisjoint(with: guest.allowed), "\(found)")
         }
@@ -65,7 +65,9 @@ struct DirtyLogCheckTests {
             try run(guest, round: 0, copies: false)
             // The server may have written the same bytes again.
             #expect(guest.replica.differences().isSubset(of: [page]), "seed \(Self.seed)")
-            let ring = rings.isPacked ? guest.lane.driver.descriptorArea >> 12 : guest.lane.driver.deviceArea >> 12
+            let ring =
+                rings.isPacked
+                ? guest.queueDriver.driver.descriptorArea >> 12 : guest.queueDriver.driver.deviceArea >> 12
             guest.replica.overlooked = [ring]
             try run(guest, round: 0, copies: false)
             #expect(guest.replica.differences() == [ring], "seed \(Self.seed)")

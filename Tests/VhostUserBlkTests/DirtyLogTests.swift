@@ -36,7 +36,7 @@ struct DirtyLogTests {
     private final class Bench {
         let served: Served
         let frontend: VhostUserFrontend
-        let lane: Lane
+        let queueDriver: QueueDriver
         let base: UInt64
 
         init(_ rings: Rings) throws {
@@ -45,7 +45,7 @@ struct DirtyLogTests {
             options.protocolFeatures.insert(.logSharedMemory)
             options.memory = [(0x10000, 16 << 20), (0x200_0000, 16 << 20)]
             frontend = try VhostUserFrontend.connect(try FilePath(served.disk()), options)
-            lane = try Lane(frontend)
+            queueDriver = try QueueDriver(frontend)
             base = 0x200_0000
             try frontend.start()
         }
@@ -59,38 +59,40 @@ struct DirtyLogTests {
             try frontend.ask(.setFeatures, WireNumber(frontend.features | bit))
         }
         func logRing(_ isOn: Bool) throws {
-            let address = frontend.address(of: lane.queue, logged: isOn ? lane.driver.deviceArea : nil)
+            let address = frontend.address(of: queueDriver.queue, logged: isOn ? queueDriver.driver.deviceArea : nil)
             try frontend.ask(.setVringAddress, address)
         }
 
         /// Publishes request `i`: its header, data and status are on pages of their own.
         func publish(_ i: Int, type: UInt32 = VirtioBlk.RequestType.read, bytes: Int = 8192) {
             let at = base + UInt64(i) * 0x8000
-            lane.memory.putHeader(type: type, sector: UInt64(i * 16), at: at)
-            lane.memory.fill(0xff, 1, at: at + 0x5000)
-            lane.driver.publish([
+            queueDriver.memory.putHeader(type: type, sector: UInt64(i * 16), at: at)
+            queueDriver.memory.fill(0xff, 1, at: at + 0x5000)
+            queueDriver.driver.publish([
                 MockBuffer(at, 16, isWritable: false),
                 MockBuffer(at + 0x1800, UInt32(bytes), isWritable: type == VirtioBlk.RequestType.read),
                 MockBuffer(at + 0x5000, 1, isWritable: true),
             ])
-            lane.kick()
+            queueDriver.kick()
         }
         func written(_ i: Int, bytes: Int = 8192) -> Set<UInt64> {
             let at = base + UInt64(i) * 0x8000
             return pages(at + 0x1800, bytes).union(pages(at + 0x5000, 1))
         }
         func drain() throws {
-            while lane.driver.inFlight > 0 {
-                if !lane.driver.collect().isEmpty || lane.driver.enableSignals() { continue }
-                guard try lane.queue.call.wait(milliseconds: 5000) else { throw TestFailure("stuck") }
-                lane.queue.call.take()
+            while queueDriver.driver.inFlight > 0 {
+                if !queueDriver.driver.collect().isEmpty || queueDriver.driver.enableSignals() { continue }
+                guard try queueDriver.queue.call.wait(milliseconds: 5000) else { throw TestFailure("stuck") }
+                queueDriver.queue.call.take()
             }
         }
         /// Pages of the ring that the device writes.
         var ring: Set<UInt64> {
-            let size = lane.driver.size
-            guard lane.driver.isPacked else { return pages(lane.driver.deviceArea, RingLayout.usedBytes(size: size)) }
-            return pages(lane.driver.descriptorArea, 16 * size).union(pages(lane.driver.deviceArea, 4))
+            let size = queueDriver.driver.size
+            guard queueDriver.driver.isPacked else {
+                return pages(queueDriver.driver.deviceArea, RingLayout.usedBytes(size: size))
+            }
+            return pages(queueDriver.driver.descriptorArea, 16 * size).union(pages(queueDriver.driver.deviceArea, 4))
         }
     }
 
@@ -118,7 +120,9 @@ struct DirtyLogTests {
         #expect(!log.pages.isDisjoint(with: bench.ring))
         // The packed ring's entries and its event structure, the split ring's elements, index and event.
         if rings.isPacked {
-            #expect(!log.pages.isDisjoint(with: pages(bench.lane.driver.descriptorArea, 16 * bench.lane.driver.size)))
+            #expect(
+                !log.pages.isDisjoint(
+                    with: pages(bench.queueDriver.driver.descriptorArea, 16 * bench.queueDriver.driver.size)))
         }
         // A worker that falls asleep writes its wish to be kicked, and logs that as long as it logs.
         try bench.logAll(false)
@@ -136,14 +140,14 @@ struct DirtyLogTests {
         try bench.set(log)
         try bench.logAll(true)
         try bench.logRing(true)
-        let driver = bench.lane.driver
+        let driver = bench.queueDriver.driver
         for round in 0..<20 {
             log.clear()
-            let device = bench.lane.memory.read(4, at: driver.deviceArea)
+            let device = bench.queueDriver.memory.read(4, at: driver.deviceArea)
             for i in 0..<8 { bench.publish(i) }
             try bench.drain()
             usleep(5000)
-            let after = bench.lane.memory.read(4, at: driver.deviceArea)
+            let after = bench.queueDriver.memory.read(4, at: driver.deviceArea)
             if device != after { #expect(log.pages.contains(driver.deviceArea >> 12), "round \(round)") }
         }
     }
@@ -179,7 +183,7 @@ struct DirtyLogTests {
         for _ in 0..<50 {
             for i in 0..<30 { bench.publish(i) }
             try bench.logAll(true)
-            let early = bench.lane.driver.collect().count
+            let early = bench.queueDriver.driver.collect().count
             try bench.drain()
             let all = (0..<30).reduce(into: Set<UInt64>()) { $0.formUnion(bench.written($1)) }
             #expect(log.pages.isSubset(of: all))

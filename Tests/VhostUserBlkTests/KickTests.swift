@@ -14,25 +14,26 @@ import SystemPackage
 @Suite("Kicks and polling")
 struct KickTests {
     /// Requests of depth 1 on one queue; at times with a pause that lets the worker fall asleep at every moment there is.
-    private func oneByOne(_ lane: Lane, _ count: Int) throws -> String? {
-        let place = try #require(lane.memory.allocate(8192))
-        lane.memory.putHeader(type: VirtioBlk.RequestType.getID, sector: 0, at: place)
+    private func oneByOne(_ queueDriver: QueueDriver, _ count: Int) throws -> String? {
+        let place = try #require(queueDriver.memory.allocate(8192))
+        queueDriver.memory.putHeader(type: VirtioBlk.RequestType.getID, sector: 0, at: place)
         let buffers = [
             MockBuffer(place, 16, isWritable: false), MockBuffer(place + 4096, 20, isWritable: true),
             MockBuffer(place + 4200, 1, isWritable: true),
         ]
         for i in 0..<count {
-            guard lane.driver.publish(buffers) != nil else { return "no room at \(i)" }
-            lane.kick()
-            while lane.driver.nextUsedBuffer() == nil {
-                if lane.driver.enableSignals() { continue }
-                guard try lane.queue.call.wait(milliseconds: 5000) else {
-                    return "request \(i) is not answered in 5 s; \(lane.driver.hasUsed ? "a call" : "a kick") got lost"
+            guard queueDriver.driver.publish(buffers) != nil else { return "no room at \(i)" }
+            queueDriver.kick()
+            while queueDriver.driver.nextUsedBuffer() == nil {
+                if queueDriver.driver.enableSignals() { continue }
+                guard try queueDriver.queue.call.wait(milliseconds: 5000) else {
+                    return
+                        "request \(i) is not answered in 5 s; \(queueDriver.driver.hasUsed ? "a call" : "a kick") got lost"
                 }
-                lane.queue.call.take()
+                queueDriver.queue.call.take()
             }
             // Spins of every length up to what the worker looks.
-            for _ in 0..<(i % 97) * (i % 7) { lane.memory.byteBarrier() }
+            for _ in 0..<(i % 97) * (i % 7) { queueDriver.memory.byteBarrier() }
         }
         return nil
     }
@@ -41,9 +42,9 @@ struct KickTests {
     func noKickIsLost(poll: PollMode, rings: Rings) throws {
         let served = try Served(workers: 1, poll: poll)
         let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()), rings.options)
-        let lane = try Lane(frontend)
+        let queueDriver = try QueueDriver(frontend)
         try frontend.start()
-        #expect(try oneByOne(lane, 5000) == nil)
+        #expect(try oneByOne(queueDriver, 5000) == nil)
         try frontend.stop()
     }
 
@@ -51,9 +52,9 @@ struct KickTests {
     func twentyThousandOneByOne(poll: PollMode) throws {
         let served = try Served(workers: 1, poll: poll)
         let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()), Rings.splitEvent.options)
-        let lane = try Lane(frontend)
+        let queueDriver = try QueueDriver(frontend)
         try frontend.start()
-        #expect(try oneByOne(lane, 20_000) == nil)
+        #expect(try oneByOne(queueDriver, 20_000) == nil)
         try frontend.stop()
     }
 
@@ -76,10 +77,10 @@ struct KickTests {
     func aRingWithoutKickDescriptorIsPolled(poll: PollMode) throws {
         let served = try Served(workers: 1, poll: poll)
         let frontend = try VhostUserFrontend.connect(try FilePath(served.disk()))
-        let lane = try Lane(frontend)
+        let queueDriver = try QueueDriver(frontend)
         try frontend.start()
         try frontend.ask(.setVringKick, VringEvent(index: 0, hasDescriptor: false))
-        #expect(try oneByOne(lane, 200) == nil)
+        #expect(try oneByOne(queueDriver, 200) == nil)
         try frontend.stop()
     }
 

@@ -35,11 +35,11 @@ final class Program {
         _ options: FrontendOptions, queues: Int, style: LoadStyle
     ) throws -> (frontend: VhostUserFrontend, load: Load) {
         var options = options
-        options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(lanes: queues, style))]
+        options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(queueDrivers: queues, style))]
         let frontend = try VhostUserFrontend.connect(FilePath(server.socket), options)
-        let lanes = try (0..<queues).map { _ in try Lane(frontend) }
+        let queueDrivers = try (0..<queues).map { _ in try QueueDriver(frontend) }
         try frontend.start()
-        let load = Load(lanes, arena: 0x1_0000_0000, content: try Files.bytes(path), style: style)
+        let load = Load(queueDrivers, arena: 0x1_0000_0000, content: try Files.bytes(path), style: style)
         return (frontend, load)
     }
 }
@@ -76,7 +76,7 @@ struct KillTests {
         try server.start()
         try frontend.reconnect()
         load.collect()
-        for lane in load.lanes { lane.queue.base = lane.driver.resumePosition }
+        for queueDriver in load.queueDrivers { queueDriver.queue.base = queueDriver.driver.resumePosition }
         try frontend.start()
     }
 
@@ -94,11 +94,11 @@ struct KillTests {
         (style.depth, style.largest, style.alignment, style.blockSectors) = (6, 1 << 20, 512, 64)
         var options = Rings.splitEvent.options
         options.protocolFeatures.insert(.inflightSharedMemory)
-        options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(lanes: 1, style))]
+        options.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(queueDrivers: 1, style))]
         let frontend = try VhostUserFrontend.connect(FilePath(server.socket), options)
-        let lane = try Lane(frontend)
+        let queueDriver = try QueueDriver(frontend)
         try frontend.start()
-        let load = Load([lane], arena: 0x1_0000_0000, content: [UInt8](repeating: 0, count: size), style: style)
+        let load = Load([queueDriver], arena: 0x1_0000_0000, content: [UInt8](repeating: 0, count: size), style: style)
         for _ in 0..<20 { try killUnder(load, 10 + load.below(60), frontend, server) }
         load.run(50)
         load.drain()
@@ -150,7 +150,7 @@ struct KillTests {
             frontend.connection.shutDown()
             try frontend.reconnect()
             load.collect()
-            for lane in load.lanes { lane.queue.base = lane.driver.resumePosition }
+            for queueDriver in load.queueDrivers { queueDriver.queue.base = queueDriver.driver.resumePosition }
             try frontend.start()
         }
         load.run(100)

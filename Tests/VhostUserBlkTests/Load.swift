@@ -35,7 +35,7 @@ final class Load {
         let status: UInt64
     }
 
-    let lanes: [Lane]
+    let queueDrivers: [QueueDriver]
     let style: LoadStyle
     let model: UnsafeMutableRawPointer
     let size: Int
@@ -51,26 +51,29 @@ final class Load {
     private(set) var failure: String?
     let seed: UInt64
 
-    /// `arena`: guest memory for buffers, of at least `Load.room(lanes, style)` bytes. The disk holds `content`.
-    init(_ lanes: [Lane], arena: UInt64, content: [UInt8], style: LoadStyle, seed: UInt64 = .random(in: 1...9999)) {
-        self.lanes = lanes
+    /// `arena`: guest memory for buffers, of at least `Load.room(queueDrivers, style)` bytes. The disk holds `content`.
+    init(
+        _ queueDrivers: [QueueDriver], arena: UInt64, content: [UInt8], style: LoadStyle,
+        seed: UInt64 = .random(in: 1...9999)
+    ) {
+        self.queueDrivers = queueDrivers
         self.style = style
         self.seed = seed
         size = content.count
         model = .allocate(byteCount: size, alignment: 4096)
         noise = Noise(seed: seed)
-        flights = lanes.map { _ in [:] }
-        freeSlots = lanes.indices.map { lane in (0..<style.depth).map { lane * style.depth + $0 } }
+        flights = queueDrivers.map { _ in [:] }
+        freeSlots = queueDrivers.indices.map { queueDriver in (0..<style.depth).map { queueDriver * style.depth + $0 } }
         slotBytes = Self.slotBytes(style)
         self.arena = arena
-        memory = lanes[0].memory
+        memory = queueDrivers[0].memory
         content.withUnsafeBytes { if let base = $0.baseAddress { memcpy(model, base, size) } }
     }
 
     deinit { model.deallocate() }
 
     private static func slotBytes(_ style: LoadStyle) -> Int { (style.largest + 3 * 4096 + 4095) & ~4095 }
-    static func room(lanes: Int, _ style: LoadStyle) -> Int { lanes * style.depth * slotBytes(style) }
+    static func room(queueDrivers: Int, _ style: LoadStyle) -> Int { queueDrivers * style.depth * slotBytes(style) }
 
     var inFlight: Int { flights.reduce(0) { $0 + $1.count } }
     private func fail(_ what: String) { if failure == nil { failure = "\(what) (seed \(seed))" } }
@@ -80,15 +83,15 @@ final class Load {
 
     /// Begins requests until every queue has as many as it may; kicks when asked to.
     func fill() {
-        for index in lanes.indices {
+        for index in queueDrivers.indices {
             while !freeSlots[index].isEmpty, begin(index) {}
-            lanes[index].kick()
+            queueDrivers[index].kick()
         }
     }
 
     private func collides(_ start: Int, _ length: Int, isWrite: Bool) -> Bool {
-        for lane in flights {
-            for (_, other) in lane
+        for queueDriver in flights {
+            for (_, other) in queueDriver
             where start < other.start + other.length && other.start < start + length
                 && (isWrite || other.type != VirtioBlk.RequestType.read)
             { return true }
@@ -98,7 +101,7 @@ final class Load {
 
     private func begin(_ index: Int) -> Bool {
         // A write that has changed the array must go out: room for the longest chain, or none of this.
-        guard lanes[index].driver.room >= style.segments + 3 else { return false }
+        guard queueDrivers[index].driver.room >= style.segments + 3 else { return false }
         let unit = style.blockSectors * 512
         let length = unit * (1 + below(below(4) == 0 ? style.largest / unit : min(style.largest / unit, 8)))
         let start = unit * below((size - length) / unit + 1)
@@ -144,9 +147,9 @@ final class Load {
             buffers.append(MockBuffer(data, 16, isWritable: false))
         }
         buffers.append(MockBuffer(status, 1, isWritable: true))
-        let lane = lanes[index]
-        let indirect = lane.isIndirectAgreed && buffers.count <= lane.driver.tableEntries && below(4) > 0
-        guard let id = lane.driver.publish(buffers, indirect: indirect) else {
+        let queueDriver = queueDrivers[index]
+        let indirect = queueDriver.isIndirectAgreed && buffers.count <= queueDriver.driver.tableEntries && below(4) > 0
+        guard let id = queueDriver.driver.publish(buffers, indirect: indirect) else {
             fail("the ring has no room")
             return false
         }
@@ -173,8 +176,8 @@ final class Load {
     /// Takes in all answers that are there; how many.
     @discardableResult func collect() -> Int {
         var count = 0
-        for index in lanes.indices {
-            while let used = lanes[index].driver.nextUsedBuffer() {
+        for index in queueDrivers.indices {
+            while let used = queueDrivers[index].driver.nextUsedBuffer() {
                 count += 1
                 take(used, index)
             }
@@ -201,12 +204,12 @@ final class Load {
 
     /// Sleeps until there are answers.
     func wait(milliseconds: Int32 = 20_000) {
-        var entries = lanes.map { pollfd(fd: $0.queue.call.raw, events: Int16(POLLIN), revents: 0) }
-        for lane in lanes where lane.driver.enableSignals() { return }
+        var entries = queueDrivers.map { pollfd(fd: $0.queue.call.raw, events: Int16(POLLIN), revents: 0) }
+        for queueDriver in queueDrivers where queueDriver.driver.enableSignals() { return }
         if poll(&entries, nfds_t(entries.count), milliseconds) == 0 {
             fail("stuck: \(inFlight) requests are in flight and no answer comes")
         }
-        for lane in lanes { lane.queue.call.take() }
+        for queueDriver in queueDrivers { queueDriver.queue.call.take() }
     }
 
     /// Goes on until `count` more requests are answered; some stay in flight.
@@ -220,7 +223,7 @@ final class Load {
 
     /// Waits for all that is in flight.
     func drain() {
-        for lane in lanes { lane.kick() }
+        for queueDriver in queueDrivers { queueDriver.kick() }
         while inFlight > 0, failure == nil { if collect() == 0 { wait() } }
         collect()
     }

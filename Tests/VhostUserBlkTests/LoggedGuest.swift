@@ -25,7 +25,7 @@ final class LoggedGuest {
 
     let served: Served
     let frontend: VhostUserFrontend
-    let lane: Lane
+    let queueDriver: QueueDriver
     let replica: MemoryReplica
     private let rings: Rings
     private let fault: Fault
@@ -49,7 +49,7 @@ final class LoggedGuest {
         options.protocolFeatures.formUnion([.logSharedMemory, .inflightSharedMemory])
         options.memory = [(0, 4 << 20), (Self.arena, Int(Self.slotBytes) * Self.slotCount)]
         frontend = try VhostUserFrontend.connect(try FilePath(served.disk(Self.diskBytes)), options)
-        lane = try Lane(frontend, spacing: 0x10000)
+        queueDriver = try QueueDriver(frontend, spacing: 0x10000)
         replica = try MemoryReplica(of: frontend.memory.guest)
         try share()
     }
@@ -66,7 +66,7 @@ final class LoggedGuest {
 
     /// Starts the ring as QEMU does in a migration: the log's address is the device area's, of split and packed rings.
     func begin() throws {
-        let queue = lane.queue
+        let queue = queueDriver.queue
         let index = UInt32(queue.index)
         try frontend.ask(.setVringNum, VringState(index: index, num: UInt32(queue.areas.size)))
         try frontend.ask(.setVringBase, VringState(index: index, num: queue.base))
@@ -81,8 +81,8 @@ final class LoggedGuest {
     /// Waits until all is answered, without a store into the guest's memory. False: the ring is stuck.
     func waitForAnswers(seconds: Double = 20) -> Bool {
         let end = MonotonicClock.milliseconds() + Int64(seconds * 1000)
-        while lane.driver.inFlight > 0 {
-            if lane.driver.nextUsedBuffer() == nil {
+        while queueDriver.driver.inFlight > 0 {
+            if queueDriver.driver.nextUsedBuffer() == nil {
                 guard MonotonicClock.milliseconds() < end else { return false }
                 usleep(200)
             }
@@ -92,8 +92,8 @@ final class LoggedGuest {
 
     /// GET_VRING_BASE; what was answered by then is taken in.
     func end() throws {
-        try frontend.stop(lane.queue)
-        _ = lane.driver.collect()
+        try frontend.stop(queueDriver.queue)
+        _ = queueDriver.driver.collect()
     }
 
     // MARK: requests
@@ -106,24 +106,24 @@ final class LoggedGuest {
         let bytes = type == Kind.getID ? 20 : 512 * (1 + random.below(24))
         let data = at + 0x1000 + UInt64(random.below(0x800))
         let status = at + 0x6000 + UInt64(random.below(0x2000))
-        lane.memory.putHeader(type: type, sector: UInt64(random.below(Self.diskBytes / 512 - 24)), at: at)
-        lane.memory.fill(0xff, 1, at: status)
+        queueDriver.memory.putHeader(type: type, sector: UInt64(random.below(Self.diskBytes / 512 - 24)), at: at)
+        queueDriver.memory.fill(0xff, 1, at: status)
         var buffers = [MockBuffer(at, 16, isWritable: false)]
         switch type {
         case Kind.read, Kind.getID:
-            lane.memory.fill(0xee, bytes, at: data)
+            queueDriver.memory.fill(0xee, bytes, at: data)
             buffers += cut(data, bytes, isWritable: true)
         case Kind.write: buffers += cut(data, bytes, isWritable: false)
         case Kind.writeZeroes:
-            lane.memory.store(UInt64(random.below(1000)), at: data)
-            lane.memory.store(UInt64(8), at: data + 8)
+            queueDriver.memory.store(UInt64(random.below(1000)), at: data)
+            queueDriver.memory.store(UInt64(8), at: data + 8)
             buffers.append(MockBuffer(data, 16, isWritable: false))
         default: break
         }
         // One in ten names memory that does not exist: its status is written all the same.
         if random.below(10) == 0 { buffers.append(MockBuffer(0xdead_0000_0000, 16, isWritable: true)) }
         buffers.append(MockBuffer(status, 1, isWritable: true))
-        guard lane.driver.publish(buffers, indirect: random.below(2) == 0) != nil else { return false }
+        guard queueDriver.driver.publish(buffers, indirect: random.below(2) == 0) != nil else { return false }
         slots += 1
         for buffer in buffers where buffer.isWritable && buffer.address >> 40 == 0 {
             allowed.formUnion(buffer.address >> 12...(buffer.address + UInt64(buffer.length) - 1) >> 12)
@@ -139,12 +139,12 @@ final class LoggedGuest {
 
     /// Pages of the ring that the device writes.
     var ringPages: Set<UInt64> {
-        let size = lane.driver.size
+        let size = queueDriver.driver.size
         let used = rings.isPacked ? RingLayout.eventBytes : RingLayout.usedBytes(size: size)
-        var pages = Set(lane.driver.deviceArea >> 12...(lane.driver.deviceArea + UInt64(used) - 1) >> 12)
+        var pages = Set(queueDriver.driver.deviceArea >> 12...(queueDriver.driver.deviceArea + UInt64(used) - 1) >> 12)
         if rings.isPacked {
-            let last = lane.driver.descriptorArea + UInt64(RingLayout.descriptorBytes * size) - 1
-            pages.formUnion(lane.driver.descriptorArea >> 12...last >> 12)
+            let last = queueDriver.driver.descriptorArea + UInt64(RingLayout.descriptorBytes * size) - 1
+            pages.formUnion(queueDriver.driver.descriptorArea >> 12...last >> 12)
         }
         return pages
     }

@@ -41,12 +41,12 @@ struct ModelTests {
         let socket = try served.add(name, format: below.isRaw ? .raw : .qcow2, direct: below.isDirect, queues: queues)
         var options = rings.options
         options.queueSize = size
-        options.memory = Self.memory(Load.room(lanes: queues, style))
+        options.memory = Self.memory(Load.room(queueDrivers: queues, style))
         let frontend = try VhostUserFrontend.connect(FilePath(socket), options)
-        let lanes = try (0..<queues).map { _ in try Lane(frontend, tableEntries: 1030) }
+        let queueDrivers = try (0..<queues).map { _ in try QueueDriver(frontend, tableEntries: 1030) }
         try frontend.start()
         let load = Load(
-            lanes, arena: options.memory[1].guest, content: Array(repeating: 0, count: Self.bytes), style: style)
+            queueDrivers, arena: options.memory[1].guest, content: Array(repeating: 0, count: Self.bytes), style: style)
         load.run(count)
         load.drain()
         #expect(load.failure == nil)

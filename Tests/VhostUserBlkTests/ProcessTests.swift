@@ -258,7 +258,7 @@ private final class CutMemory {
     private let file: Int32
     private let host: UnsafeMutableRawPointer
     private let frontend: VhostUserFrontend
-    private let lane: Lane
+    private let queueDriver: QueueDriver
     private let memory: MockMemory
     private let driver: MockDriver
     private static let bytes = 8 << 20
@@ -278,7 +278,7 @@ private final class CutMemory {
         var options = rings.options
         options.memory = [(1 << 40, 4 << 20)]
         frontend = try VhostUserFrontend.connect(FilePath(socket), options)
-        lane = try Lane(frontend)
+        queueDriver = try QueueDriver(frontend)
         guard let driver = MockDriver(memory: memory, size: 256, features: frontend.ringFeatures) else {
             throw TestFailure("no room")
         }
@@ -288,14 +288,14 @@ private final class CutMemory {
             guestAddress: 0, size: UInt64(Self.bytes), userAddress: user, mmapOffset: 0)
         try frontend.ask(.setMemoryTable, MemoryTable([region]), descriptors: [file])
         try frontend.ask(.setVringNum, VringState(index: 0, num: 256))
-        try frontend.ask(.setVringBase, VringState(index: 0, num: lane.queue.base))
+        try frontend.ask(.setVringBase, VringState(index: 0, num: queueDriver.queue.base))
         try frontend.ask(
             .setVringAddress,
             VringAddress(
                 index: 0, descriptors: user + driver.descriptorArea, used: user + driver.deviceArea,
                 avail: user + driver.driverArea))
-        try frontend.ask(.setVringCall, VringEvent(index: 0), descriptors: [lane.queue.call.raw])
-        try frontend.ask(.setVringKick, VringEvent(index: 0), descriptors: [lane.queue.kick.raw])
+        try frontend.ask(.setVringCall, VringEvent(index: 0), descriptors: [queueDriver.queue.call.raw])
+        try frontend.ask(.setVringKick, VringEvent(index: 0), descriptors: [queueDriver.queue.kick.raw])
         try frontend.ask(.setVringEnable, VringState(index: 0, num: 1))
     }
     deinit {
@@ -311,8 +311,8 @@ private final class CutMemory {
             MockBuffer(at + 61440, 1, isWritable: true),
         ])
     }
-    func kick() { lane.queue.kick.signal() }
+    func kick() { queueDriver.queue.kick.signal() }
     /// From here on nobody here touches it.
     func cut(to bytes: Int) { ftruncate(file, off_t(bytes)) }
-    func stop() throws { try frontend.stop(lane.queue) }
+    func stop() throws { try frontend.stop(queueDriver.queue) }
 }

@@ -48,24 +48,24 @@ struct TornSectorTests {
         var options = FrontendOptions()
         options.memory = [(0, 8 << 20), (Self.data, length)]
         let frontend = try VhostUserFrontend.connect(FilePath(server.socket), options)
-        let lane = try Lane(frontend, tableEntries: 4)
+        let queueDriver = try QueueDriver(frontend, tableEntries: 4)
         try frontend.start()
-        lane.memory.fill(byte, length, at: Self.data)
+        queueDriver.memory.fill(byte, length, at: Self.data)
         for part in 0..<Self.size / length {
-            let header = try #require(lane.memory.allocate(17))
-            lane.memory.putHeader(
+            let header = try #require(queueDriver.memory.allocate(17))
+            queueDriver.memory.putHeader(
                 type: VirtioBlk.RequestType.write, sector: UInt64(part * length / 512), at: header)
             let chain = [
                 MockBuffer(header, 16, isWritable: false),
                 MockBuffer(Self.data, UInt32(length), isWritable: false),
                 MockBuffer(header + 16, 1, isWritable: true),
             ]
-            guard lane.driver.publish(chain, indirect: lane.isIndirectAgreed) != nil else { break }
+            guard queueDriver.driver.publish(chain, indirect: queueDriver.isIndirectAgreed) != nil else { break }
         }
-        lane.kick()
+        queueDriver.kick()
         // It has begun when the first answers come; all of it takes about two milliseconds.
         var looks = 0
-        while lane.driver.nextUsedBuffer() == nil, looks < 20_000 {
+        while queueDriver.driver.nextUsedBuffer() == nil, looks < 20_000 {
             usleep(50)
             looks += 1
         }

@@ -30,11 +30,11 @@ struct WritableTests {
         let socket = try served.add("a.qcow2", format: .qcow2, queues: 3)
         var front = Rings.splitEvent.options
         let style = LoadStyle()
-        front.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(lanes: 3, style))]
+        front.memory = [(0, 8 << 20), (0x1_0000_0000, Load.room(queueDrivers: 3, style))]
         let frontend = try VhostUserFrontend.connect(FilePath(socket), front)
-        let lanes = try (0..<3).map { _ in try Lane(frontend) }
+        let queueDrivers = try (0..<3).map { _ in try QueueDriver(frontend) }
         try frontend.start()
-        let load = Load(lanes, arena: 0x1_0000_0000, content: content, style: style)
+        let load = Load(queueDrivers, arena: 0x1_0000_0000, content: content, style: style)
         for _ in 0..<4 {
             load.run(400)
             load.drain()

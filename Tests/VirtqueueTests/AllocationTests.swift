@@ -57,16 +57,18 @@ struct AllocationTests {
 
     /// Allocations of this thread in 200 turns of four requests each, the driver's own not counted. Before that come ten
     /// turns in which the runtime may make what it makes once.
-    private func allocations(_ way: Way, _ request: [MockBuffer], _ rig: Rig, _ disk: VirtioBlkDisk) -> UInt {
+    private func allocations(_ way: Way, _ request: [MockBuffer], _ harness: QueueHarness, _ disk: VirtioBlkDisk)
+        -> UInt
+    {
         var total: UInt = 0
         var served = 0
         request.withUnsafeBufferPointer { request in
             for round in 0..<210 {
-                for _ in 0..<4 where rig.driver.publish(request, indirect: way.isIndirect) == nil { return }
+                for _ in 0..<4 where harness.driver.publish(request, indirect: way.isIndirect) == nil { return }
                 let before = qblk_allocations()
-                served += turn(&rig.queue, disk)
+                served += turn(&harness.queue, disk)
                 if round >= 10 { total += qblk_allocations() - before }
-                while rig.driver.nextUsedBuffer() != nil {}
+                while harness.driver.nextUsedBuffer() != nil {}
             }
         }
         #expect(served == 840, "the driver has no room: nothing was measured")
@@ -75,17 +77,17 @@ struct AllocationTests {
 
     @Test(arguments: ways, [0, 1, 4, 8, 11, 13, 99] as [UInt32])
     func aRequestAllocatesNothing(way: Way, type: UInt32) throws {
-        let rig = try Rig(way.kind, size: 256, tableEntries: 64)
+        let harness = try QueueHarness(way.kind, size: 256, tableEntries: 64)
         let disk = try #require(VirtioBlkDisk(capacityBytes: 1 << 20, serial: "serial-1"))
         let isRead = type == 0 || type == 8
         let data = type == 11 || type == 13 ? 16 : way.pieces * 512
-        let parts = try rig.request(type: type, data: data)
+        let parts = try harness.request(type: type, data: data)
         let piece = data / way.pieces
         let cut = (0..<way.pieces).map { i in
             let length = i == way.pieces - 1 ? data - piece * i : piece
             return MockBuffer(parts.data + UInt64(piece * i), UInt32(length), isWritable: isRead)
         }
-        let total = allocations(way, [parts.buffers[0]] + cut + [parts.buffers[2]], rig, disk)
+        let total = allocations(way, [parts.buffers[0]] + cut + [parts.buffers[2]], harness, disk)
         #expect(total == 0)
     }
 }

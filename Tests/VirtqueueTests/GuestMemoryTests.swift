@@ -55,54 +55,64 @@ struct GuestMemoryTests {
     }
 
     @Test func aBufferOverTwoRegionsIsNotOnePiece() throws {
-        let rig = try Rig(.split)
-        #expect(rig.guest.snapshot.contiguous(GuestAddress(Rig.middle - 1), 2) == nil)
-        #expect(rig.guest.snapshot.contiguous(GuestAddress(Rig.middle - 1), 1) != nil)
+        let harness = try QueueHarness(.split)
+        #expect(harness.guest.snapshot.contiguous(GuestAddress(QueueHarness.middle - 1), 2) == nil)
+        #expect(harness.guest.snapshot.contiguous(GuestAddress(QueueHarness.middle - 1), 1) != nil)
     }
 
     @Test(arguments: Kind.both) func requestsInFlightKeepTheirSnapshot(_ kind: Kind) throws {
-        let rig = try Rig(kind)
-        rig.driver.publish(try rig.request().buffers)
-        let chain = try #require(rig.pop())
+        let harness = try QueueHarness(kind)
+        harness.driver.publish(try harness.request().buffers)
+        let chain = try #require(harness.pop())
         let base = chain.pointee.iovecs[0].iov_base
-        try rig.guest.replace(Array(rig.memory.regions.prefix(1)))
-        rig.queue.adopt(rig.guest.snapshot, try rig.places())
-        #expect(!rig.isSettled)
+        try harness.guest.replace(Array(harness.memory.regions.prefix(1)))
+        harness.queue.adopt(harness.guest.snapshot, try harness.places())
+        #expect(!harness.isSettled)
         #expect(chain.pointee.iovecs[0].iov_base == base)
-        rig.driver.publish(try rig.request().buffers)
-        let young = try #require(rig.pop())
-        rig.push(young, written: 0)
-        #expect(!rig.isSettled)
-        rig.push(chain, written: 0)
-        #expect(rig.isSettled)
-        rig.guest.releaseRetired()
-        _ = rig.publish()
-        #expect(rig.driver.collect().count == 2)
+        harness.driver.publish(try harness.request().buffers)
+        let young = try #require(harness.pop())
+        harness.push(young, written: 0)
+        #expect(!harness.isSettled)
+        harness.push(chain, written: 0)
+        #expect(harness.isSettled)
+        harness.guest.releaseRetired()
+        _ = harness.publish()
+        #expect(harness.driver.collect().count == 2)
     }
 
     @Test(arguments: Kind.both) func aRequestReadAfterTheSwapSeesTheNewMemoryOnly(_ kind: Kind) throws {
-        let rig = try Rig(kind)
-        try rig.guest.replace(Array(rig.memory.regions.prefix(1)))
-        rig.queue.adopt(rig.guest.snapshot, try rig.places())
-        rig.driver.publish([MockBuffer(Rig.far, 16, isWritable: true)])
-        #expect(rig.drain() == [.addressOutsideMemory])
+        let harness = try QueueHarness(kind)
+        try harness.guest.replace(Array(harness.memory.regions.prefix(1)))
+        harness.queue.adopt(harness.guest.snapshot, try harness.places())
+        harness.driver.publish([MockBuffer(QueueHarness.far, 16, isWritable: true)])
+        #expect(harness.drain() == [.addressOutsideMemory])
     }
 
     @Test func ringsOutsideMemoryAcrossRegionsOrMisalignedAreRefused() throws {
-        let rig = try Rig(.split, start: false)
+        let harness = try QueueHarness(.split, start: false)
         let places = { (d: UInt64, a: UInt64, u: UInt64) in
             try RingAddresses(
                 .guest(descriptors: GuestAddress(d), driver: GuestAddress(a), device: GuestAddress(u)), size: 16,
-                isPacked: false, in: rig.guest.snapshot)
+                isPacked: false, in: harness.guest.snapshot)
         }
-        #expect(throws: VirtqueueError.ringOutsideMemory(.descriptors)) { try places(0, Rig.low, Rig.low) }
         #expect(throws: VirtqueueError.ringOutsideMemory(.descriptors)) {
-            try places(Rig.middle - 32, Rig.low, Rig.low)
+            try places(0, QueueHarness.low, QueueHarness.low)
         }
-        #expect(throws: VirtqueueError.ringOutsideMemory(.device)) { try places(Rig.low, Rig.low, UInt64.max - 3) }
-        #expect(throws: VirtqueueError.ringMisaligned(.descriptors)) { try places(Rig.low + 8, Rig.low, Rig.low) }
-        #expect(throws: VirtqueueError.ringMisaligned(.driver)) { try places(Rig.low, Rig.low + 1, Rig.low) }
-        #expect(throws: VirtqueueError.ringMisaligned(.device)) { try places(Rig.low, Rig.low, Rig.low + 2) }
+        #expect(throws: VirtqueueError.ringOutsideMemory(.descriptors)) {
+            try places(QueueHarness.middle - 32, QueueHarness.low, QueueHarness.low)
+        }
+        #expect(throws: VirtqueueError.ringOutsideMemory(.device)) {
+            try places(QueueHarness.low, QueueHarness.low, UInt64.max - 3)
+        }
+        #expect(throws: VirtqueueError.ringMisaligned(.descriptors)) {
+            try places(QueueHarness.low + 8, QueueHarness.low, QueueHarness.low)
+        }
+        #expect(throws: VirtqueueError.ringMisaligned(.driver)) {
+            try places(QueueHarness.low, QueueHarness.low + 1, QueueHarness.low)
+        }
+        #expect(throws: VirtqueueError.ringMisaligned(.device)) {
+            try places(QueueHarness.low, QueueHarness.low, QueueHarness.low + 2)
+        }
     }
 
     @Test func ringAddressesMayBeTheFrontEndsOwn() throws {

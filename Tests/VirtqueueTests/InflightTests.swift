@@ -5,43 +5,43 @@ import Testing
 import VirtqueueMock
 
 struct InflightTests {
-    /// A rig whose queue keeps a record, and what is needed to crash it and start it again.
+    /// A harness whose queue keeps a record, and what is needed to crash it and start it again.
     final class Recorded {
-        let rig: Rig
+        let harness: QueueHarness
         let kind: Kind
         let record: InflightMemory
 
         init(_ kind: Kind, size: Int = 8) throws {
             self.kind = kind
-            rig = try Rig(kind, size: size, start: false)
+            harness = try QueueHarness(kind, size: size, start: false)
             let bytes = InflightMemory.bytes(size: size, isPacked: kind.isPacked)
             let base = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
             base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
             record = InflightMemory(base: base, bytes: bytes)
-            try rig.queue.start(rig.places(), base: kind.isPacked ? Virtqueue.packedBase : 0, inflight: record)
+            try harness.queue.start(harness.places(), base: kind.isPacked ? Virtqueue.packedBase : 0, inflight: record)
         }
         deinit { record.base.deallocate() }
 
         /// The process dies: all that it kept for itself is gone.
         func crash() throws {
-            let size = rig.queue.size
-            rig.queue = try Virtqueue(size: size, features: kind.features, memory: rig.guest.snapshot)
-            try rig.queue.start(rig.places(), base: kind.isPacked ? Virtqueue.packedBase : 0, inflight: record)
+            let size = harness.queue.size
+            harness.queue = try Virtqueue(size: size, features: kind.features, memory: harness.guest.snapshot)
+            try harness.queue.start(harness.places(), base: kind.isPacked ? Virtqueue.packedBase : 0, inflight: record)
         }
-        var split: InflightSplit? { rig.queue.inflightSplit }
-        var packed: InflightPacked? { rig.queue.inflightPacked }
-        func publish() throws -> UInt16 { try #require(rig.driver.publish(try rig.request().buffers)) }
-        func pop() throws -> UnsafeMutablePointer<DescriptorChain> { try #require(rig.pop()) }
+        var split: InflightSplit? { harness.queue.inflightSplit }
+        var packed: InflightPacked? { harness.queue.inflightPacked }
+        func publish() throws -> UInt16 { try #require(harness.driver.publish(try harness.request().buffers)) }
+        func pop() throws -> UnsafeMutablePointer<DescriptorChain> { try #require(harness.pop()) }
 
         /// Everything that comes out of the queue, by the driver's id, answered.
         func finish() -> [UInt16] {
             var ids: [UInt16] = []
-            while let chain = rig.pop() {
+            while let chain = harness.pop() {
                 #expect(chain.pointee.fault == .none)
                 ids.append(chain.pointee.id)
-                rig.push(chain, written: 1)
+                harness.push(chain, written: 1)
             }
-            _ = rig.publish()
+            _ = harness.publish()
             return ids
         }
     }
@@ -53,10 +53,10 @@ struct InflightTests {
         _ = try it.pop()
         _ = try it.pop()
         try it.crash()
-        #expect(it.rig.replaysLeft == 2)
-        let third = kind.isPacked ? nil : it.rig.driver.publish([MockBuffer(Rig.low, 8, isWritable: true)])
+        #expect(it.harness.replaysLeft == 2)
+        let third = kind.isPacked ? nil : it.harness.driver.publish([MockBuffer(QueueHarness.low, 8, isWritable: true)])
         #expect(it.finish() == [first, second] + (third.map { [$0] } ?? []))
-        #expect(it.rig.driver.collect().map(\.id) == [first, second] + (third.map { [$0] } ?? []))
+        #expect(it.harness.driver.collect().map(\.id) == [first, second] + (third.map { [$0] } ?? []))
     }
 
     @Test(arguments: Kind.both) func requestsNotTakenAreTakenOnce(_ kind: Kind) throws {
@@ -73,9 +73,9 @@ struct InflightTests {
     @Test(arguments: Kind.both) func requestsPushedButNotPublishedComeAgain(_ kind: Kind) throws {
         let it = try Recorded(kind)
         let first = try it.publish()
-        it.rig.push(try it.pop(), written: 1)
+        it.harness.push(try it.pop(), written: 1)
         try it.crash()
-        #expect(it.rig.driver.collect().isEmpty)
+        #expect(it.harness.driver.collect().isEmpty)
         #expect(it.finish() == [first])
     }
 
@@ -85,11 +85,11 @@ struct InflightTests {
         let second = try it.publish()
         let one = try it.pop()
         _ = try it.pop()
-        it.rig.push(one, written: 1)
-        _ = it.rig.publish()
+        it.harness.push(one, written: 1)
+        _ = it.harness.publish()
         try it.crash()
         #expect(it.finish() == [second])
-        #expect(it.rig.driver.collect().map(\.id) == [first, second])
+        #expect(it.harness.driver.collect().map(\.id) == [first, second])
     }
 
     @Test func theSplitRecordSurvivesACrashBetweenAnyTwoStepsOfAPublication() throws {
@@ -98,19 +98,19 @@ struct InflightTests {
             let it = try Recorded(.split, size: 16)
             let ids = [try it.publish(), try it.publish(), try it.publish()]
             let chains = [try it.pop(), try it.pop(), try it.pop()]
-            it.rig.push(chains[2], written: 1)
-            it.rig.push(chains[0], written: 1)
+            it.harness.push(chains[2], written: 1)
+            it.harness.push(chains[0], written: 1)
             let record = try #require(it.split)
             let steps: [() -> Void] = [
                 { record.retire(Int(ids[2])) }, { record.retire(Int(ids[0])) },
-                { release16(it.rig.queue.device + RingLayout.usedIndexOffset, 2) },
+                { release16(it.harness.queue.device + RingLayout.usedIndexOffset, 2) },
                 { record.clear(Int(ids[2])) }, { record.clear(Int(ids[0])) }, { record.commit(usedIndex: 2) },
             ]
             for one in steps.prefix(step) { one() }
             try it.crash()
             let isOut = step >= 3
             #expect(it.finish() == (isOut ? [ids[1]] : ids), "step \(step)")
-            #expect(it.rig.driver.collect().map(\.id).sorted() == ids.sorted(), "step \(step)")
+            #expect(it.harness.driver.collect().map(\.id).sorted() == ids.sorted(), "step \(step)")
         }
     }
 
@@ -120,11 +120,11 @@ struct InflightTests {
             let ids = [try it.publish(), try it.publish(), try it.publish()]
             let chains = [try it.pop(), try it.pop(), try it.pop()]
             let entries = chains.map { Int($0.pointee.record) }
-            it.rig.push(chains[2], written: 1)
-            it.rig.push(chains[0], written: 1)
+            it.harness.push(chains[2], written: 1)
+            it.harness.push(chains[0], written: 1)
             let record = try #require(it.packed)
-            let word = it.rig.queue.pendingWord
-            let ring = it.rig.queue.descriptors
+            let word = it.harness.queue.pendingWord
+            let ring = it.harness.queue.descriptors
             let steps: [() -> Void] = [
                 { record.retire(entries[2]) }, { record.retire(entries[0]) },
                 { record.announce(usedIndex: 6, wrap: true) }, { release64(ring + 8, word) },
@@ -134,8 +134,8 @@ struct InflightTests {
             try it.crash()
             let isOut = step >= 4
             #expect(it.finish() == (isOut ? [ids[1]] : ids), "step \(step)")
-            #expect(it.rig.driver.collect().map(\.id).sorted() == ids.sorted(), "step \(step)")
-            #expect(it.rig.damage == .none)
+            #expect(it.harness.driver.collect().map(\.id).sorted() == ids.sorted(), "step \(step)")
+            #expect(it.harness.damage == .none)
         }
     }
 
@@ -148,7 +148,7 @@ struct InflightTests {
                 _ = record.note(Descriptor(address: 1, word: 1), isHead: i == 0)
             }
             try it.crash()
-            #expect(it.rig.replaysLeft == 0, "a chain half taken was not taken")
+            #expect(it.harness.replaysLeft == 0, "a chain half taken was not taken")
             #expect(it.finish() == [id])
         }
     }
@@ -158,27 +158,27 @@ struct InflightTests {
         var random = Random(11)
         var waiting: Set<UInt16> = []
         var held: [UnsafeMutablePointer<DescriptorChain>] = []
-        let data = try it.rig.buffer(64)
+        let data = try it.harness.buffer(64)
         for _ in 0..<20_000 {
             switch Int.random(in: 0..<10, using: &random) {
             case 0...3:
                 let count = Int.random(in: 1...3, using: &random)
                 let buffers = (0..<count).map { _ in MockBuffer(data, 8, isWritable: true) }
-                if let id = it.rig.driver.publish(buffers, indirect: Bool.random(using: &random)) {
+                if let id = it.harness.driver.publish(buffers, indirect: Bool.random(using: &random)) {
                     #expect(waiting.insert(id).inserted)
                 }
             case 4...5:
-                if let chain = it.rig.pop() {
+                if let chain = it.harness.pop() {
                     #expect(chain.pointee.fault == .none)
                     held.append(chain)
                 }
             case 6...7:
                 if !held.isEmpty {
-                    it.rig.push(held.remove(at: Int.random(in: 0..<held.count, using: &random)), written: 1)
+                    it.harness.push(held.remove(at: Int.random(in: 0..<held.count, using: &random)), written: 1)
                 }
             case 8:
-                _ = it.rig.publish()
-                for used in it.rig.driver.collect() { #expect(waiting.remove(used.id) != nil, "answered twice") }
+                _ = it.harness.publish()
+                for used in it.harness.driver.collect() { #expect(waiting.remove(used.id) != nil, "answered twice") }
             default:
                 if Int.random(in: 0..<10, using: &random) == 0 {
                     held = []
@@ -186,13 +186,13 @@ struct InflightTests {
                 }
             }
         }
-        for chain in held { it.rig.push(chain, written: 1) }
-        _ = it.rig.publish()
-        for used in it.rig.driver.collect() { #expect(waiting.remove(used.id) != nil) }
+        for chain in held { it.harness.push(chain, written: 1) }
+        _ = it.harness.publish()
+        for used in it.harness.driver.collect() { #expect(waiting.remove(used.id) != nil) }
         _ = it.finish()
-        for used in it.rig.driver.collect() { #expect(waiting.remove(used.id) != nil) }
+        for used in it.harness.driver.collect() { #expect(waiting.remove(used.id) != nil) }
         #expect(waiting.isEmpty, "lost")
-        #expect(it.rig.damage == .none)
+        #expect(it.harness.damage == .none)
     }
 
     @Test(arguments: Kind.both) func aRecordFullOfRubbishIsRefusedOrHarmless(_ kind: Kind) throws {
@@ -208,10 +208,10 @@ struct InflightTests {
                     of: UInt8.random(in: 0...255, using: &random), toByteOffset: at, as: UInt8.self)
             }
             // Both while it runs and when it starts again.
-            it.rig.driver.publish([MockBuffer(Rig.low, 8, isWritable: true)])
-            _ = it.rig.drain()
+            it.harness.driver.publish([MockBuffer(QueueHarness.low, 8, isWritable: true)])
+            _ = it.harness.drain()
             do { try it.crash() } catch { continue }
-            _ = it.rig.drain()
+            _ = it.harness.drain()
             _ = id
         }
     }
@@ -221,8 +221,8 @@ struct InflightTests {
         it.record.base.storeBytes(of: 4, toByteOffset: 10, as: UInt16.self)
         #expect(throws: VirtqueueError.badInflightRegion("made for another queue size")) { try it.crash() }
         #expect(throws: VirtqueueError.self) {
-            try it.rig.queue.start(
-                it.rig.places(), base: kind.isPacked ? Virtqueue.packedBase : 0,
+            try it.harness.queue.start(
+                it.harness.places(), base: kind.isPacked ? Virtqueue.packedBase : 0,
                 inflight: InflightMemory(base: it.record.base, bytes: it.record.bytes - 1))
         }
     }

@@ -40,19 +40,19 @@ struct ModelTests {
     private func buffer(_ random: inout Random, isWritable: Bool) -> MockBuffer {
         let address: UInt64 =
             switch Int.random(in: 0..<20, using: &random) {
-            case 0: Rig.middle - UInt64.random(in: 0...300, using: &random)
-            case 1: Rig.middle + 0x10000 - UInt64.random(in: 0...300, using: &random)
-            case 2: Rig.far - UInt64.random(in: 0...300, using: &random)
+            case 0: QueueHarness.middle - UInt64.random(in: 0...300, using: &random)
+            case 1: QueueHarness.middle + 0x10000 - UInt64.random(in: 0...300, using: &random)
+            case 2: QueueHarness.far - UInt64.random(in: 0...300, using: &random)
             case 3: UInt64.max - UInt64.random(in: 0...300, using: &random)
             case 4: UInt64.random(in: 0...UInt64.max, using: &random)
-            default: Rig.low + 0x10_0000 + UInt64.random(in: 0...0x1000, using: &random)
+            default: QueueHarness.low + 0x10_0000 + UInt64.random(in: 0...0x1000, using: &random)
             }
         return MockBuffer(address, UInt32.random(in: 0...256, using: &random), isWritable: isWritable)
     }
 
     @Test(arguments: Kind.both, [1, 2, 3] as [UInt64])
     func randomChainsComeOutAsTheModelSays(_ kind: Kind, seed: UInt64) throws {
-        let rig = try Rig(kind, size: 32, tableEntries: 32)
+        let harness = try QueueHarness(kind, size: 32, tableEntries: 32)
         var random = Random(seed)
         for round in 0..<2000 {
             let readable = Int.random(in: 0...6, using: &random)
@@ -60,29 +60,29 @@ struct ModelTests {
             buffers += (0..<Int.random(in: 0...6, using: &random)).map { _ in buffer(&random, isWritable: true) }
             if buffers.isEmpty { continue }
             if Int.random(in: 0..<20, using: &random) == 0 { buffers.shuffle(using: &random) }
-            #expect(rig.driver.publish(buffers, indirect: Bool.random(using: &random)) != nil)
-            let chain = try #require(rig.pop())
-            let pieces = contents(chain.pointee, rig.memory)
+            #expect(harness.driver.publish(buffers, indirect: Bool.random(using: &random)) != nil)
+            let chain = try #require(harness.pop())
+            let pieces = contents(chain.pointee, harness.memory)
             var seen = Expected(fault: chain.pointee.fault)
             for piece in pieces where seen.fault == .none {
                 let bytes = (0..<UInt64(piece.length)).map { piece.address + $0 }
                 if piece.isWritable { seen.writable += bytes } else { seen.readable += bytes }
             }
             seen.last = chain.pointee.lastWritable.flatMap { last in
-                rig.memory.regions.lazy.compactMap { region -> UInt64? in
+                harness.memory.regions.lazy.compactMap { region -> UInt64? in
                     let offset = UInt(bitPattern: last) &- UInt(bitPattern: region.host)
                     return offset < region.size ? region.guest.raw + UInt64(offset) : nil
                 }.first
             }
-            var expected = Self.expect(buffers, rig.memory)
+            var expected = Self.expect(buffers, harness.memory)
             if expected.fault != .none {
                 expected.readable = []
                 expected.writable = []
             }
             #expect(seen == expected, "seed \(seed), round \(round): \(buffers)")
-            rig.push(chain, written: 0)
-            _ = rig.publish()
-            #expect(rig.driver.collect().count == 1)
+            harness.push(chain, written: 0)
+            _ = harness.publish()
+            #expect(harness.driver.collect().count == 1)
         }
     }
 }

@@ -7,85 +7,85 @@ import VirtqueueMock
 
 struct NotificationTests {
     @Test(arguments: Kind.allCases) func nobodyKicksWhileKicksAreOff(_ kind: Kind) throws {
-        let rig = try Rig(kind)
+        let harness = try QueueHarness(kind)
         // The first requests pass the point up to which event_idx was armed.
-        #expect(!rig.enableKicks())
-        _ = rig.driver.publish(try rig.request().buffers)
-        #expect(rig.driver.needsKick())
-        _ = rig.drain()
-        rig.queue.disableKicks()
-        rig.driver.publish(try rig.request().buffers)
-        #expect(!rig.driver.needsKick())
+        #expect(!harness.enableKicks())
+        _ = harness.driver.publish(try harness.request().buffers)
+        #expect(harness.driver.needsKick())
+        _ = harness.drain()
+        harness.queue.disableKicks()
+        harness.driver.publish(try harness.request().buffers)
+        #expect(!harness.driver.needsKick())
     }
 
     @Test(arguments: Kind.allCases) func kicksComeBackOnWithASecondLook(_ kind: Kind) throws {
-        let rig = try Rig(kind)
-        rig.queue.disableKicks()
-        rig.driver.publish(try rig.request().buffers)
-        #expect(rig.enableKicks(), "what came before is not kicked for")
-        _ = rig.drain()
-        #expect(!rig.enableKicks())
-        rig.driver.publish(try rig.request().buffers)
-        #expect(rig.driver.needsKick())
+        let harness = try QueueHarness(kind)
+        harness.queue.disableKicks()
+        harness.driver.publish(try harness.request().buffers)
+        #expect(harness.enableKicks(), "what came before is not kicked for")
+        _ = harness.drain()
+        #expect(!harness.enableKicks())
+        harness.driver.publish(try harness.request().buffers)
+        #expect(harness.driver.needsKick())
     }
 
     @Test(arguments: Kind.allCases) func theFirstPublicationAfterAStartSignalsWhateverWasAsked(_ kind: Kind) throws {
-        let rig = try Rig(kind)
-        rig.driver.disableSignals()
+        let harness = try QueueHarness(kind)
+        harness.driver.disableSignals()
         for expected in [true, false] {
-            rig.driver.publish(try rig.request().buffers)
-            let chain = try #require(rig.pop())
-            rig.push(chain, written: 0)
-            #expect(rig.publish() == expected)
-            _ = rig.driver.collect()
-            rig.driver.disableSignals()
+            harness.driver.publish(try harness.request().buffers)
+            let chain = try #require(harness.pop())
+            harness.push(chain, written: 0)
+            #expect(harness.publish() == expected)
+            _ = harness.driver.collect()
+            harness.driver.disableSignals()
         }
     }
 
     @Test(arguments: [Kind.splitEvent, .packedEvent])
     func aSignalComesAtTheBufferThatTheDriverNamed(_ kind: Kind) throws {
         // Odd sizes of batch over many laps: the wrap of both counters is passed at every offset.
-        let rig = try Rig(kind, size: 8)
+        let harness = try QueueHarness(kind, size: 8)
         var random = Random(3)
-        _ = rig.driver.enableSignals()
-        rig.driver.publish([MockBuffer(Rig.low, 8, isWritable: true)])
-        _ = rig.drain()
-        _ = rig.driver.collect()
+        _ = harness.driver.enableSignals()
+        harness.driver.publish([MockBuffer(QueueHarness.low, 8, isWritable: true)])
+        _ = harness.drain()
+        _ = harness.driver.collect()
         for _ in 0..<3000 {
             let count = Int.random(in: 1...8, using: &random)
             let after = Int.random(in: 1...8, using: &random)
-            _ = rig.driver.enableSignals(after: after)
-            for _ in 0..<count { rig.driver.publish([MockBuffer(Rig.low, 8, isWritable: true)]) }
-            while let chain = rig.pop() { rig.push(chain, written: 0) }
-            #expect(rig.publish() == (after <= count))
-            #expect(rig.driver.collect().count == count)
+            _ = harness.driver.enableSignals(after: after)
+            for _ in 0..<count { harness.driver.publish([MockBuffer(QueueHarness.low, 8, isWritable: true)]) }
+            while let chain = harness.pop() { harness.push(chain, written: 0) }
+            #expect(harness.publish() == (after <= count))
+            #expect(harness.driver.collect().count == count)
         }
     }
 
     @Test func notifyOnEmptySignalsASuppressedDriver() throws {
-        let rig = try Rig(.split, features: .notifyOnEmpty)
-        rig.driver.publish(try rig.request().buffers)
-        _ = rig.drain()
-        rig.driver.disableSignals()
-        rig.driver.publish(try rig.request().buffers)
-        rig.driver.publish(try rig.request().buffers)
-        let first = try #require(rig.pop())
-        rig.push(first, written: 0)
-        #expect(!rig.publish(), "one is still there")
-        let second = try #require(rig.pop())
-        rig.push(second, written: 0)
-        #expect(rig.publish())
+        let harness = try QueueHarness(.split, features: .notifyOnEmpty)
+        harness.driver.publish(try harness.request().buffers)
+        _ = harness.drain()
+        harness.driver.disableSignals()
+        harness.driver.publish(try harness.request().buffers)
+        harness.driver.publish(try harness.request().buffers)
+        let first = try #require(harness.pop())
+        harness.push(first, written: 0)
+        #expect(!harness.publish(), "one is still there")
+        let second = try #require(harness.pop())
+        harness.push(second, written: 0)
+        #expect(harness.publish())
     }
 
     /// Two threads, each of which sleeps on a semaphore when it has nothing to do and was not told otherwise. A lost
     /// wake-up leaves both asleep, and the semaphore's timeout finds them.
     @Test(arguments: Kind.allCases) func noWakeUpIsLostBetweenTwoThreads(_ kind: Kind) throws {
-        let rig = try Rig(kind, size: 4)
-        let data = try rig.buffer(64)
+        let harness = try QueueHarness(kind, size: 4)
+        let data = try harness.buffer(64)
         let total = 20_000
         let kick = Bell()
         let call = Bell()
-        let shared = Unchecked(rig)
+        let shared = Unchecked(harness)
         let isServed = Atomic(false)
         // A thread of its own: a task would wait for one of the pool, which the tests are sleeping on.
         let device = Box {
@@ -98,41 +98,41 @@ struct NotificationTests {
                 if let argument { Unmanaged<Box>.fromOpaque(argument).takeRetainedValue().run() }
                 return nil
             }, Unmanaged.passRetained(device).toOpaque())
-        let isDone = Self.drive(rig, data: data, total: total, kick: kick, call: call)
+        let isDone = Self.drive(harness, data: data, total: total, kick: kick, call: call)
         #expect(isDone, "the driver waited for a signal that never came")
         pthread_join(thread, nil)
         let isAllServed = isServed.load(ordering: .acquiring)
         #expect(isAllServed, "the device waited for a kick that never came")
     }
 
-    private static func serve(_ rig: Unchecked<Rig>, total: Int, kick: Bell, call: Bell) -> Bool {
-        let rig = rig.value
+    private static func serve(_ harness: Unchecked<QueueHarness>, total: Int, kick: Bell, call: Bell) -> Bool {
+        let harness = harness.value
         var served = 0
         while served < total {
-            rig.queue.disableKicks()
-            while let chain = rig.queue.pop() {
-                rig.queue.push(chain, written: 8)
+            harness.queue.disableKicks()
+            while let chain = harness.queue.pop() {
+                harness.queue.push(chain, written: 8)
                 served += 1
             }
-            if rig.queue.publish() { call.ring() }
-            if rig.queue.enableKicks() { continue }
+            if harness.queue.publish() { call.ring() }
+            if harness.queue.enableKicks() { continue }
             if served < total, !kick.wait() { return false }
         }
         return true
     }
 
-    private static func drive(_ rig: Rig, data: UInt64, total: Int, kick: Bell, call: Bell) -> Bool {
+    private static func drive(_ harness: QueueHarness, data: UInt64, total: Int, kick: Bell, call: Bell) -> Bool {
         var sent = 0
         var back = 0
         while back < total {
-            while sent < total, rig.driver.publish([MockBuffer(data, 8, isWritable: true)]) != nil {
+            while sent < total, harness.driver.publish([MockBuffer(data, 8, isWritable: true)]) != nil {
                 sent += 1
-                if rig.driver.needsKick() { kick.ring() }
+                if harness.driver.needsKick() { kick.ring() }
             }
-            rig.driver.disableSignals()
-            back += rig.driver.collect().count
+            harness.driver.disableSignals()
+            back += harness.driver.collect().count
             if back == sent, sent < total { continue }
-            if back < total, !rig.driver.enableSignals(), !call.wait() { return false }
+            if back < total, !harness.driver.enableSignals(), !call.wait() { return false }
         }
         return true
     }

@@ -17,11 +17,11 @@ struct VirtioBlkTests {
     private func answer(
         type: UInt32, sector: UInt64 = 0, data: Int = 512, payload: [UInt8]? = nil, disk: VirtioBlkDisk
     ) throws -> UInt8? {
-        let rig = try Rig(.split)
-        let request = try rig.request(type: type, sector: sector, data: payload?.count ?? data)
-        if let payload { rig.memory.write(payload, at: request.data) }
-        rig.driver.publish(request.buffers)
-        return rig.serve(disk) == nil ? rig.status(request.status) : nil
+        let harness = try QueueHarness(.split)
+        let request = try harness.request(type: type, sector: sector, data: payload?.count ?? data)
+        if let payload { harness.memory.write(payload, at: request.data) }
+        harness.driver.publish(request.buffers)
+        return harness.serve(disk) == nil ? harness.status(request.status) : nil
     }
 
     private func segment(_ sector: UInt64, _ count: UInt32, _ flags: UInt32) -> [UInt8] {
@@ -31,77 +31,77 @@ struct VirtioBlkTests {
     }
 
     @Test(arguments: Kind.both) func aReadIsHandedOnWithItsBuffers(_ kind: Kind) throws {
-        let rig = try Rig(kind)
-        let parts = try rig.request(type: 0, sector: 3, data: 1024)
-        rig.driver.publish(parts.buffers)
-        let request = try #require(rig.serve(try disk()))
+        let harness = try QueueHarness(kind)
+        let parts = try harness.request(type: 0, sector: 3, data: 1024)
+        harness.driver.publish(parts.buffers)
+        let request = try #require(harness.serve(try disk()))
         #expect(request.operation == .read)
         #expect(request.guest == GuestOffset(1536))
         #expect(request.length == 1024)
         #expect(request.iovecCount == 1)
-        #expect(request.iovecs?.pointee.iov_base == rig.memory.host(parts.data))
-        let chain = rig.queue.chain(Int(request.slot))
+        #expect(request.iovecs?.pointee.iov_base == harness.memory.host(parts.data))
+        let chain = harness.queue.chain(Int(request.slot))
         let written = VirtioBlk.finish(chain, .ok)
         #expect(written == 1025)
-        rig.push(chain, written: written)
-        #expect(rig.status(parts.status) == 0)
+        harness.push(chain, written: written)
+        #expect(harness.status(parts.status) == 0)
     }
 
     @Test func aWriteIsHandedOnWithItsBuffersAndAnswersOneByte() throws {
-        let rig = try Rig(.split)
-        let parts = try rig.request(type: 1, sector: 2, data: 512)
-        rig.driver.publish(parts.buffers)
-        let request = try #require(rig.serve(try disk()))
+        let harness = try QueueHarness(.split)
+        let parts = try harness.request(type: 1, sector: 2, data: 512)
+        harness.driver.publish(parts.buffers)
+        let request = try #require(harness.serve(try disk()))
         #expect(request.operation == .write)
-        #expect(request.iovecs?.pointee.iov_base == rig.memory.host(parts.data))
-        #expect(VirtioBlk.finish(rig.queue.chain(Int(request.slot)), .ioError) == 1)
-        #expect(rig.status(parts.status) == 1)
+        #expect(request.iovecs?.pointee.iov_base == harness.memory.host(parts.data))
+        #expect(VirtioBlk.finish(harness.queue.chain(Int(request.slot)), .ioError) == 1)
+        #expect(harness.status(parts.status) == 1)
     }
 
     @Test(arguments: 0..<17) func headerDataAndStatusMayShareBuffersInAnyWay(_ cut: Int) throws {
         // A write in one readable piece cut at `cut`, and a read whose status ends its data.
-        let rig = try Rig(.split)
-        let base = try rig.buffer(16 + 512)
-        rig.writeHeader(at: base, type: 1, sector: 7)
-        let status = try rig.buffer(1)
-        rig.driver.publish(
+        let harness = try QueueHarness(.split)
+        let base = try harness.buffer(16 + 512)
+        harness.writeHeader(at: base, type: 1, sector: 7)
+        let status = try harness.buffer(1)
+        harness.driver.publish(
             [
                 MockBuffer(base, UInt32(cut), isWritable: false),
                 MockBuffer(base + UInt64(cut), UInt32(528 - cut), isWritable: false),
                 MockBuffer(status, 1, isWritable: true),
             ])
-        let write = try #require(rig.serve(try disk()))
+        let write = try #require(harness.serve(try disk()))
         #expect(write.guest == GuestOffset(7 * 512))
         #expect(write.length == 512)
         let vectors = (0..<Int(write.iovecCount)).compactMap { write.iovecs?[$0] }
         #expect(vectors.map(\.iov_len).reduce(0, +) == 512)
-        #expect(vectors.first?.iov_base == rig.memory.host(base + 16))
-        rig.push(rig.queue.chain(Int(write.slot)), written: 1)
+        #expect(vectors.first?.iov_base == harness.memory.host(base + 16))
+        harness.push(harness.queue.chain(Int(write.slot)), written: 1)
 
-        let reader = try rig.request(type: 0)
-        let room = try rig.buffer(513)
-        rig.driver.publish([reader.buffers[0], MockBuffer(room, 513, isWritable: true)])
-        let read = try #require(rig.serve(try disk()))
+        let reader = try harness.request(type: 0)
+        let room = try harness.buffer(513)
+        harness.driver.publish([reader.buffers[0], MockBuffer(room, 513, isWritable: true)])
+        let read = try #require(harness.serve(try disk()))
         #expect(read.length == 512)
-        #expect(VirtioBlk.finish(rig.queue.chain(Int(read.slot)), .ok) == 513)
-        #expect(rig.status(room + 512) == 0)
+        #expect(VirtioBlk.finish(harness.queue.chain(Int(read.slot)), .ok) == 513)
+        #expect(harness.status(room + 512) == 0)
     }
 
     @Test func anUnalignedHeaderIsRead() throws {
-        let rig = try Rig(.split)
-        let base = try rig.buffer(32) + 3
-        rig.writeHeader(at: base, type: 0, sector: 9)
-        let parts = try rig.request()
-        rig.driver.publish([MockBuffer(base, 16, isWritable: false)] + parts.buffers[1...])
-        #expect(rig.serve(try disk())?.guest == GuestOffset(9 * 512))
+        let harness = try QueueHarness(.split)
+        let base = try harness.buffer(32) + 3
+        harness.writeHeader(at: base, type: 0, sector: 9)
+        let parts = try harness.request()
+        harness.driver.publish([MockBuffer(base, 16, isWritable: false)] + parts.buffers[1...])
+        #expect(harness.serve(try disk())?.guest == GuestOffset(9 * 512))
     }
 
     @Test func theHeaderIsReadOnce() throws {
-        let rig = try Rig(.split)
-        let parts = try rig.request(type: 0, sector: 1)
-        rig.driver.publish(parts.buffers)
-        let request = try #require(rig.serve(try disk()))
-        rig.writeHeader(at: parts.buffers[0].address, type: 1, sector: 1 << 40)
+        let harness = try QueueHarness(.split)
+        let parts = try harness.request(type: 0, sector: 1)
+        harness.driver.publish(parts.buffers)
+        let request = try #require(harness.serve(try disk()))
+        harness.writeHeader(at: parts.buffers[0].address, type: 1, sector: 1 << 40)
         #expect(request.guest == GuestOffset(512))
     }
 
@@ -146,10 +146,10 @@ struct VirtioBlkTests {
     }
 
     @Test func aFlushHasNoRange() throws {
-        let rig = try Rig(.split)
-        let parts = try rig.request(type: 4, sector: .max, data: 0)
-        rig.driver.publish([parts.buffers[0], parts.buffers[2]])
-        let request = try #require(rig.serve(try disk()))
+        let harness = try QueueHarness(.split)
+        let parts = try harness.request(type: 4, sector: .max, data: 0)
+        harness.driver.publish([parts.buffers[0], parts.buffers[2]])
+        let request = try #require(harness.serve(try disk()))
         #expect(request.operation == .flush)
         #expect(request.length == 0)
         #expect(request.iovecs == nil)
@@ -157,15 +157,15 @@ struct VirtioBlkTests {
 
     @Test(arguments: [20, 8, 9, 3, 64])
     func theSerialIsGivenAsFarAsThereIsRoom(_ room: Int) throws {
-        let rig = try Rig(.split)
-        let parts = try rig.request(type: 8, data: room)
-        rig.memory.write([UInt8](repeating: 0x55, count: room), at: parts.data)
-        rig.driver.publish(parts.buffers)
-        #expect(rig.serve(try disk()) == nil)
-        #expect(rig.status(parts.status) == 0)
+        let harness = try QueueHarness(.split)
+        let parts = try harness.request(type: 8, data: room)
+        harness.memory.write([UInt8](repeating: 0x55, count: room), at: parts.data)
+        harness.driver.publish(parts.buffers)
+        #expect(harness.serve(try disk()) == nil)
+        #expect(harness.status(parts.status) == 0)
         let serial = Array("serial-1".utf8) + [0]
         let expected = Array(serial.prefix(room)) + [UInt8](repeating: 0x55, count: max(0, room - serial.count))
-        #expect(rig.memory.read(room, at: parts.data) == expected)
+        #expect(harness.memory.read(room, at: parts.data) == expected)
     }
 
     @Test(
@@ -183,11 +183,11 @@ struct VirtioBlkTests {
 
     @Test func discardWithUnmapIsUnsupportedAndWriteZeroesHonoursIt() throws {
         #expect(try answer(type: 11, payload: segment(0, 1, 1), disk: disk()) == 2)
-        let rig = try Rig(.split)
-        let parts = try rig.request(type: 13, data: 16)
-        rig.memory.write(segment(8, 16, 1), at: parts.data)
-        rig.driver.publish(parts.buffers)
-        let request = try #require(rig.serve(try disk()))
+        let harness = try QueueHarness(.split)
+        let parts = try harness.request(type: 13, data: 16)
+        harness.memory.write(segment(8, 16, 1), at: parts.data)
+        harness.driver.publish(parts.buffers)
+        let request = try #require(harness.serve(try disk()))
         #expect(request.operation == .writeZeroes)
         #expect(request.mayUnmap)
         #expect(request.guest == GuestOffset(4096))
@@ -203,20 +203,20 @@ struct VirtioBlkTests {
     }
 
     @Test(arguments: Kind.both) func aHeaderCutShortIsAnIOError(_ kind: Kind) throws {
-        let rig = try Rig(kind)
-        let parts = try rig.request()
-        rig.driver.publish([MockBuffer(parts.buffers[0].address, 15, isWritable: false)] + parts.buffers[1...])
-        #expect(rig.serve(try disk()) == nil)
-        #expect(rig.status(parts.status) == 1)
-        #expect(rig.driver.collect().count == 1)
+        let harness = try QueueHarness(kind)
+        let parts = try harness.request()
+        harness.driver.publish([MockBuffer(parts.buffers[0].address, 15, isWritable: false)] + parts.buffers[1...])
+        #expect(harness.serve(try disk()) == nil)
+        #expect(harness.status(parts.status) == 1)
+        #expect(harness.driver.collect().count == 1)
     }
 
     @Test(arguments: Kind.both) func aRequestWithoutWritableBufferComesBackBare(_ kind: Kind) throws {
-        let rig = try Rig(kind)
-        let parts = try rig.request()
-        rig.driver.publish([parts.buffers[0]])
-        #expect(rig.serve(try disk()) == nil)
-        #expect(rig.driver.collect().map(\.written) == [0])
+        let harness = try QueueHarness(kind)
+        let parts = try harness.request()
+        harness.driver.publish([parts.buffers[0]])
+        #expect(harness.serve(try disk()) == nil)
+        #expect(harness.driver.collect().map(\.written) == [0])
     }
 
     @Test func theConfigurationSpaceHasWhatQEMUsHas() throws {

@@ -25,7 +25,7 @@ enum Kind: String, CaseIterable, CustomTestStringConvertible, Sendable {
 enum RigError: Error { case noRoom }
 
 /// Guest memory in two regions that touch (0x10000 and up) and a third apart, a driver, and the device's queue.
-final class Rig {
+final class QueueHarness {
     static let low: UInt64 = 0x10000
     static let lowBytes = 0x40_0000
     static var middle: UInt64 { low + UInt64(lowBytes) }

@@ -3,7 +3,7 @@
 
 public import Foundation
 
-public struct Workshop: Sendable {
+public struct ImageBuilder: Sendable {
     public let folder: String
 
     public init(folder: String) { self.folder = folder }

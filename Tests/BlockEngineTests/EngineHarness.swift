@@ -7,11 +7,11 @@ import ImageChain
 import LinuxIO
 
 /// Drives an engine as a door would.
-final class Rig {
+final class EngineHarness {
     let ring: Ring
     let engine: RequestEngine
     /// Changes completions on their way to the engine. The read itself has happened.
-    var meddle: (UInt64, Int32) -> Int32 = { _, result in result }
+    var alterResult: (UInt64, Int32) -> Int32 = { _, result in result }
     /// Lists of memory stay the engine's until the slot comes back.
     private let lists: UnsafeMutablePointer<iovec>
     private static let listLimit = 64
@@ -46,7 +46,7 @@ final class Rig {
             if let finished = engine.nextFinished() { return finished }
             if ring.submitAndWait(0) < 0 { return nil }
             let drained = ring.drain { userData, result in
-                if RequestEngine.owns(userData) { engine.complete(userData, meddle(userData, result)) }
+                if RequestEngine.owns(userData) { engine.complete(userData, alterResult(userData, result)) }
             }
             if drained == 0 { usleep(20) }
         }
@@ -74,7 +74,7 @@ struct Planned {
     var parts: [(skew: Int, length: Int)]
 }
 
-extension Rig {
+extension EngineHarness {
     /// Runs `count` random reads, as many at a time as there are slots, and says what went wrong.
     func compare(
         with truth: [UInt8], count: Int, seed: UInt64, slots: Int = 16, _ plan: (inout Random) -> Planned

@@ -7,7 +7,7 @@ import Virtqueue
 import VirtqueueMock
 
 /// A queue of a front-end and its driver. Make it before the front-end starts.
-final class Lane {
+final class QueueDriver {
     let driver: MockDriver
     let queue: FrontendQueue
     let memory: MockMemory
