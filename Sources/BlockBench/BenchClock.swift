@@ -1,4 +1,4 @@
-// Why this file exists: the loop asks for the time once a batch, and CPU time is asked of threads and processes.
+// The loop asks for the time once a batch, and CPU time is asked of threads and processes.
 import Glibc
 import LinuxIO
 

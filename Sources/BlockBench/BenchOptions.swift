@@ -1,4 +1,4 @@
-// Why this file exists: what is asked of a disk, and how much of it anybody may ask for.
+// What is asked of a disk, and how much of it anybody may ask for.
 import DiskTypes
 public import ImageChain
 

@@ -1,5 +1,5 @@
-// Why this file exists: the loop of the benchmark is one; what it drives are three: a virtqueue, a file, the engine. Its
-// methods run once for each request or batch: no locks, no allocation, and the compiler sees the concrete type.
+// The loop of the benchmark is one; what it drives are three: a virtqueue, a file, the engine. Its methods run once
+// for each request or batch: no locks, no allocation, and the compiler sees the concrete type.
 import BlockEngine
 import DiskTypes
 import LinuxIO
@@ -59,7 +59,7 @@ final class BenchBuffers {
     }
 }
 
-/// Also makes the pages present: their first touch is nobody's cost.
+/// Also makes the pages present: their first touch is not measured.
 func fillWithNoise(_ memory: UnsafeMutableRawPointer, _ bytes: Int) {
     var word: UInt64 = 0x9e37_79b9_7f4a_7c15
     for byte in stride(from: 0, to: bytes, by: 8) {

@@ -1,4 +1,4 @@
-// Why this file exists: what a run found, for the command to print: numbers, no text.
+// What a run found, for the command to print: numbers, no text.
 
 public struct BenchReport: Sendable {
     /// What was driven: `vhost-user, split ring`, `raw file`, ...

@@ -1,10 +1,10 @@
-// Why this file exists: the loop of one thread: choose, submit, collect, account. It takes no lock, allocates nothing and
-// asks for the time once a batch, so that it measures the disk and not itself.
+// The loop of one thread: choose, submit, collect, account. It takes no lock, allocates nothing and asks for the time
+// once a batch, so that it measures the disk and not itself.
 import DiskTypes
 import Glibc
 import Synchronization
 
-/// What one thread has to tell. Plain bytes; the histogram's memory is freed by whoever sums up.
+/// What one thread has to tell. Plain bytes; the histogram's memory is freed by the caller that sums up.
 struct QueueOutcome: BitwiseCopyable {
     var reads: UInt64 = 0
     var writes: UInt64 = 0

@@ -1,5 +1,5 @@
-// Why this file exists: all queues begin at the same moment and nobody's preparations are measured; afterwards each reads
-// back what it wrote, once the server's time has been taken.
+// All queues begin at the same moment and no preparation is measured; afterwards each reads back what it wrote, once
+// the server's time has been taken.
 import DiskTypes
 import Glibc
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: from a path to a report: finds out what the path is, refuses what would destroy data unasked,
-// and runs a thread for each queue.
+// From a path to a report: finds out what the path is, refuses what would destroy data unasked, and runs a thread for
+// each queue.
 public import DiskTypes
 import Glibc
 import ImageChain

@@ -1,8 +1,8 @@
-// Why this file exists: which block comes next, and what is known about it. Each queue has one; where bytes are checked,
-// its blocks are its own, so that no other thread changes them.
+// Which block comes next, and what is known about it. Each queue has one; where bytes are checked, its blocks are its
+// own, so that no other thread changes them.
 import DiskTypes
 
-/// Chooses the blocks of one queue and keeps the books on what they hold. Whoever makes it frees it.
+/// Chooses the blocks of one queue and records what they hold. Its maker frees it.
 struct BlockChooser: BitwiseCopyable {
     private let blockBytes: UInt64
     /// The blocks to choose from.

@@ -1,5 +1,5 @@
-// Why this file exists: bytes that say where they belong, who wrote them and how often: a block that is stale, torn, or
-// another's is told from the right one, and the message says which it is.
+// Bytes that say where they belong, who wrote them and how often: a block that is stale, torn, or another's is told
+// from the right one, and the message says which it is.
 import DiskTypes
 
 /// What a verified block holds: in each sector its offset on the disk, the seed of the run, the generation of the block

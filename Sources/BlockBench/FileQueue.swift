@@ -1,5 +1,5 @@
-// Why this file exists: what a file or device does by itself, with the least between it and the loop: the measure that
-// a server on top of it is held against.
+// What a file or device does by itself, with the least between it and the loop: the measure that a server on top of
+// it is held against.
 import DiskTypes
 import Glibc
 import LinuxIO
@@ -105,7 +105,7 @@ struct FileQueueMaker: BenchQueueMaker {
     }
 }
 
-/// Completions on their way from the ring to the loop, at most one for each slot. Whoever makes it frees it.
+/// Completions on their way from the ring to the loop, at most one for each slot. Its maker frees it.
 struct CompletionQueue: BitwiseCopyable {
     private let items: UnsafeMutablePointer<BenchCompletion>
     private let capacity: Int

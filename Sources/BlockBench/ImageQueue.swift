@@ -1,5 +1,5 @@
-// Why this file exists: an image by qblk's own engine, without a door in front of it: what is left when a backend is
-// slower than this is the door.
+// An image by qblk's own engine, without a door in front of it: what is left when a backend is slower than this is
+// the door.
 import BlockEngine
 import DiskTypes
 import Glibc

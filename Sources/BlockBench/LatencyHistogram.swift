@@ -1,7 +1,7 @@
-// Why this file exists: percentiles of millions of latencies without keeping them: counts in buckets whose width grows
-// with the value, a thirty-second of it, in memory that exists before the first request.
+// Percentiles of millions of latencies without keeping them: counts in buckets whose width grows with the value, a
+// thirty-second of it, in memory that exists before the first request.
 
-/// Counts of latencies in nanoseconds. Whoever makes it frees it.
+/// Counts of latencies in nanoseconds. Its maker frees it.
 struct LatencyHistogram: BitwiseCopyable {
     /// Buckets for each doubling.
     private static let stepBits = 5

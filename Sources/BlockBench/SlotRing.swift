@@ -1,6 +1,6 @@
-// Why this file exists: the mock driver can do anything a driver can, at a price that would be measured along with the
-// server. Here every slot has its descriptors from the start and a request changes three words, so that the client
-// costs a small part of what the server does.
+// The mock driver can do anything a driver can, at a price that would be measured along with the server. Here every
+// slot has its descriptors from the start and a request changes three words, so that the client costs a small part of
+// what the server does.
 import LinuxIO
 import VhostUserFrontend
 import Virtqueue

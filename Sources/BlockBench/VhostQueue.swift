@@ -1,5 +1,5 @@
-// Why this file exists: a queue of a vhost-user backend as the benchmark's loop sees it. The device's kick and call are
-// raw descriptors here: the loop counts no references.
+// A queue of a vhost-user backend as the benchmark's loop sees it. The device's kick and call are raw descriptors
+// here: the loop counts no references.
 import Glibc
 import LinuxIO
 import VhostUserFrontend
@@ -80,7 +80,7 @@ struct VhostQueue: BenchQueue {
     func free() {}
     /// UNSUPP is 2; 0xff says that the device wrote no status.
     var lastError: Int32 { ring.lastStatus == 2 ? EOPNOTSUPP : EIO }
-    var breakage: String? { ring.isBroken ? "the back-end answered a request that nobody made" : nil }
+    var breakage: String? { ring.isBroken ? "the back-end answered a request that was not made" : nil }
 }
 
 struct VhostQueueMaker: BenchQueueMaker {

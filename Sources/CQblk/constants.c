@@ -1,4 +1,4 @@
-// Why this file exists: holds the numbers written out in our headers against the system's, at compile time.
+// Holds the numbers written out in our headers against the system's, at compile time.
 #define _GNU_SOURCE
 #include "cqblk.h"
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-// Why this file exists: see qb_deflate.h.
+// See qb_deflate.h.
 #include "qb_deflate.h"
 #include <isa-l/igzip_lib.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
-// Why this file exists: file system calls that need _GNU_SOURCE, variadic fcntl with a struct, or a struct that
-// glibc and the kernel both call statx.
+// File system calls that need _GNU_SOURCE, variadic fcntl with a struct, or a struct that glibc and the kernel both
+// call statx.
 #define _GNU_SOURCE
 #include "cqblk.h"
 #include <errno.h>

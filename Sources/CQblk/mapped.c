@@ -1,5 +1,5 @@
-// Why this file exists: a mapped file can lose its pages (somebody cuts it, its disk fails), and a touch of one that is
-// gone is a signal. Whoever copies out of such a mapping must come back from that, which only setjmp can.
+// A mapped file can lose its pages (another program cuts it, its disk fails), and a touch of one that is gone is a
+// signal. A copy out of such a mapping must come back from that, which only setjmp can.
 #define _GNU_SOURCE
 #include "cqblk.h"
 #include <setjmp.h>

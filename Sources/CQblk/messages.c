@@ -1,4 +1,4 @@
-// Why this file exists: descriptors over sockets (CMSG macros), and text that C libraries format with varargs.
+// Descriptors over sockets (CMSG macros), and text that C libraries format with varargs.
 #define _GNU_SOURCE
 #include "cqblk.h"
 #include <errno.h>

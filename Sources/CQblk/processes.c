@@ -1,5 +1,5 @@
-// Why this file exists: what a process does to itself and to its children. Between fork and execve only
-// async-signal-safe calls are allowed (other threads may hold any lock), which Swift cannot promise.
+// What a process does to itself and to its children. Between fork and execve only async-signal-safe calls are allowed
+// (other threads may hold any lock), which Swift cannot promise.
 #define _GNU_SOURCE
 #include <sched.h>
 #include "cqblk.h"

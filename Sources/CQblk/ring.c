@@ -1,4 +1,4 @@
-// Why this file exists: the only file that sees liburing.h (see qb_ring.h).
+// The only file that sees liburing.h (see qb_ring.h).
 #define _GNU_SOURCE
 #include "cqblk.h"
 #include <errno.h>

@@ -1,5 +1,5 @@
-// Why this file exists: compressed clusters hold streams that strangers wrote. A decoder turns one into exactly one
-// cluster or says no; it never writes past the cluster, and its memory has a bound whatever the stream claims.
+// Compressed clusters hold streams that strangers wrote. A decoder turns one into exactly one cluster or says no; it
+// never writes past the cluster, and its memory has a bound whatever the stream claims.
 import CQblk
 public import DiskTypes
 

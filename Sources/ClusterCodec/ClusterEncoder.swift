@@ -1,5 +1,5 @@
-// Why this file exists: compressed clusters that are written must be read by every QEMU there is: raw deflate whose
-// matches reach back no more than 4 KiB, or one zstd frame.
+// Compressed clusters that are written must be read by every QEMU there is: raw deflate whose matches reach back no
+// more than 4 KiB, or one zstd frame.
 import CQblk
 public import DiskTypes
 

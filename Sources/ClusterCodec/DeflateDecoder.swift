@@ -1,5 +1,5 @@
-// Why this file exists: raw deflate, twice. libdeflate is twice as fast as zlib but wants to see the stream's end; a
-// stream that is longer than a cluster, or broken behind it, still holds a good cluster, and zlib is the judge of that.
+// Raw deflate, twice. libdeflate is twice as fast as zlib but wants to see the stream's end; a stream that is longer
+// than a cluster, or broken behind it, still holds a good cluster, and zlib is the judge of that.
 import CQblk
 
 /// Decodes raw deflate streams (no zlib header), whatever their window.

@@ -1,5 +1,5 @@
-// Why this file exists: raw deflate with a window of 4 KiB, which is what QEMU's inflate is told to expect. libdeflate
-// always matches over 32 KiB; ISA-L can be told, and is ten times as fast as zlib for streams 3 to 8 % longer.
+// Raw deflate with a window of 4 KiB, which is what QEMU's inflate is told to expect. libdeflate always matches over
+// 32 KiB; ISA-L can be told, and is ten times as fast as zlib for streams 3 to 8 % longer.
 import CQblk
 import Glibc
 
@@ -37,7 +37,7 @@ final class DeflateEncoder {
     }
 
     /// Whether the stream decodes to what it was made of. A compressor chosen for speed is believed nothing: the source
-    /// is gone when somebody reads the cluster. Costs a quarter of the encoding.
+    /// is gone when the cluster is read. Costs a quarter of the encoding.
     private func isGood(
         _ stream: UnsafeRawPointer, _ count: Int, _ source: UnsafeRawPointer, _ sourceCount: Int
     ) -> Bool {

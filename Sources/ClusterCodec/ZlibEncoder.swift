@@ -1,4 +1,4 @@
-// Why this file exists: the compressor that QEMU itself uses, for the cluster that the fast one gets wrong.
+// The compressor that QEMU itself uses, for the cluster that the fast one gets wrong.
 import CQblk
 
 /// Encodes raw deflate streams (no zlib header) as QEMU does.

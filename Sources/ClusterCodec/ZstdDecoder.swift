@@ -1,5 +1,4 @@
-// Why this file exists: zstd frames say themselves how much memory decoding them takes. This decoder says how much they
-// get.
+// Zstd frames say themselves how much memory decoding them takes. This decoder says how much they get.
 import CQblk
 
 /// Decodes zstd frames, one after the other, until a cluster is full.

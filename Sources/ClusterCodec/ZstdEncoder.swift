@@ -1,4 +1,4 @@
-// Why this file exists: one zstd frame a cluster, at the level QEMU uses, without making a compressor for each.
+// One zstd frame a cluster, at the level QEMU uses, without making a compressor for each.
 import CQblk
 
 final class ZstdEncoder {

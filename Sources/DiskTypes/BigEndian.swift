@@ -1,5 +1,5 @@
-// Why this file exists: the one place that takes integers out of image bytes. Every load is bounds checked and an
-// error names the place; nothing here can trap on what a stranger wrote.
+// The one place that takes integers out of image bytes. Every load is bounds checked and an error names the place;
+// nothing here can trap on what a stranger wrote.
 
 /// Reads big-endian integers out of bytes at fixed offsets, as the QCOW2 specification gives them.
 public struct BigEndianBytes: Sendable {

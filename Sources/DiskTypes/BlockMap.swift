@@ -1,5 +1,5 @@
-// Why this file exists: the seam between formats and I/O. A map answers where bytes are; it never reads or writes.
-// When it lacks a table to answer with, it names the table, and the caller fetches it by whatever I/O it has.
+// The seam between formats and I/O. A map answers where bytes are; it never reads or writes. When it lacks a table to
+// answer with, it names the table, and the caller fetches it by whatever I/O it has.
 
 /// A piece of metadata that a map needs before it can answer: read `length` bytes at `host` of file `file` and hand
 /// them to `supply`.

@@ -1,5 +1,5 @@
-// Why this file exists: the words between the doors and the engine. A door checks what its client sent and makes one
-// of these; behind the door nobody checks again, and nobody knows which door it was.
+// The words between the doors and the engine. A door checks what its client sent and makes one of these; behind the
+// door it is not checked again, and no code knows which door it was.
 #if canImport(Glibc)
     public import Glibc
 #else

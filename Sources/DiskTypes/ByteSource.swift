@@ -1,5 +1,5 @@
-// Why this file exists: the formats parse headers and tables without knowing files. What they need from one is
-// this much; tests and fuzzers hand them memory instead.
+// The formats parse headers and tables without knowing files. What they need from one is this much; tests and fuzzers
+// hand them memory instead.
 
 /// Bytes that can be read at any position.
 public protocol ByteSource {

@@ -1,5 +1,5 @@
-// Why this file exists: which stream a compressed cluster holds is said by the format and obeyed by the codec; they
-// share this word and nothing else.
+// Which stream a compressed cluster holds is said by the format and obeyed by the codec; they share this word and
+// nothing else.
 
 /// How compressed clusters of an image are compressed (header field compression_type).
 @frozen public enum CompressionMethod: UInt8, Sendable, BitwiseCopyable {

@@ -1,5 +1,5 @@
-// Why this file exists: the one currency between the maps (which say where bytes are) and everybody who moves,
-// prints or tables them: the engine, `extents`, `convert`, device-mapper.
+// The one currency between the maps (which say where bytes are) and everybody who moves, prints or tables them: the
+// engine, `extents`, `convert`, device-mapper.
 
 /// What a range of guest bytes is made of, in one layer or in a whole chain.
 @frozen public enum ExtentKind: UInt8, Sendable, BitwiseCopyable {

@@ -1,5 +1,5 @@
-// Why this file exists: one shape for everything that can be wrong with an image, so that each reaches the user as
-// one line: what is wrong, where, what to do.
+// One shape for everything that can be wrong with an image, so that each reaches the user as one line: what is wrong,
+// where, what to do.
 
 /// An image that cannot be used as asked. `description` is the line the user sees, without the image's name.
 public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -24,7 +24,7 @@ public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
     public let at: HostOffset?
     /// What to do about it, if anything helps.
     public let advice: String?
-    /// The image it was found in, filled in by whoever opened it.
+    /// The image it was found in, filled in by the caller that opened it.
     public var path: FileName?
     /// The errno with which the system refused, if it was the system: who has a kernel or a guest to answer gives it on.
     public let number: Int32?

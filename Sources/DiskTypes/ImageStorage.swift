@@ -1,5 +1,5 @@
-// Why this file exists: who repairs an image must write it, in an order that a crash cannot turn into damage. What that
-// needs of a file is this much; crash tests hand the same code a memory that remembers the order.
+// Who repairs an image must write it, in an order that a crash cannot turn into damage. What that needs of a file is
+// this much; crash tests hand the same code a memory that remembers the order.
 
 #if canImport(Glibc)
     import Glibc

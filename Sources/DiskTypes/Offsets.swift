@@ -1,5 +1,5 @@
-// Why this file exists: a byte position on the guest's disk and one in a host file are both 64-bit numbers, and
-// mixing them up destroys disks. Here they are two types, and adding one to the other does not compile.
+// A byte position on the guest's disk and one in a host file are both 64-bit numbers, and mixing them up destroys
+// disks. Here they are two types, and adding one to the other does not compile.
 
 /// A byte position on the disk the guest sees.
 @frozen public struct GuestOffset: Hashable, Comparable, Sendable, BitwiseCopyable {

@@ -1,4 +1,4 @@
-// Why this file exists: an image that is written grows, and is cut to its length again when it is closed.
+// An image that is written grows, and is cut to its length again when it is closed.
 
 #if canImport(Glibc)
     import Glibc

@@ -1,4 +1,4 @@
-// Why this file exists: everything the caller decides about a disk for a running VM, in one value.
+// Everything the caller decides about a disk for a running VM, in one value.
 public import ImageChain
 public import MapRegistry
 public import SystemPackage

@@ -1,5 +1,5 @@
-// Why this file exists: attach may be killed between any two of its steps, and VMs end without a word to us. What is left
-// behind is found by its folder, and taken down in an order in which no step waits for what is dead.
+// Attach may be killed between any two of its steps, and VMs end without a word to us. What is left behind is found
+// by its folder, and taken down in an order in which no step waits for what is dead.
 import DiskTypes
 import ImageChain
 import LinuxIO
@@ -41,7 +41,7 @@ enum AttachmentCleanup {
     /// others only those that are gone for certain are dealt with.
     static func sweep(_ registry: AttachmentRegistry, _ monitor: QEMUMonitor) throws(ImageError) {
         for key in try registry.keys() {
-            // Held by whoever is plugging it in or out.
+            // Held by the process that plugs it in or out.
             guard let lock = try registry.lock(key) else { continue }
             guard let record = try registry.record(lock.key) else {
                 endUnrecorded(registry.folder(of: lock.key).appending("disk.sock"))
@@ -62,13 +62,13 @@ enum AttachmentCleanup {
         _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry, _ monitor: QEMUMonitor
     ) throws(ImageError) {
         guard try monitor.hasDevice(record.id) else {
-            // The guest or somebody else took it out, or it never came in.
+            // The guest or another program took it out, or it never came in.
             try monitor.removeBehind(record.id)
             try takeDown(record, key, registry)
             return
         }
         guard !record.isPlugged else { return try mend(record, key, registry, monitor) }
-        // It came in, and only whoever brought it died before he could write that down.
+        // It came in, and only the process that plugged it in died before it could record that.
         var known = record
         known.isPlugged = true
         try registry.write(known, key)
@@ -122,7 +122,7 @@ enum AttachmentCleanup {
         return files
     }
 
-    /// Ends processes that were started for a socket and died unmentioned with whoever started them.
+    /// Ends processes that were started for a socket and died unrecorded with the process that started them.
     private static func endUnrecorded(_ socket: FilePath) {
         for name in Filesystem.listIfThere("/proc") {
             guard let pid = Int32(name), let identity = ProcessIdentity(pid: pid), identity != .current,

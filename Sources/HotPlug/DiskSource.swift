@@ -1,5 +1,5 @@
-// Why this file exists: an image is served, a block device is opened by QEMU itself. Which one it is, and that it can be
-// opened at all, is known before a VM is touched.
+// An image is served, a block device is opened by QEMU itself. Which one it is, and that it can be opened at all, is
+// known before a VM is touched.
 import DiskTypes
 import Glibc
 import ImageChain

@@ -1,6 +1,6 @@
-// Why this file exists: a VM must not lose its disk because a process died, nor keep an image locked after it has ended.
-// The supervisor starts the server again when it dies (QEMU reconnects, and what was in flight is served again), and
-// takes everything down when it is told to, or when the VM is no more.
+// A VM must not lose its disk because a process died, nor keep an image locked after it has ended. The supervisor
+// starts the server again when it dies (QEMU reconnects, and what was in flight is served again), and takes
+// everything down when it is told to, or when the VM is no more.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -208,7 +208,7 @@ final class DiskSupervisor {
         server = nil
         config.socket.unlink()
         guard let machine = config.machine, !machine.isAlive else { return }
-        // Nobody will unplug what has no VM any more.
+        // A disk without a VM will not be unplugged.
         do throws(ImageError) {
             guard let lock = try registry.lock(config.key) else { return }
             try registry.remove(lock.key)

@@ -1,5 +1,5 @@
-// Why this file exists: a disk goes into a running VM in steps of which any may fail, and comes out again when the guest
-// lets go. Either all of it is there and written down, or nothing is.
+// A disk goes into a running VM in steps of which any may fail, and comes out again when the guest lets go. Either
+// all of it is there and written down, or nothing is.
 public import DiskTypes
 import FoundationEssentials
 import Glibc

@@ -1,5 +1,5 @@
-// Why this file exists: a disk in a VM is carried on by other processes than the one that plugged it in. This is all
-// the supervisor is told, as one JSON argument, and all it tells back, as one line through a pipe.
+// A disk in a VM is carried on by other processes than the one that plugged it in. This is all the supervisor is
+// told, as one JSON argument, and all it tells back, as one line through a pipe.
 import DiskTypes
 import FoundationEssentials
 import Glibc

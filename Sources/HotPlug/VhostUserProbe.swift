@@ -1,5 +1,5 @@
-// Why this file exists: QEMU stops the whole VM while it waits for a new disk's server to answer. So the server is asked
-// first, by somebody who can wait: it is ready when it says which features it has.
+// QEMU stops the whole VM while it waits for a new disk's server to answer. So the server is asked first, by a thread
+// that may wait: it is ready when it says which features it has.
 import QEMUMonitor
 import SystemPackage
 

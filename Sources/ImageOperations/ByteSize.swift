@@ -1,5 +1,5 @@
-// Why this file exists: sizes as people write and read them. Scripts compare this text with qemu-img's, so it follows
-// qemu-img's rounding and its suffixes to the letter.
+// Sizes as people write and read them. Scripts compare this text with qemu-img's, so it follows qemu-img's rounding
+// and its suffixes to the letter.
 
 import Glibc
 

@@ -1,5 +1,5 @@
-// Why this file exists: a verb that runs for minutes must stop when it is told to, between two pieces of work, with its
-// files closed and its message said.
+// A verb that runs for minutes must stop when it is told to, between two pieces of work, with its files closed and
+// its message said.
 
 import DiskTypes
 import Synchronization

@@ -1,5 +1,5 @@
-// Why this file exists: scripts read what the verbs say with --json. Keys keep the order they are given in, numbers of
-// 64 bits stay exact, and what a stranger put into a name cannot break out of its string.
+// Scripts read what the verbs say with --json. Keys keep the order they are given in, numbers of 64 bits stay exact,
+// and what a stranger put into a name cannot break out of its string.
 
 public import DiskTypes
 import LinuxIO

@@ -1,5 +1,4 @@
-// Why this file exists: qemu-img lets a snapshot be named in three ways, because a snapshot's name may look like
-// another one's id.
+// Qemu-img lets a snapshot be named in three ways, because a snapshot's name may look like another one's id.
 
 public import DiskTypes
 public import ImageChain

@@ -1,5 +1,4 @@
-// Why this file exists: a verb that works with several threads waits for all of them, whatever happens, and is one of
-// them itself.
+// A verb that works with several threads waits for all of them, whatever happens, and is one of them itself.
 
 import Glibc
 import LinuxIO

@@ -1,4 +1,4 @@
-// Why this file exists: zeros are not written and not compared byte by byte; finding them has to cost next to nothing.
+// Zeros are not written and not compared byte by byte; finding them has to cost next to nothing.
 
 import Glibc
 

@@ -1,5 +1,5 @@
-// Why this file exists: a disk that was plugged into a running VM is known by two names, the VM's monitor and the
-// device's id. This is what the next `qblk` needs to list it, to unplug it, and to clean up after it.
+// A disk that was plugged into a running VM is known by two names, the VM's monitor and the device's id. This is what
+// the next `qblk` needs to list it, to unplug it, and to clean up after it.
 public import DiskTypes
 public import LinuxIO
 public import SystemPackage
@@ -39,7 +39,7 @@ public struct AttachmentRecord: Codable, Equatable, Sendable {
     public var files: [FileIdentity]?
     /// What went wrong at the server's end: something that the guest wrote may be lost.
     public var trouble: String?
-    /// The VM has the disk. Until then it is being plugged in, by whoever holds the lock.
+    /// The VM has the disk. Until then it is being plugged in, by the process that holds the lock.
     public var isPlugged = false
 
     public init(

@@ -1,6 +1,6 @@
-// Why this file exists: plugging a disk in takes several processes and some seconds, and any of them may be killed at any
-// moment. A folder a disk, with a lock that its holder's death gives back, lets the next `qblk` tell what is being made
-// from what was left behind.
+// Plugging a disk in takes several processes and some seconds, and any of them may be killed at any moment. A folder
+// a disk, with a lock that its holder's death gives back, lets the next `qblk` tell what is being made from what was
+// left behind.
 public import DiskTypes
 import FoundationEssentials
 import LinuxIO
@@ -77,7 +77,7 @@ public struct AttachmentRegistry: Sendable {
         return AttachmentLock(key: key, lock: lock)
     }
 
-    /// The right to change a disk that is there; nil while somebody else has it for `timeout` milliseconds, or when
+    /// The right to change a disk that is there; nil while another process has it for `timeout` milliseconds, or when
     /// the disk has gone.
     public func lock(_ key: String, timeout: Int = 0) throws(ImageError) -> AttachmentLock? {
         guard Filesystem.isDirectory(folder(of: key)) else { return nil }

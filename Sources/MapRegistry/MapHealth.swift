@@ -1,5 +1,5 @@
-// Why this file exists: after a crash a record may describe what is no longer there. Telling the living from the dead
-// needs no cooperation from either: the kernel's own lists say.
+// After a crash a record may describe what is no longer there. Telling the living from the dead needs no cooperation
+// from either: the kernel's own lists say.
 public import DiskTypes
 import Glibc
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: the name of a map becomes a folder, a device-mapper name and a word in scripts. What is
-// harmless in all three is decided here, once.
+// The name of a map becomes a folder, a device-mapper name and a word in scripts. What is harmless in all three is
+// decided here, once.
 public import DiskTypes
 import LinuxIO
 public import SystemPackage

@@ -1,5 +1,5 @@
-// Why this file exists: what a map leaves behind for the next `qblk`: enough to list it, to take it apart, and to clean
-// up after it when its processes died.
+// What a map leaves behind for the next `qblk`: enough to list it, to take it apart, and to clean up after it when
+// its processes died.
 public import LinuxIO
 public import SystemPackage
 
@@ -50,9 +50,9 @@ public struct MapRecord: Codable, Equatable, Sendable {
     @CodedPathIfAny public var mountPoint: FilePath?
     /// Seconds since 1970.
     public var created: Int64
-    /// The device goes away by itself as soon as nobody uses it.
+    /// The device goes away by itself with its last user.
     public var deferred: Bool
-    /// Set when the map is gone and the image lacks what was written to it: for whoever waits for its end.
+    /// Set when the map is gone and the image lacks what was written to it: for the process that waits for its end.
     public var trouble: String?
 
     public init(

@@ -1,5 +1,5 @@
-// Why this file exists: which images are mapped on this host, known after the shell that mapped them is gone. A folder
-// a map under /run/qblk, gone with the map or with a reboot.
+// Which images are mapped on this host, known after the shell that mapped them is gone. A folder a map under
+// /run/qblk, gone with the map or with a reboot.
 public import DiskTypes
 import FoundationEssentials
 import Glibc

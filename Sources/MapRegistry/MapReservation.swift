@@ -1,5 +1,5 @@
-// Why this file exists: two `qblk` must not make or take down one map at the same time. Whoever holds this value is the
-// only one at work on that map; the kernel gives it up if the process dies.
+// Two `qblk` must not make or take down one map at the same time. The holder of this value is the only one at work on
+// that map; the kernel gives it up if the process dies.
 public import DiskTypes
 import FoundationEssentials
 import Synchronization

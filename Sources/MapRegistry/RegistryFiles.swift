@@ -1,5 +1,5 @@
-// Why this file exists: the registry's few system calls: small files that are whole or not there, locks that die with
-// their holder, folders that vanish with all they hold.
+// The registry's few system calls: small files that are whole or not there, locks that die with their holder, folders
+// that vanish with all they hold.
 import DiskTypes
 import Glibc
 import LinuxIO
@@ -71,7 +71,7 @@ enum RegistryFiles {
 struct FileLock: ~Copyable {
     private let fd: Int32
 
-    /// Takes the lock; nil when somebody else has it and goes on holding it for `timeout` milliseconds.
+    /// Takes the lock; nil when another process holds it for all of `timeout` milliseconds.
     init?(_ path: FilePath, timeout: Int) throws(ImageError) {
         var waited = 0
         while true {
@@ -99,7 +99,7 @@ struct FileLock: ~Copyable {
 
     deinit { close(fd) }
 
-    /// A holder removes the file with its folder; whoever waited for it then holds a lock on nothing and must go again.
+    /// A holder removes the file with its folder; a process that waited for it then has a lock on a removed file and must try again.
     private static func isStill(_ fd: Int32, _ path: FilePath) -> Bool {
         var ours = stat()
         guard fstat(fd, &ours) == 0 else { return false }

@@ -1,5 +1,5 @@
-// Why this file exists: QEMU's monitor and a disk's server are Unix sockets whose other end may hang, be busy or lie.
-// Nothing here waits without end, and nothing a peer sends makes the buffer grow without bound.
+// QEMU's monitor and a disk's server are Unix sockets whose other end may hang, be busy or lie. Nothing here waits
+// without end, and nothing a peer sends makes the buffer grow without bound.
 public import DiskTypes
 import Glibc
 import LinuxIO
@@ -16,9 +16,9 @@ public final class LocalSocket {
 
     /// Why a connection did not come about, as far as callers act on it.
     public enum Refusal: Error, Equatable {
-        /// Nobody listens: the socket is not there, or who made it has gone.
-        case nobody
-        /// Somebody listens and does not take us.
+        /// No process listens: the socket is not there, or its maker has gone.
+        case noListener
+        /// A process listens and does not accept the connection.
         case busy
         case other(ImageError)
     }
@@ -40,7 +40,7 @@ public final class LocalSocket {
         }
         if result != 0 {
             switch errno {
-            case ECONNREFUSED, ENOENT: throw .nobody
+            case ECONNREFUSED, ENOENT: throw .noListener
             case EAGAIN: throw .busy
             default: throw .other(ImageError(.system, "cannot connect: \(errorText(errno))"))
             }
@@ -140,7 +140,7 @@ public final class LocalSocket {
     }
 }
 
-/// A moment after which nobody waits any more.
+/// The moment at which waiting ends.
 public struct Deadline: Sendable {
     private let end: Int64
 

@@ -1,5 +1,5 @@
-// Why this file exists: QMP speaks JSON whose shape depends on QEMU's version and on the machine. It is read as it comes
-// and asked for the few things that matter; what is not there is nil, never a failure to parse.
+// QMP speaks JSON whose shape depends on QEMU's version and on the machine. It is read as it comes and asked for the
+// few things that matter; what is not there is nil, never a failure to parse.
 import FoundationEssentials
 
 /// A JSON value of QEMU's.

@@ -1,5 +1,5 @@
-// Why this file exists: whether a VM can take a disk while it runs is a matter of how it was started. Each thing that
-// may be wrong is said before anything is changed, with the words that start it right.
+// Whether a VM can take a disk while it runs is a matter of how it was started. Each thing that may be wrong is said
+// before anything is changed, with the words that start it right.
 public import DiskTypes
 
 extension QEMUMonitor {

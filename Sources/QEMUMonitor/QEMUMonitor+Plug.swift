@@ -1,5 +1,5 @@
-// Why this file exists: plugging a disk in and out is a few QMP commands each, in an order that leaves nothing behind
-// when one of them fails.
+// Plugging a disk in and out is a few QMP commands each, in an order that leaves nothing behind when one of them
+// fails.
 public import DiskTypes
 import LinuxIO
 public import SystemPackage

@@ -1,5 +1,5 @@
-// Why this file exists: a running VM is changed through QMP: greeting, negotiation, commands, answers, and events in
-// between. This is that conversation and nothing more; what to say is the business of others.
+// A running VM is changed through QMP: greeting, negotiation, commands, answers, and events in between. This is that
+// conversation and nothing more; what to say is the business of others.
 public import DiskTypes
 import LinuxIO
 public import SystemPackage
@@ -25,9 +25,9 @@ public final class QEMUMonitor {
     public static let greetingTimeout: Int64 = 5_000
     public static let commandTimeout: Int64 = 30_000
 
-    /// Nobody listens on the socket: the VM has gone, or was never there.
+    /// No process listens on the socket: the VM has gone, or was never there.
     public static func isGone(_ path: FilePath) -> Bool {
-        do throws(LocalSocket.Refusal) { _ = try LocalSocket(path) } catch { return error == .nobody }
+        do throws(LocalSocket.Refusal) { _ = try LocalSocket(path) } catch { return error == .noListener }
         return false
     }
 
@@ -35,7 +35,7 @@ public final class QEMUMonitor {
         self.path = path
         do throws(LocalSocket.Refusal) { socket = try LocalSocket(path) } catch {
             switch error {
-            case .nobody:
+            case .noListener:
                 throw ImageError(
                     .notFound, "no QEMU listens there",
                     advice: "start the VM with -qmp unix:\(path),server=on,wait=off",
@@ -123,7 +123,7 @@ public final class QEMUMonitor {
 
     private func keep(_ message: MonitorValue) {
         guard let name = message["event"]?.string else { return }
-        // Whoever waits for an event waits for a late one; a talkative VM must not fill the memory.
+        // A caller that waits for an event waits for a late one; a talkative VM must not fill the memory.
         if events.count >= 1000 { events.removeFirst() }
         events.append(Event(name: name, data: message["data"] ?? .null))
     }

@@ -1,5 +1,5 @@
-// Why this file exists: a queue with a driver that does one virtio-blk request after another, or a few at once, and
-// takes the answer apart: what tests want. The benchmark has a leaner one.
+// A queue with a driver that does one virtio-blk request after another, or a few at once, and takes the answer apart:
+// what tests want. The benchmark has a leaner one.
 import Virtqueue
 public import VirtqueueMock
 import DiskTypes

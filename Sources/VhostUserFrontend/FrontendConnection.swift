@@ -1,11 +1,11 @@
-// Why this file exists: one message out, one answer in, each under a deadline: a back-end under test may say nothing,
-// half of it, or something else. Also sends whatever bytes a test likes.
+// One message out, one answer in, each under a deadline: a back-end under test may say nothing, half of it, or
+// something else. Also sends whatever bytes a test likes.
 import Glibc
 public import LinuxIO
 import SystemPackage
 public import VhostUserWire
 
-/// Descriptors that came with an answer. Those that nobody takes are closed.
+/// Descriptors that came with an answer. Those that are not taken are closed.
 public final class ReceivedDescriptors {
     private var raw: [Int32] = []
     deinit { for fd in raw { close(fd) } }
@@ -25,7 +25,7 @@ public struct FrontendReply {
 
 /// The socket to a back-end. Bound to one thread.
 public final class FrontendConnection {
-    /// For calls; whoever closes it breaks this object.
+    /// For calls only; closing it breaks this object.
     public var raw: Int32 { socket.raw }
     private let socket: UnixSocket
     private let milliseconds: Int32

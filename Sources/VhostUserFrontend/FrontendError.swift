@@ -1,4 +1,4 @@
-// Why this file exists: tests ask which way a back-end failed, people want one line that says so; both from one list.
+// Tests ask which way a back-end failed, people want one line that says so; both from one list.
 import LinuxIO
 public import SystemPackage
 public import VhostUserWire

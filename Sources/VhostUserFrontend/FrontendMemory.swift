@@ -1,5 +1,5 @@
-// Why this file exists: the memory that a virtual machine would have: shared files mapped here and there, at guest
-// addresses that are neither the one nor the other. The mock driver allocates from it.
+// The memory that a virtual machine would have: shared files mapped here and there, at guest addresses that are
+// neither the one nor the other. The mock driver allocates from it.
 import Glibc
 import LinuxIO
 import SystemPackage
@@ -7,7 +7,7 @@ public import VhostUserWire
 import Virtqueue
 public import VirtqueueMock
 
-/// Guest memory, shared with a back-end. The regions' files begin at different offsets, so that nobody gets by without
+/// Guest memory, shared with a back-end. The regions' files begin at different offsets, so that no test passes without
 /// looking at them.
 public final class FrontendMemory {
     /// One file and its mapping.

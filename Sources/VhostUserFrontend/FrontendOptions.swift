@@ -1,4 +1,4 @@
-// Why this file exists: what a front-end asks for, before it knows what the back-end has.
+// What a front-end asks for, before it knows what the back-end has.
 public import VhostUserWire
 import Virtqueue
 

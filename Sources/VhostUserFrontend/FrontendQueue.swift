@@ -1,5 +1,5 @@
-// Why this file exists: what a front-end hands over for one queue: where its rings are, where they stand, and the three
-// event descriptors. Who drives the rings (the mock, or the benchmark's driver) is none of its business.
+// What a front-end hands over for one queue: where its rings are, where they stand, and the three event descriptors.
+// Who drives the rings (the mock, or the benchmark's driver) is none of its business.
 public import LinuxIO
 import SystemPackage
 

@@ -1,5 +1,5 @@
-// Why this file exists: what a session has besides queues: the configuration space, the record of requests in flight
-// that outlives a back-end, and the requests that come the other way.
+// What a session has besides queues: the configuration space, the record of requests in flight that outlives a
+// back-end, and the requests that come the other way.
 public import LinuxIO
 import SystemPackage
 public import VhostUserWire

@@ -1,5 +1,5 @@
-// Why this file exists: the driver's side of vhost-user, without a virtual machine around it: tests, fuzzers and the
-// benchmark talk with it to any back-end.
+// The driver's side of vhost-user, without a virtual machine around it: tests, fuzzers and the benchmark talk with it
+// to any back-end.
 import LinuxIO
 public import SystemPackage
 public import VhostUserWire

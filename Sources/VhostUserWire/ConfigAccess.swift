@@ -1,5 +1,5 @@
-// Why this file exists: the configuration space goes through messages, a range at a time, with a length inside the
-// payload that need not agree with the message's.
+// The configuration space goes through messages, a range at a time, with a length inside the payload that need not
+// agree with the message's.
 
 /// GET_CONFIG (the bytes are room to fill) and SET_CONFIG.
 public struct ConfigAccess: WirePayload {

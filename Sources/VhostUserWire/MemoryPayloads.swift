@@ -1,5 +1,5 @@
-// Why this file exists: the guest's memory as the front-end describes it. Sums of these numbers are what a careless
-// back-end overflows, so a region that decodes has three ends that are 64-bit numbers.
+// The guest's memory as the front-end describes it. Sums of these numbers are what a careless back-end overflows, so
+// a region that decodes has three ends that are 64-bit numbers.
 
 /// A range of guest memory, inside a shared file.
 @frozen public struct MemoryRegion: Equatable, Sendable, BitwiseCopyable {

@@ -1,10 +1,10 @@
-// Why this file exists: every message begins with the same 12 bytes, and they say how many more to read. Whoever
-// believes a wrong one reads garbage for ever after, so it is judged before anything else is read.
+// Every message begins with the same 12 bytes, and they say how many more to read. A reader that believes a wrong one
+// reads garbage for ever after, so it is judged before anything else is read.
 
 /// The header of a message, of either side.
 ///
 ///     let header = try MessageHeader(decoding: bytes)           // the first 12 bytes of what came
-///     let request = header.frontendRequest                      // nil: nobody knows this code
+///     let request = header.frontendRequest                      // nil: the code is unknown
 ///     let answer = header.reply(payloadBytes: 8).encoded
 @frozen public struct MessageHeader: Equatable, Sendable, BitwiseCopyable {
     public static let version: UInt32 = 1

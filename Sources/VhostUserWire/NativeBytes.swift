@@ -1,5 +1,5 @@
-// Why this file exists: vhost-user never leaves the machine, so its integers have the machine's byte order. The one
-// place that takes them out of a peer's bytes and puts them in; a read past the end is nil, never a trap.
+// Vhost-user never leaves the machine, so its integers have the machine's byte order. The one place that takes them
+// out of a peer's bytes and puts them in; a read past the end is nil, never a trap.
 
 extension [UInt8] {
     /// The integer at `offset`, in the machine's byte order; nil when the bytes end before it does.

@@ -1,5 +1,5 @@
-// Why this file exists: all payloads are judged and written the same way: exactly the bytes that the structure has,
-// else an error with its name.
+// All payloads are judged and written the same way: exactly the bytes that the structure has, else an error with its
+// name.
 
 /// What follows a header.
 public protocol WirePayload: Equatable, Sendable {

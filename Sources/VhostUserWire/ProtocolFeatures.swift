@@ -1,4 +1,4 @@
-// Why this file exists: extensions of the protocol are agreed on bit by bit; neither side uses what the other lacks.
+// Extensions of the protocol are agreed on bit by bit; neither side uses what the other lacks.
 
 /// Bits of GET_PROTOCOL_FEATURES and SET_PROTOCOL_FEATURES.
 @frozen public struct ProtocolFeatures: OptionSet, Sendable, BitwiseCopyable {

@@ -1,5 +1,5 @@
-// Why this file exists: the requests of both sides by name, and what the protocol says about each as a whole: whether
-// an answer is part of it, and how many descriptors come along. formats/vhost-user/messages.tsv has the same table.
+// The requests of both sides by name, and what the protocol says about each as a whole: whether an answer is part of
+// it, and how many descriptors come along. formats/vhost-user/messages.tsv has the same table.
 
 /// What a front-end (the driver's side) asks.
 public enum FrontendRequest: UInt32, CaseIterable, Sendable, BitwiseCopyable {
@@ -65,7 +65,7 @@ public enum FrontendRequest: UInt32, CaseIterable, Sendable, BitwiseCopyable {
         switch self {
         // One for each region.
         case .setMemoryTable: 0...VhostUserLimits.maxDescriptors
-        // None: the driver polls, or there is nobody to tell.
+        // None: the driver polls, or there is no eventfd.
         case .setVringKick, .setVringCall, .setVringErr, .setLogBase, .setLogFD: 0...1
         // Front-ends of old send one, to be closed.
         case .removeMemoryRegion: 0...1

@@ -1,5 +1,4 @@
-// Why this file exists: two areas of shared files that are no guest memory: the record of requests in flight, and the
-// log of dirty pages.
+// Two areas of shared files that are no guest memory: the record of requests in flight, and the log of dirty pages.
 
 /// GET_INFLIGHT_FD (asked with the two counts, answered with all of it and a descriptor) and SET_INFLIGHT_FD.
 @frozen public struct InflightDescription: WirePayload, BitwiseCopyable {

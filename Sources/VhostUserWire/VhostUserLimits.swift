@@ -1,5 +1,5 @@
-// Why this file exists: every number that a peer may name has a maximum with a name, and the sizes that the protocol
-// fixes are written once. One to one with formats/vhost-user/layout.tsv, which the tests hold them against.
+// Every number that a peer may name has a maximum with a name, and the sizes that the protocol fixes are written
+// once. One to one with formats/vhost-user/layout.tsv, which the tests hold them against.
 
 /// Sizes of vhost-user, and how much of it anybody may ask for.
 public enum VhostUserLimits {

@@ -1,4 +1,4 @@
-// Why this file exists: what a front-end says about one ring: a number, its addresses, its event descriptors.
+// What a front-end says about one ring: a number, its addresses, its event descriptors.
 
 /// An index and a number: SET_VRING_NUM, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_ENABLE.
 @frozen public struct VringState: WirePayload, BitwiseCopyable {

@@ -1,5 +1,5 @@
-// Why this file exists: what can be wrong with a message of the other side. The reader throws it, whoever owns the
-// connection decides (answer failure, or close); nothing here traps.
+// What can be wrong with a message of the other side. The reader throws it, the owner of the connection decides
+// (answer failure, or close); nothing here traps.
 
 /// A message that breaks the protocol.
 public enum WireError: Error, Equatable, Sendable {

@@ -1,5 +1,5 @@
-// Why this file exists: when a driver kicks and when it wants to be signalled, as Linux does it: the half of event
-// suppression that the device under test has to get along with.
+// When a driver kicks and when it wants to be signalled, as Linux does it: the half of event suppression that the
+// device under test has to get along with.
 import Virtqueue
 
 extension MockDriver {

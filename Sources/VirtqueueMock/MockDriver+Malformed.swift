@@ -1,5 +1,5 @@
-// Why this file exists: the harm a driver can do, one store at a time. Nothing here keeps the mock's own books: a test
-// that lies to the device collects by hand.
+// The harm a driver can do, one store at a time. Nothing here keeps the mock's own books: a test that lies to the
+// device collects by hand.
 import Virtqueue
 
 extension MockDriver {
@@ -32,7 +32,7 @@ extension MockDriver {
         advance(&nextAvail, &availWrap, 1)
     }
 
-    /// Packed: what the device wrote at an entry of the ring, whoever's turn it is there.
+    /// Packed: what the device wrote at an entry of the ring, whichever side has it.
     public func usedEntry(_ index: Int) -> MockUsed {
         let word = load64(descriptors + index * RingLayout.descriptorBytes + 8)
         return MockUsed(id: UInt16(truncatingIfNeeded: word >> 32), written: UInt32(truncatingIfNeeded: word))

@@ -1,6 +1,6 @@
-// Why this file exists: the driver's side of a virtqueue, as a guest kernel has it, in this process. Tests, fuzzers and
-// the benchmark publish with it, well-formed or broken on demand. What a well-formed driver does is all in here; how
-// to do harm is in MockDriver+Malformed.swift.
+// The driver's side of a virtqueue, as a guest kernel has it, in this process. Tests, fuzzers and the benchmark
+// publish with it, well-formed or broken on demand. What a well-formed driver does is all in here; how to do harm is
+// in MockDriver+Malformed.swift.
 public import Virtqueue
 
 /// One buffer of a chain.
@@ -177,7 +177,7 @@ public final class MockDriver {
             }
             let address = indirect ? tableAddress(id) : buffers[i].address
             let length = indirect ? UInt32(buffers.count * 16) : buffers[i].length
-            // All but the first are written wholly; nobody looks at them before the first has its flags.
+            // All but the first are written wholly; the other side reads none of them before the first has its flags.
             writeDescriptor(
                 Int(nextAvail), address: address, length: length, flags: i == 0 ? nil : flags, next: id)
             if i == 0 { firstFlags = flags }

@@ -1,5 +1,5 @@
-// Why this file exists: a guest's memory without a guest: ordinary host memory under guest addresses, in as many
-// regions as a test wants, with a bump allocator. Never shipped in a data path.
+// A guest's memory without a guest: ordinary host memory under guest addresses, in as many regions as a test wants,
+// with a bump allocator. Never shipped in a data path.
 import Glibc
 public import Virtqueue
 
@@ -18,7 +18,7 @@ public final class MockMemory {
         next = self.regions.map(\.guest.raw)
     }
 
-    /// Memory that belongs to somebody else: a mapping shared with a server, say.
+    /// Memory that another object owns: a mapping shared with a server, say.
     public init(adopting regions: [GuestRegion]) {
         self.regions = regions
         isOwner = false

@@ -1,5 +1,5 @@
-// Why this file exists: what is asked of the disk decides what is measured: all of the range, nothing outside, the share
-// that was ordered, and no block twice at a time where bytes are checked.
+// What is asked of the disk decides what is measured: all of the range, nothing outside, the share that was ordered,
+// and no block twice at a time where bytes are checked.
 import Testing
 @testable import BlockBench
 

@@ -1,4 +1,4 @@
-// Why this file exists: a percentile that is wrong looks like any other number.
+// A percentile that is wrong looks like any other number.
 import Testing
 @testable import BlockBench
 

@@ -1,5 +1,5 @@
-// Why this file exists: a check that cannot fail is worse than none: every way in which a block can be wrong is made here,
-// and must be found, at its place, under its name.
+// A check that cannot fail is worse than none: every way in which a block can be wrong is made here, and must be
+// found, at its place, under its name.
 import Testing
 @testable import BlockBench
 

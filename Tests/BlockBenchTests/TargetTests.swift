@@ -1,4 +1,4 @@
-// Why this file exists: each kind of target is driven for real, and the planted fault is found on each way to the disk.
+// Each kind of target is driven for real, and the planted fault is found on each way to the disk.
 import DiskTypes
 import Foundation
 import TestKit

@@ -1,4 +1,4 @@
-// Why this file exists: what a decoder may be handed, from the tame to the hostile, and the one answer it owes to each.
+// What a decoder may be handed, from the tame to the hostile, and the one answer it owes to each.
 import ClusterCodec
 import DiskTypes
 import Testing

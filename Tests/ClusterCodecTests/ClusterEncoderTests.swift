@@ -1,5 +1,5 @@
-// Why this file exists: what the encoder writes, a decoder that keeps 4 KiB of window must read; what cannot shrink is
-// told, and nothing that can is given up.
+// What the encoder writes, a decoder that keeps 4 KiB of window must read; what cannot shrink is told, and nothing
+// that can is given up.
 
 import CQblk
 import DiskTypes

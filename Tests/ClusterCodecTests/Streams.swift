@@ -1,4 +1,4 @@
-// Why this file exists: streams to decode, made by the libraries that write them for real.
+// Streams to decode, made by the libraries that write them for real.
 import CQblk
 
 /// Raw deflate as QEMU writes it: a 4 KiB window, no header.

@@ -1,4 +1,4 @@
-// Why this file exists: golden cases are text, so that people can read and write them; this reads one.
+// Golden cases are text, so that people can read and write them; this reads one.
 
 import DeviceMapperMap
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: device-mapper, loop devices and their crashes belong into a kernel that may be broken. On the
-// host one test starts the guest; inside it, this same program runs the suites that need a kernel.
+// Device-mapper, loop devices and their crashes belong into a kernel that may be broken. On the host one test starts
+// the guest; inside it, this same program runs the suites that need a kernel.
 
 import Foundation
 import Testing

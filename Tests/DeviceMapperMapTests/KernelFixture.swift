@@ -1,5 +1,5 @@
-// Why this file exists: images made by QEMU's own tools, and the questions every kernel test asks afterwards: are the
-// bytes the same, and is nothing left behind.
+// Images made by QEMU's own tools, and the questions every kernel test asks afterwards: are the bytes the same, and
+// is nothing left behind.
 
 import DeviceMapperMap
 import DiskTypes

@@ -1,5 +1,4 @@
-// Why this file exists: what counts in the end: the kernel's device holds the bytes that QEMU reads, and taking it down
-// leaves nothing.
+// What counts in the end: the kernel's device holds the bytes that QEMU reads, and taking it down leaves nothing.
 
 import DeviceMapperMap
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: device-mapper is there for its speed; this measures it against what a user would take instead.
-// It runs only when asked for (QBLK_MEASURE=1), and judges nothing: a shared machine is no place for thresholds.
+// Device-mapper is there for its speed; this measures it against what a user would take instead. It runs only when
+// asked for (QBLK_MEASURE=1), and judges nothing: a shared machine is no place for thresholds.
 
 import DeviceMapperMap
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: devices in use, names taken, crashes between any two steps, tables that the kernel refuses: none
-// may hang a reader, remove what is not ours, or leave anything behind.
+// Devices in use, names taken, crashes between any two steps, tables that the kernel refuses: none may hang a reader,
+// remove what is not ours, or leave anything behind.
 
 import DeviceMapperMap
 import DiskTypes
@@ -32,7 +32,7 @@ extension Kernel {
             try DMMap.unmap(second)
             try DMMap.unmap(record)
             try must("cd \(images.folder); qemu-io -f qcow2 -c 'write 0 64k' d.qcow2 >/dev/null")
-            // And an image that somebody writes to is refused.
+            // And an image that another process writes to is refused.
             try must("cd \(images.folder); qemu-img create -q -f qcow2 w.qcow2 1M")
             try must("cd \(images.folder); (sleep 4 | qemu-io -f qcow2 w.qcow2) >/dev/null 2>&1 & sleep 1")
             let refused = #expect(throws: ImageError.self) { try images.map("w.qcow2") }
@@ -212,7 +212,7 @@ extension Kernel {
             try images.expectNothingLeft(record)
         }
 
-        /// Udev's socket without udev, as in containers: nobody would ever answer.
+        /// Udev's socket without udev, as in containers: no answer would ever come.
         @Test(.disabled(if: DMCapabilities().hasUdev, "udev is alive"), .timeLimit(.minutes(1)))
         func aDeadUdevSocketHangsNobody() throws {
             let images = try image("deadudev")

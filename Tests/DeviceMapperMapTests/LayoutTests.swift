@@ -1,4 +1,4 @@
-// Why this file exists: formats/dm-table is the truth about the numbers of a table; this holds the constants to it.
+// Formats/dm-table is the truth about the numbers of a table; this holds the constants to it.
 
 import DeviceMapperMap
 import Foundation

@@ -1,5 +1,5 @@
-// Why this file exists: the end-to-end tests drive qemu-img, dmsetup and cmp the way a user does: by the shell.
-// Foundation's Process wants sockets, which the guest's small kernel does not have; popen wants nothing.
+// The end-to-end tests drive qemu-img, dmsetup and cmp the way a user does: by the shell. Foundation's Process wants
+// sockets, which the guest's small kernel does not have; popen wants nothing.
 
 import Foundation
 import Glibc

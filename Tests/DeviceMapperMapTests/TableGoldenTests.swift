@@ -1,4 +1,4 @@
-// Why this file exists: what goes into device-mapper must be right to the sector; the golden cases say what right is.
+// What goes into device-mapper must be right to the sector; the golden cases say what right is.
 
 import DeviceMapperMap
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: the parts of a table that golden text does not show: its limits, the devices' names, and the
-// numbers that formats/dm-table lays down.
+// The parts of a table that golden text does not show: its limits, the devices' names, and the numbers that
+// formats/dm-table lays down.
 
 import DeviceMapperMap
 import DiskTypes

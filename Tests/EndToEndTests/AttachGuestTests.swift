@@ -1,5 +1,5 @@
-// Why this file exists: only a guest can say that a disk appeared, that it is the right one, and that it let go of it.
-// Both kinds of machines take disks while they run, each in its own way.
+// Only a guest can say that a disk appeared, that it is the right one, and that it let go of it. Both kinds of
+// machines take disks while they run, each in its own way.
 
 import Foundation
 import TestKit

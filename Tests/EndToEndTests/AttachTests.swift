@@ -1,5 +1,5 @@
-// Why this file exists: plugging into a VM changes three places at once: QEMU, processes, the registry. Whatever goes
-// wrong and whenever, they must agree, and nothing may stay behind. QEMU is real; it needs no guest for this.
+// Plugging into a VM changes three places at once: QEMU, processes, the registry. Whatever goes wrong and whenever,
+// they must agree, and nothing may stay behind. QEMU is real; it needs no guest for this.
 
 import Foundation
 import TestKit
@@ -148,7 +148,7 @@ struct AttachTests {
         }
     }
 
-    @Test("a monitor that somebody else holds is told from a VM that is not there")
+    @Test("a monitor that another client holds is told from a VM that is not there")
     func monitors() throws {
         try withShop { builder in
             let machine = try PausedMachine(in: builder.folder)
@@ -341,7 +341,7 @@ struct AttachTests {
             }
             let outcome = try builder.qblk("attach", "image.qcow2", "-r", "--qmp", "vm.qmp", "--id", "last")
             #expect(outcome.output == "last\n", "\(outcome)")
-            // Those that had come into the VM stay; nobody else has a process, a socket or a folder.
+            // Those that had come into the VM stay; no other has a process, a socket or a folder.
             let disks = try machine.holdings().filter { !$0.hasSuffix("-socket") }
             #expect(try machine.holdings() == (disks + disks.map { "\($0)-socket" }).sorted())
             #expect(try builder.listed().keys.sorted() == disks)

@@ -1,5 +1,5 @@
-// Why this file exists: scripts rely on bench's JSON and exit codes, and its check of bytes is what says that a server keeps
-// them: on every way to the disk, and it must see a planted fault.
+// Scripts rely on bench's JSON and exit codes, and its check of bytes is what says that a server keeps them: on every
+// way to the disk, and it must see a planted fault.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: scripts branch on check's exit code and read its JSON. Both are qemu-img's, on images that
-// qemu-img made, sound and damaged.
+// Scripts branch on check's exit code and read its JSON. Both are qemu-img's, on images that qemu-img made, sound and
+// damaged.
 
 import TestKit
 import Testing

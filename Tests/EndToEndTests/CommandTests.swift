@@ -1,5 +1,5 @@
-// Why this file exists: a claim about a program's memory is worth what its measure is worth. These tests run programs of
-// known size, and hold the measure to them.
+// A claim about a program's memory is worth what its measure is worth. These tests run programs of known size, and
+// hold the measure to them.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: scripts branch on compare's exit code. It is 0 for same, 1 for different and above 1 for trouble,
-// in every case where qemu-img's is.
+// Scripts branch on compare's exit code. It is 0 for same, 1 for different and above 1 for trouble, in every case
+// where qemu-img's is.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: `convert -n -O qcow2` writes into an image that is there: afterwards it reads as qemu-img would have
-// made it read, what lies behind the source's end is as before, and its snapshots are what they were.
+// `convert -n -O qcow2` writes into an image that is there: afterwards it reads as qemu-img would have made it read,
+// what lies behind the source's end is as before, and its snapshots are what they were.
 
 import Foundation
 import TestKit

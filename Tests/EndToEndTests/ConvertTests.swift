@@ -1,5 +1,5 @@
-// Why this file exists: what a guest would read is what matters most. For every trait, the bytes that qblk gives are
-// those that qemu-img gives.
+// What a guest would read is what matters most. For every trait, the bytes that qblk gives are those that qemu-img
+// gives.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: an image that `convert` writes must hold the guest's bytes and nothing wrong: the peer compares,
-// checks and describes what comes out of every combination of options.
+// An image that `convert` writes must hold the guest's bytes and nothing wrong: the peer compares, checks and
+// describes what comes out of every combination of options.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: an image that `create` makes is used by other programs for years. For every option, the peer finds
-// it clean, empty, and made as its own would be.
+// An image that `create` makes is used by other programs for years. For every option, the peer finds it clean, empty,
+// and made as its own would be.
 
 import Foundation
 import TestKit

@@ -1,6 +1,6 @@
-// Why this file exists: device-mapper moves no bytes of ours, so a wrong table is wrong data at kernel speed. In the
-// kernel guest every trait that a table can express is mapped twice, by `qblk map --via dm` and by dmsetup from what
-// `qblk table` prints, and both devices must have the bytes that qemu-img gives.
+// Device-mapper moves no bytes of ours, so a wrong table is wrong data at kernel speed. In the kernel guest every
+// trait that a table can express is mapped twice, by `qblk map --via dm` and by dmsetup from what `qblk table`
+// prints, and both devices must have the bytes that qemu-img gives.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: `extents` is the map that other tools build tables and sparse copies from. It is held against
-// `qemu-img map` entry by entry: same borders, same flags, same offsets.
+// `extents` is the map that other tools build tables and sparse copies from. It is held against `qemu-img map` entry
+// by entry: same borders, same flags, same offsets.
 
 import Foundation
 import TestKit

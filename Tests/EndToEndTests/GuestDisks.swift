@@ -1,5 +1,5 @@
-// Why this file exists: what a guest does with its disks in the tests of `serve` and `attach`, and how the host sees for
-// itself that all of it reached the files.
+// What a guest does with its disks in the tests of `serve` and `attach`, and how the host sees for itself that all of
+// it reached the files.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: a differential test is worth what its images are worth. These tests hold the recipes to their
-// word with qemu-img alone, so they run before, and without, the program under test.
+// A differential test is worth what its images are worth. These tests hold the recipes to their word with qemu-img
+// alone, so they run before, and without, the program under test.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: provisioning scripts read `info --json` in place of qemu-img's. A key that both print has the same
-// value, and the keys scripts rely on are there.
+// Provisioning scripts read `info --json` in place of qemu-img's. A key that both print has the same value, and the
+// keys scripts rely on are there.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: the table of names and files that must not be followed: loops, devices, URLs, files outside the
-// image's folder; and of files that are no image at all, or only the beginning of one.
+// The table of names and files that must not be followed: loops, devices, URLs, files outside the image's folder; and
+// of files that are no image at all, or only the beginning of one.
 
 import Foundation
 import TestKit

@@ -1,4 +1,4 @@
-// Why this file exists: the table of broken headers: each field out of its range, feature bits, header extensions.
+// The table of broken headers: each field out of its range, feature bits, header extensions.
 
 import TestKit
 

@@ -1,5 +1,5 @@
-// Why this file exists: the table of broken mapping tables: L1 and L2 entries, subcluster bitmaps, compressed clusters,
-// the snapshot table. Here only part of an image is lost, and `lost` says which.
+// The table of broken mapping tables: L1 and L2 entries, subcluster bitmaps, compressed clusters, the snapshot table.
+// Here only part of an image is lost, and `lost` says which.
 
 import TestKit
 

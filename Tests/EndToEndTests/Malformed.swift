@@ -1,5 +1,5 @@
-// Why this file exists: an image from a stranger may be wrong in any byte. Each case is a good image with one thing
-// broken, and says which verbs must refuse it; the tables are in the files beside this one.
+// An image from a stranger may be wrong in any byte. Each case is a good image with one thing broken, and says which
+// verbs must refuse it; the tables are in the files beside this one.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: bad input gives one clear line, a non-zero exit and nothing else: no crash, no hang, no flood of
-// memory, no wrong bytes. These tests run every malformed image through the verbs.
+// Bad input gives one clear line, a non-zero exit and nothing else: no crash, no hang, no flood of memory, no wrong
+// bytes. These tests run every malformed image through the verbs.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: a man page that lacks an option is worse than none. Every option that --help knows is in the
-// verb's page, and every verb has one.
+// A man page that lacks an option is worse than none. Every option that --help knows is in the verb's page, and every
+// verb has one.
 
 import Foundation
 import TestKit

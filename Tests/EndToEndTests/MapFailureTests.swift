@@ -1,5 +1,5 @@
-// Why this file exists: disks fail. Then a sync must not succeed, now or later, unmap must say so, and the image must be
-// whole as of the last sync that did succeed. The disk is device-mapper's, so this runs in the kernel guest.
+// Disks fail. Then a sync must not succeed, now or later, unmap must say so, and the image must be whole as of the
+// last sync that did succeed. The disk is device-mapper's, so this runs in the kernel guest.
 
 import Foundation
 import TestKit

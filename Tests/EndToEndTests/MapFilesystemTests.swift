@@ -1,5 +1,5 @@
-// Why this file exists: people map images to get at the files inside. Real filesystems, made without qblk, must be clean
-// and whole when read through a mapped device; and fio, which trusts no block, must find every pattern it wrote.
+// People map images to get at the files inside. Real filesystems, made without qblk, must be clean and whole when
+// read through a mapped device; and fio, which trusts no block, must find every pattern it wrote.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: a mounted journalling file system is the strictest witness: it believes every answer and every
-// flush. Whatever kills the server under it, fsck must find nothing, and every file that was synced must be there.
+// A mounted journalling file system is the strictest witness: it believes every answer and every flush. Whatever
+// kills the server under it, fsck must find nothing, and every file that was synced must be there.
 
 import Foundation
 import TestKit

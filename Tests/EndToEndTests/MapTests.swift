@@ -1,5 +1,5 @@
-// Why this file exists: the headline: `qblk map` makes a block device whose bytes are the guest's, and `unmap` leaves
-// nothing behind. Devices are the machine's, so these tests run one after another.
+// The headline: `qblk map` makes a block device whose bytes are the guest's, and `unmap` leaves nothing behind.
+// Devices are the machine's, so these tests run one after another.
 
 import Foundation
 import TestKit

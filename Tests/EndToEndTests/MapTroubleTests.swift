@@ -1,5 +1,5 @@
-// Why this file exists: servers die, machines are shared and people pull the wrong plug. A dead server costs no I/O
-// error, a dead everything is cleaned up by the next command, and a device in use is not taken away.
+// Servers die, machines are shared and people pull the wrong plug. A dead server costs no I/O error, a dead
+// everything is cleaned up by the next command, and a device in use is not taken away.
 
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: what is written to a mapped device must be in the image: after a sync it is on the disk, after
-// unmap QEMU reads it. File systems and fio write; qemu-img, e2fsck and cmp judge.
+// What is written to a mapped device must be in the image: after a sync it is on the disk, after unmap QEMU reads it.
+// File systems and fio write; qemu-img, e2fsck and cmp judge.
 
 import Foundation
 import TestKit
@@ -171,7 +171,7 @@ extension MapTests {
             }
         }
 
-        @Test("nobody else gets at an image that is mapped for writing", arguments: layouts)
+        @Test("no other process gets at an image that is mapped for writing", arguments: layouts)
         func locked(layout: Layout) throws {
             try Scratch.withFolder { folder in
                 let builder = ImageBuilder(folder: folder)

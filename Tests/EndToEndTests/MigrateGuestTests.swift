@@ -1,5 +1,5 @@
-// Why this file exists: live migration is QEMU's work, the guest's and two servers' together; that none of them loses a byte
-// shows only when a real guest moves while it writes.
+// Live migration is QEMU's work, the guest's and two servers' together; that none of them loses a byte shows only
+// when a real guest moves while it writes.
 
 import Foundation
 import TestKit

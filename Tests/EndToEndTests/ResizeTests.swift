@@ -1,5 +1,5 @@
-// Why this file exists: `resize` and qemu-img resize must leave the same disk, refuse the same things, and leave an image that
-// qemu-img finds clean.
+// `resize` and qemu-img resize must leave the same disk, refuse the same things, and leave an image that qemu-img
+// finds clean.
 
 import Foundation
 import TestKit

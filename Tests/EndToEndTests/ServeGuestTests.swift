@@ -1,5 +1,5 @@
-// Why this file exists: the promise of `qblk serve` is made to virtual machines, so a real one holds it against us:
-// QEMU's front-end, Debian's kernel, one queue and four, split rings and packed ones.
+// The promise of `qblk serve` is made to virtual machines, so a real one holds it against us: QEMU's front-end,
+// Debian's kernel, one queue and four, split rings and packed ones.
 
 import Foundation
 import TestKit
@@ -180,7 +180,7 @@ private enum Load {
             + " --iodepth=32 --direct=1 --verify=pattern --verify_pattern=0xa5$(printf %06x \(round))%o --verify_fatal=1"
             + " --randrepeat=1 --allow_file_create=0 --verify_state_save=0"
     }
-    /// Rounds of writing everything and reading it all back, each with bytes of its own, until somebody says stop: the
+    /// Rounds of writing everything and reading it all back, each with bytes of its own, until it is told to stop: the
     /// machine may be slow or fast.
     static let rounds = """
         round=0
@@ -193,7 +193,7 @@ private enum Load {
     static func verify(_ file: String, _ round: String) -> String {
         "\(job(file, round)) --verify_only"
     }
-    /// fio gets answers. Not "requests are in flight": whoever asks takes the only processor from fio, and a fast server
+    /// fio gets answers. Not "requests are in flight": the question takes the only processor from fio, and a fast server
     /// has answered everything by the time that the question is read.
     static let isMoving = """
         before=$(cat /sys/block/vda/stat); sleep 0.3

@@ -1,4 +1,4 @@
-// Why this file exists: buffers are handed out by hand; one given twice is somebody else's data in a reply.
+// Buffers are handed out by hand; one given twice is another request's data in a reply.
 import Glibc
 import Testing
 
@@ -25,7 +25,7 @@ import Testing
             let start = UInt(bitPattern: pool.data(buffer))
             #expect(start % 4096 == 0)
             #expect(UInt(bitPattern: pool.start(buffer)) == start - 16)
-            #expect(start - 16 >= end, "the header lies in nobody's data")
+            #expect(start - 16 >= end, "the header lies in no data")
             end = start + (buffer < 3 ? 4096 : 16384)
         }
     }

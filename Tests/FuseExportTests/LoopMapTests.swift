@@ -1,4 +1,4 @@
-// Why this file exists: the loop door against the real kernel: content, crashes, refusals, and that nothing stays behind.
+// The loop door against the real kernel: content, crashes, refusals, and that nothing stays behind.
 import DiskTypes
 import Foundation
 import FuseExport
@@ -52,7 +52,7 @@ import SystemPackage
             #expect(record.health == .alive)
             try LoopExport.cleanUp(bench.registry)
             #expect(try bench.current(record).health == .alive)
-            // Somebody else's use of the number is not the map's.
+            // Another user of the number is not the map's.
             try bench.workshop.rawFile("c.raw", 1 << 20)
             try bench.workshop.run("losetup", "-d", record.device)
             try bench.workshop.run("losetup", record.device, "c.raw")
@@ -126,7 +126,7 @@ import SystemPackage
             #expect(error?.description.contains("in use (open in sleep") == true, "\(error?.description ?? "")")
             #expect(try bench.current(record).health == .alive)
             try bench.unmap(record, deferred: true)
-            #expect(record.health == .alive, "somebody reads it still")
+            #expect(record.health == .alive, "a process still reads it")
             #expect(try differenceOfFiles(record.device, bench.workshop.path("a.raw")) == nil)
             user.end()
             // The record goes first, the map's folder last.

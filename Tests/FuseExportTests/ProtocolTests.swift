@@ -1,5 +1,5 @@
-// Why this file exists: bytes to and from the kernel, pinned. Written out by hand from linux/fuse.h, so that a struct
-// that moves, or a flag that is dropped, shows here and not as a mount that hangs.
+// Bytes to and from the kernel, pinned. Written out by hand from linux/fuse.h, so that a struct that moves, or a flag
+// that is dropped, shows here and not as a mount that hangs.
 import CQblk
 import Glibc
 import Testing

@@ -1,5 +1,5 @@
-// Why this file exists: the worker against a kernel that is played by a test, over a socket that keeps messages apart: no
-// root, no mount, and requests that the real kernel would never send.
+// The worker against a kernel that is played by a test, over a socket that keeps messages apart: no root, no mount,
+// and requests that the real kernel would never send.
 import CQblk
 import DiskTypes
 import Foundation

@@ -1,5 +1,5 @@
-// Why this file exists: convert and compare on files made here byte by byte: what must be written, what must be left
-// out, what must be refused, without another program to agree with.
+// Convert and compare on files made here byte by byte: what must be written, what must be left out, what must be
+// refused, without another program to agree with.
 
 import DiskTypes
 import Glibc
@@ -124,7 +124,7 @@ struct CopyTests {
         #expect(error?.description.contains("interrupted") == true && error?.description.contains(to) == true)
     }
 
-    @Test("the first difference is told, whoever finds it", arguments: [0, 65536, (1 << 20) + 5, 3 << 20 + 1535])
+    @Test("the first difference is told by any worker", arguments: [0, 65536, (1 << 20) + 5, 3 << 20 + 1535])
     func difference(place: Int) throws {
         let folder = Folder()
         var other = Self.pattern

@@ -1,5 +1,5 @@
-// Why this file exists: which runs merge and which blocks are zeros decides over sparse files and over what `extents`
-// says; both are a matter of single bytes at borders.
+// Which runs merge and which blocks are zeros decides over sparse files and over what `extents` says; both are a
+// matter of single bytes at borders.
 
 import Testing
 

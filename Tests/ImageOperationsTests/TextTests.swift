@@ -1,4 +1,4 @@
-// Why this file exists: sizes and JSON are compared letter by letter with qemu-img's by other people's scripts.
+// Sizes and JSON are compared letter by letter with qemu-img's by other people's scripts.
 
 import Testing
 

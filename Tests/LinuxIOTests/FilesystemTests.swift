@@ -1,4 +1,4 @@
-// Why this file exists: the registry lives on these few calls; each has to hold at its edges.
+// The registry lives on these few calls; each has to hold at its edges.
 import Glibc
 import LinuxIO
 import SystemPackage

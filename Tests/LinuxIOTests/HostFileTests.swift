@@ -1,4 +1,4 @@
-// Why this file exists: what a stranger's path may and may not do, and what reads and writes promise.
+// What a stranger's path may and may not do, and what reads and writes promise.
 import DiskTypes
 import Glibc
 import LinuxIO

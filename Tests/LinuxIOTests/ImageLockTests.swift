@@ -1,4 +1,4 @@
-// Why this file exists: the locks must mean to QEMU what they mean to us; so QEMU is asked, in both directions.
+// The locks must mean to QEMU what they mean to us; so QEMU is asked, in both directions.
 import DiskTypes
 import Glibc
 import LinuxIO

@@ -1,4 +1,4 @@
-// Why this file exists: what the kernel does with our loop devices, on a kernel that has them.
+// What the kernel does with our loop devices, on a kernel that has them.
 import DiskTypes
 import Glibc
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: a window must never show what the file does not have, whatever happens to the file, and must never
-// offer a page that a write could be lost in.
+// A window must never show what the file does not have, whatever happens to the file, and must never offer a page
+// that a write could be lost in.
 import DiskTypes
 import Foundation
 import Glibc

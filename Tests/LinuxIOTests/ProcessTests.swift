@@ -1,4 +1,4 @@
-// Why this file exists: children must get what they were given and nothing else, and must never be mistaken.
+// Children must get what they were given and nothing else, and must never be mistaken.
 import Glibc
 import LinuxIO
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: the claims that the data path rests on: nothing lost, nothing stuck, whatever the kernel.
+// The claims that the data path rests on: nothing lost, nothing stuck, whatever the kernel.
 import Glibc
 import LinuxIO
 import SystemPackage

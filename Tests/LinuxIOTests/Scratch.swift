@@ -1,4 +1,4 @@
-// Why this file exists: tests need files of their own, gone afterwards, on a disk and in memory.
+// Tests need files of their own, gone afterwards, on a disk and in memory.
 import Glibc
 import LinuxIO
 

@@ -1,4 +1,4 @@
-// Why this file exists: the C module must live beside Glibc and swift-system in one file, and say what Swift cannot.
+// The C module must live beside Glibc and swift-system in one file, and say what Swift cannot.
 import CQblk
 import Glibc
 import LinuxIO
@@ -31,7 +31,7 @@ struct ShimTests {
             guard let text else { return }
             lines.withLock { $0.append("\(level) \(String(cString: text))") }
         }
-        // Without the kernel's part the library complains about that, with it about the name: to us, to nobody else.
+        // Without the kernel's part the library complains about that, with it about the name: to us alone.
         if let task = dm_task_create(Int32(DM_DEVICE_CREATE)) {
             #expect(dm_task_set_name(task, String(repeating: "x", count: 500)) == 0)
             dm_task_destroy(task)

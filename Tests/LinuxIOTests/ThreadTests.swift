@@ -1,4 +1,4 @@
-// Why this file exists: what threads, mailboxes and signals promise each other.
+// What threads, mailboxes and signals promise each other.
 import Glibc
 import LinuxIO
 import Synchronization

@@ -1,5 +1,5 @@
-// Why this file exists: a server's socket is found again after a kill, never stolen from a living one, and never takes
-// the place of somebody's file.
+// A server's socket is found again after a kill, never stolen from a living one, and never takes the place of an
+// ordinary file.
 import DiskTypes
 import Glibc
 import LinuxIO
@@ -11,7 +11,7 @@ struct UnixSocketTests {
         let folder = try Scratch()
         let listener = try UnixSocket.listen("\(folder.path)/s")
         let client = try UnixSocket.connect("\(folder.path)/s")
-        guard let server = try listener.accept(milliseconds: 20_000) else { throw TestFailure("nobody came") }
+        guard let server = try listener.accept(milliseconds: 20_000) else { throw TestFailure("no connection came") }
         try DescriptorMessage.send([1, 2, 3], descriptors: [client.raw], over: client.raw)
         let came = try DescriptorMessage.receive(limit: 10, descriptors: 1, over: server.raw)
         #expect(came.bytes == [1, 2, 3] && came.descriptors.count == 1)

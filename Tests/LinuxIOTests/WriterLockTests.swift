@@ -1,5 +1,5 @@
-// Why this file exists: a write that a killed process left in flight must be over before anybody else writes; its open file
-// description stands for it here.
+// A write that a killed process left in flight must be over before anybody else writes; its open file description
+// stands for it here.
 import DiskTypes
 import Glibc
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: the registry is what remains when everything else crashed; what it says must be so, and names
-// from strangers must not lead out of it.
+// The registry is what remains when everything else crashed; what it says must be so, and names from strangers must
+// not lead out of it.
 import DiskTypes
 import Glibc
 import LinuxIO
@@ -72,7 +72,7 @@ private func record(_ name: String, image: FilePath = "/images/a.qcow2", device:
     @Test func namesAreTakenOnce() throws {
         try withRegistry { registry in
             let reservation = try registry.create("one")
-            // Being made by somebody else.
+            // Being made by another process.
             #expect(throws: ImageError.self) { _ = try registry.create("one") }
             try reservation.write(record("one"))
             let error = #expect(throws: ImageError.self) { _ = try registry.create("one") }
@@ -157,7 +157,7 @@ private func record(_ name: String, image: FilePath = "/images/a.qcow2", device:
             let busy = try registry.create("busy")
             try registry.sweep()
             #expect(!Filesystem.exists(registry.folder(of: "half")))
-            #expect(Filesystem.exists(busy.folder), "somebody is at work on it")
+            #expect(Filesystem.exists(busy.folder), "a process is at work on it")
         }
     }
 

@@ -1,4 +1,4 @@
-// Why this file exists: a real QEMU does not misbehave on demand. This one answers what the test tells it to.
+// A real QEMU does not misbehave on demand. This one answers what the test tells it to.
 
 import Foundation
 import Synchronization

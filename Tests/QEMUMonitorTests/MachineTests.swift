@@ -1,5 +1,5 @@
-// Why this file exists: whether a VM can take a disk is read off its answers; each kind of VM that cannot must be told
-// apart and told what to do.
+// Whether a VM can take a disk is read off its answers; each kind of VM that cannot must be told apart and told what
+// to do.
 
 import DiskTypes
 import QEMUMonitor

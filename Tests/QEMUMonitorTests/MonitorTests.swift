@@ -1,5 +1,5 @@
-// Why this file exists: a monitor may be busy, gone, confused, or no monitor at all; whoever plugs a disk in must hear
-// which, in one line, and never wait without end.
+// A monitor may be busy, gone, confused, or no monitor at all; the user who plugs a disk in must hear which, in one
+// line, and never wait without end.
 
 import DiskTypes
 import QEMUMonitor

@@ -1,4 +1,4 @@
-// Why this file exists: answers that are given one after the other, to a fake that runs on another thread.
+// Answers that are given one after the other, to a fake that runs on another thread.
 
 import Synchronization
 

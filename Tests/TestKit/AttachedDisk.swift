@@ -1,5 +1,5 @@
-// Why this file exists: a disk in a VM is processes and files on the host. A test looks at them from outside, and what a
-// failed test leaves must not spoil the next.
+// A disk in a VM is processes and files on the host. A test looks at them from outside, and what a failed test leaves
+// must not spoil the next.
 
 import Foundation
 

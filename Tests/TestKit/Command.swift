@@ -1,6 +1,6 @@
-// Why this file exists: every end-to-end test runs programs that may hang, die or eat the machine's memory. A command
-// is run under a deadline, in its own process group, and its outcome says all that a test may want to claim about it.
-// It must never leave a child behind.
+// Every end-to-end test runs programs that may hang, die or eat the machine's memory. A command is run under a
+// deadline, in its own process group, and its outcome says all that a test may want to claim about it. It must never
+// leave a child behind.
 
 import Foundation
 

@@ -1,5 +1,5 @@
-// Why this file exists: a few tests need a compressed cluster that no honest writer makes: one that inflates to far
-// more, or far less, than a cluster. Raw deflate with fixed codes is enough, and is twenty lines.
+// A few tests need a compressed cluster that no honest writer makes: one that inflates to far more, or far less, than
+// a cluster. Raw deflate with fixed codes is enough, and is twenty lines.
 
 /// Raw deflate streams of one repeated byte.
 public enum Deflate {

@@ -1,5 +1,5 @@
-// Why this file exists: the guest's disks are served by the program under test, or, to see that the tests themselves are
-// right, by QEMU's own vhost-user-blk server, which they must accept as well.
+// The guest's disks are served by the program under test, or, to see that the tests themselves are right, by QEMU's
+// own vhost-user-blk server, which they must accept as well.
 
 import Foundation
 import Synchronization
@@ -60,7 +60,7 @@ public final class DiskServer: Sendable {
         running.withLock { $0 = process }
     }
 
-    /// Whether somebody listens, found without connecting: a connection would be somebody's.
+    /// Whether a process listens, found without connecting: a connection would take a place.
     static func listens(_ socket: String) -> Bool {
         let table = String(decoding: FileManager.default.contents(atPath: "/proc/net/unix") ?? Data(), as: UTF8.self)
         // Flags 00010000: it accepts connections.

@@ -1,5 +1,5 @@
-// Why this file exists: what a disk is worth shows in a guest: a kernel that partitions it, and programs that find their
-// bytes again. The machine is tools/guest/run's; a test runs scripts in it and talks to QEMU's monitor meanwhile.
+// What a disk is worth shows in a guest: a kernel that partitions it, and programs that find their bytes again. The
+// machine is tools/guest/run's; a test runs scripts in it and talks to QEMU's monitor meanwhile.
 
 import Foundation
 import Synchronization

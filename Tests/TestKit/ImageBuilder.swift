@@ -1,5 +1,5 @@
-// Why this file exists: images are made by the peer, qemu-img and qemu-io, never by the code under test. A workshop is
-// the folder in which one image is made, with the few steps that recipes are written in.
+// Images are made by the peer, qemu-img and qemu-io, never by the code under test. A workshop is the folder in which
+// one image is made, with the few steps that recipes are written in.
 
 public import Foundation
 
@@ -78,7 +78,7 @@ public struct ImageBuilder: Sendable {
     }
 
     /// Makes every file's holes a property of the file alone. Space that is reserved but never written (QEMU reserves
-    /// whole clusters) counts as a hole until somebody reads it: then its pages are in the cache, and the kernel calls
+    /// whole clusters) counts as a hole until it is read: then its pages are in the cache, and the kernel calls
     /// them data. So who reads an image would change what `map` and `extents` say of it. Here such space is written
     /// out as zeros; true holes stay holes.
     public func settle() throws {

@@ -1,5 +1,5 @@
-// Why this file exists: recipes for backing chains: how layers of different sizes and cluster sizes add up, and from
-// which folder a relative name is read.
+// Recipes for backing chains: how layers of different sizes and cluster sizes add up, and from which folder a
+// relative name is read.
 
 private let mib = 1 << 20
 

@@ -1,5 +1,5 @@
-// Why this file exists: recipes for the plain mapping: every cluster size, both versions, every refcount width, zero
-// clusters of both kinds, preallocation.
+// Recipes for the plain mapping: every cluster size, both versions, every refcount width, zero clusters of both
+// kinds, preallocation.
 
 private let mib = 1 << 20
 

@@ -1,4 +1,4 @@
-// Why this file exists: recipes for compressed clusters, which hide more corner cases than the rest of the format.
+// Recipes for compressed clusters, which hide more corner cases than the rest of the format.
 
 private let mib = 1 << 20
 

@@ -1,5 +1,5 @@
-// Why this file exists: recipes for what a header may say besides where the tables are: feature bits, extensions,
-// bitmaps; and for images that are odd but right.
+// Recipes for what a header may say besides where the tables are: feature bits, extensions, bitmaps; and for images
+// that are odd but right.
 
 import Foundation
 

@@ -1,4 +1,4 @@
-// Why this file exists: recipes for internal snapshots, external data files, and sizes that change or are odd or huge.
+// Recipes for internal snapshots, external data files, and sizes that change or are odd or huge.
 
 private let mib = 1 << 20
 

@@ -1,6 +1,6 @@
-// Why this file exists: a trait is one thing that QCOW2 images can do (facts of the format, one by one), with the recipe
-// that makes an image showing it. Images are made once a run, when a test first asks, and shared by all tests: tests
-// must never change them.
+// A trait is one thing that QCOW2 images can do (facts of the format, one by one), with the recipe that makes an
+// image showing it. Images are made once a run, when a test first asks, and shared by all tests: tests must never
+// change them.
 
 import Foundation
 import Synchronization

@@ -1,5 +1,5 @@
-// Why this file exists: qemu-img's JSON is the yardstick for ours. Numbers keep all their bits (Double would lose the
-// low ones of a 2 EiB offset), and a difference is told by the path of the key that differs.
+// Qemu-img's JSON is the yardstick for ours. Numbers keep all their bits (Double would lose the low ones of a 2 EiB
+// offset), and a difference is told by the path of the key that differs.
 
 import Foundation
 

@@ -1,5 +1,5 @@
-// Why this file exists: a mapped image is state of the whole machine. A mapping knows how to look at itself from outside
-// (mounts, loop devices, processes), so that a test can claim that nothing stays behind; and it goes with its test.
+// A mapped image is state of the whole machine. A mapping knows how to look at itself from outside (mounts, loop
+// devices, processes), so that a test can claim that nothing stays behind; and it goes with its test.
 
 public import Foundation
 import Synchronization

@@ -1,5 +1,5 @@
-// Why this file exists: a machine that moves to another QEMU can lean on nothing of this host but its disk. It has its program
-// in memory and talks over a serial line, of which each QEMU has an end.
+// A machine that moves to another QEMU can lean on nothing of this host but its disk. It has its program in memory
+// and talks over a serial line, of which each QEMU has an end.
 
 import Foundation
 import Synchronization
@@ -22,7 +22,7 @@ public final class MovableMachine {
     private var monitor: TestMonitor
     private var moves = 0
 
-    /// Writers that write their part of the disk, read it back and compare, round after round, until somebody sends a line;
+    /// Writers that write their part of the disk, read it back and compare, round after round, until a line is sent;
     /// then each says which round was its last.
     private static let program = """
         stty -F /dev/ttyS0 -echo

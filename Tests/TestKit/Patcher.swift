@@ -1,5 +1,5 @@
-// Why this file exists: malformed images are good ones with a few bytes changed. The patcher knows where the fields of
-// a QCOW2 file lie, on its own account: it shares no code with what it tests.
+// Malformed images are good ones with a few bytes changed. The patcher knows where the fields of a QCOW2 file lie, on
+// its own account: it shares no code with what it tests.
 
 public import Foundation
 

@@ -1,5 +1,5 @@
-// Why this file exists: most of what can go wrong with plugging in goes wrong in QEMU and needs no guest. A machine that
-// never runs starts in a moment.
+// Most of what can go wrong with plugging in goes wrong in QEMU and needs no guest. A machine that never runs starts
+// in a moment.
 
 import Foundation
 import Synchronization

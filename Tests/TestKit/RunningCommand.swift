@@ -1,15 +1,15 @@
-// Why this file exists: the one place that talks to posix_spawn and wait4. Output goes to files, never to pipes, so that
-// a child that prints a lot, or leaves a server behind that holds its stderr, cannot block the test.
+// The one place that talks to posix_spawn and wait4. Output goes to files, never to pipes, so that a child that
+// prints a lot, or leaves a server behind that holds its stderr, cannot block the test.
 
 public import Foundation
 
-/// A child that has been started. Whoever holds it must wait for it or end it.
+/// A child that has been started. Its holder must wait for it or end it.
 public struct RunningCommand: Sendable {
     public let pid: pid_t
     let line: String
     let outputFile: String
     let errorFile: String
-    /// Where `time` says how much memory the command took; nil when nobody measures.
+    /// Where `time` says how much memory the command took; nil when it is not measured.
     let measureFile: String?
     let started: Double
 

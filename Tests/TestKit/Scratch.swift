@@ -1,5 +1,5 @@
-// Why this file exists: tests leave nothing behind. All files of a run lie in one folder under TMPDIR, which goes when
-// the process ends; a test that needs a folder of its own gets one inside it.
+// Tests leave nothing behind. All files of a run lie in one folder under TMPDIR, which goes when the process ends; a
+// test that needs a folder of its own gets one inside it.
 
 import Foundation
 import Synchronization

@@ -1,5 +1,5 @@
-// Why this file exists: some things can be tried only on a kernel of one's own: a disk that fails, by device-mapper's error
-// target. The quick guest is enough for that.
+// Some things can be tried only on a kernel of one's own: a disk that fails, by device-mapper's error target. The
+// quick guest is enough for that.
 
 import Foundation
 

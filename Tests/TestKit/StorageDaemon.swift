@@ -1,5 +1,5 @@
-// Why this file exists: QEMU's storage daemon is the back-end that qblk's must answer like, and the one that everything
-// on the driver's side is tried against.
+// QEMU's storage daemon is the back-end that qblk's must answer like, and the one that everything on the driver's
+// side is tried against.
 
 import Foundation
 
@@ -23,7 +23,7 @@ public final class StorageDaemon {
                 + "writable=\(writable ? "on" : "off")",
         ]).spawn()
         let end = Date(timeIntervalSinceNow: 20)
-        // The file is there before somebody listens.
+        // The file is there before a process listens.
         while !DiskServer.listens(socket) {
             guard Date() < end, kill(running.pid, 0) == 0 else {
                 throw CommandFailure(outcome: running.wait(deadline: 0))

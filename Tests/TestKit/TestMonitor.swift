@@ -1,4 +1,4 @@
-// Why this file exists: QEMU is asked what it has, by means of our own that share nothing with the program under test.
+// QEMU is asked what it has, by means of our own that share nothing with the program under test.
 
 import Foundation
 

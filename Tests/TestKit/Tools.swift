@@ -1,5 +1,5 @@
-// Why this file exists: a test says which programs and devices it needs, and is skipped with that reason where they are
-// missing. It must never fail because a machine is poor.
+// A test says which programs and devices it needs, and is skipped with that reason where they are missing. It must
+// never fail because a machine is poor.
 
 import Foundation
 

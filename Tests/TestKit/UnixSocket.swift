@@ -1,5 +1,4 @@
-// Why this file exists: tests talk to QEMU and to the guest over sockets, and the other side may never answer. Every
-// wait here has an end.
+// Tests talk to QEMU and to the guest over sockets, and the other side may never answer. Every wait here has an end.
 
 import Foundation
 import Synchronization
@@ -14,7 +13,7 @@ public final class UnixSocket: Sendable {
         public init(description: String) { self.description = description }
     }
 
-    /// Connects as soon as somebody listens, at most `deadline` seconds from now.
+    /// Connects as soon as a process listens, at most `deadline` seconds from now.
     public init(_ path: String, deadline: Double = 20) throws {
         descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw Trouble(description: "no socket: \(String(cString: strerror(errno)))") }

@@ -1,6 +1,6 @@
-// Why this file exists: the worker's path from kick to call allocates nothing, as the parts below it do not. That holds
-// for the optimised build, which is what serves; in a debug build the compiler may box what it likes, so there only the
-// counting itself is tested.
+// The worker's path from kick to call allocates nothing, as the parts below it do not. That holds for the optimised
+// build, which is what serves; in a debug build the compiler may box what it likes, so there only the counting itself
+// is tested.
 import CountAllocations
 import Foundation
 import TestKit
@@ -14,7 +14,7 @@ import SystemPackage
 @Suite(
     .enabled(if: qblk_counts_allocations() != 0, "needs a build without sanitizer"), .serialized)
 struct AllocationTests {
-    /// Other tests' workers live in this process, too. Nobody else has so many that there is one of this number.
+    /// Other tests' workers live in this process, too. No other test has so many that there is one of this number.
     private static let number = 11
 
     /// The thread that carries the last queue.

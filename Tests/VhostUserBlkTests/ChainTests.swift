@@ -1,5 +1,5 @@
-// Why this file exists: formats/virtio-blk says what follows from each bad chain. Here a driver does each of them to the
-// real back-end, whose other queue goes on, as does this one where it should.
+// Formats/virtio-blk says what follows from each bad chain. Here a driver does each of them to the real back-end,
+// whose other queue goes on, as does this one where it should.
 import DiskTypes
 import Foundation
 import ImageChain

@@ -1,5 +1,5 @@
-// Why this file exists: everything that a front-end may change while requests are in flight: rings stop and start, memory
-// comes, moves and goes, the kick descriptor is another. No request may notice.
+// Everything that a front-end may change while requests are in flight: rings stop and start, memory comes, moves and
+// goes, the kick descriptor is another. No request may notice.
 import DiskTypes
 import Foundation
 import LinuxIO

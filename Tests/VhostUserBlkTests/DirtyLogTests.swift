@@ -1,5 +1,5 @@
-// Why this file exists: a page that was written and not logged is a guest that is corrupt after its migration. The log
-// comes, is replaced and goes while requests are in flight.
+// A page that was written and not logged is a guest that is corrupt after its migration. The log comes, is replaced
+// and goes while requests are in flight.
 import DiskTypes
 import Foundation
 import LinuxIO
@@ -165,7 +165,7 @@ struct DirtyLogTests {
             try bench.drain()
             let wanted = (0..<30).reduce(into: Set<UInt64>()) { $0.formUnion(bench.written($1)) }
             #expect(old.pages.union(new.pages) == wanted)
-            // The old one is nobody's any more.
+            // The old one is not in use any more.
             old.clear()
             bench.publish(0)
             try bench.drain()

@@ -1,5 +1,5 @@
-// Why this file exists: a front-end may be broken, or somebody's weapon. It may harm its own disk's connection, and
-// nothing else: not the process, not the other disks, not whoever connects next.
+// A front-end may be broken, or hostile. It may harm its own disk's connection, and nothing else: not the process,
+// not the other disks, not the next connection.
 import DiskTypes
 import Foundation
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: a kick that gets lost is a guest that hangs, once a month. Workers sleep, look and wake in three
-// manners; in each, one request after the other goes through, kicked only when the device asks for it.
+// A kick that gets lost is a guest that hangs, once a month. Workers sleep, look and wake in three manners; in each,
+// one request after the other goes through, kicked only when the device asks for it.
 import DiskTypes
 import Foundation
 import TestKit

@@ -1,5 +1,5 @@
-// Why this file exists: a server that is killed takes nothing with it: the record of requests in flight says what the next
-// one has to do again, and every request is answered exactly once.
+// A server that is killed takes nothing with it: the record of requests in flight says what the next one has to do
+// again, and every request is answered exactly once.
 import DiskTypes
 import Foundation
 import LinuxIO

@@ -1,6 +1,6 @@
-// Why this file exists: a disk under load is right when every byte that comes back is the one that was written last. This
-// keeps a flat array beside the disk and many random requests in flight, none of which fights another for the same bytes;
-// whatever else a test does meanwhile (kill the server, change its memory, stop its rings) must not be seen in here.
+// A disk under load is right when every byte that comes back is the one that was written last. This keeps a flat
+// array beside the disk and many random requests in flight, none of which fights another for the same bytes; whatever
+// else a test does meanwhile (kill the server, change its memory, stop its rings) must not be seen in here.
 import DiskTypes
 import Glibc
 import TestKit

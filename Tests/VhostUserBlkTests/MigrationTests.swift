@@ -1,5 +1,5 @@
-// Why this file exists: a guest that moves has a server at either end of its way, and its image is never with both: the
-// first has given it back, whole, before the second opens it.
+// A guest that moves has a server at either end of its way, and its image is never with both: the first has given it
+// back, whole, before the second opens it.
 import DiskTypes
 import Foundation
 import ImageChain
@@ -60,7 +60,7 @@ struct MigrationTests {
         return "disk"
     }
 
-    /// Nobody holds its locks.
+    /// No process holds its locks.
     private static func isFree(_ path: String, _ format: ImageFormat) throws -> Bool {
         try Command(["qemu-io", "-f", format.rawValue, "-c", "write -P 1 15M 512", path]).run().exit == 0
     }

@@ -1,5 +1,5 @@
-// Why this file exists: the one claim that matters: the disk that a guest sees is a flat array of bytes, whatever the
-// rings, the cut of its requests, the format of the image and the number of threads.
+// The one claim that matters: the disk that a guest sees is a flat array of bytes, whatever the rings, the cut of its
+// requests, the format of the image and the number of threads.
 import DiskTypes
 import Foundation
 import TestKit

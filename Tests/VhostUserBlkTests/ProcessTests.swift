@@ -1,5 +1,5 @@
-// Why this file exists: the back-end as a process: how it ends, what it inherits, what it refuses to share, and what it
-// keeps open after front-ends have done their worst.
+// The back-end as a process: how it ends, what it inherits, what it refuses to share, and what it keeps open after
+// front-ends have done their worst.
 import DiskTypes
 import Foundation
 import LinuxIO
@@ -312,7 +312,7 @@ private final class CutMemory {
         ])
     }
     func kick() { queueDriver.queue.kick.signal() }
-    /// From here on nobody here touches it.
+    /// From here on this process does not touch it.
     func cut(to bytes: Int) { ftruncate(file, off_t(bytes)) }
     func stop() throws { try frontend.stop(queueDriver.queue) }
 }

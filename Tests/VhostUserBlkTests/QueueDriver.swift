@@ -1,5 +1,5 @@
-// Why this file exists: a queue whose driver lays requests out as wildly as it may: any cut, any alignment, buffers that
-// cross from one region of memory into the next.
+// A queue whose driver lays requests out as wildly as it may: any cut, any alignment, buffers that cross from one
+// region of memory into the next.
 import Glibc
 import TestKit
 import VhostUserFrontend

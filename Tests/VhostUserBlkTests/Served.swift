@@ -1,5 +1,5 @@
-// Why this file exists: the back-end under test, in this process: a server with as many disks as a test wants, what it
-// logs, and the way to it. Tests that look at the process itself (descriptors, mappings, its end) start the program.
+// The back-end under test, in this process: a server with as many disks as a test wants, what it logs, and the way to
+// it. Tests that look at the process itself (descriptors, mappings, its end) start the program.
 import DiskTypes
 import Foundation
 import ImageChain

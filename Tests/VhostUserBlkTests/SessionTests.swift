@@ -1,4 +1,4 @@
-// Why this file exists: what a session offers and answers, message by message.
+// What a session offers and answers, message by message.
 import DiskTypes
 import Foundation
 import ImageChain

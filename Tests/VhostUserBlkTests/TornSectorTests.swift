@@ -1,5 +1,5 @@
-// Why this file exists: a disk writes a sector whole or not at all, and guests' journals count on it. A server that copies
-// into mapped pages could be stopped by SIGKILL inside one.
+// A disk writes a sector whole or not at all, and guests' journals count on it. A server that copies into mapped
+// pages could be stopped by SIGKILL inside one.
 import DiskTypes
 import Foundation
 import LinuxIO

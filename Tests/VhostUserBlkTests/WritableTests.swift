@@ -1,5 +1,5 @@
-// Why this file exists: many queues and workers write one qcow2 image, in which nearly every write needs a cluster, often the
-// same one as another: the guest sees a flat array, and QEMU finds neither error nor leak afterwards.
+// Many queues and workers write one qcow2 image, in which nearly every write needs a cluster, often the same one as
+// another: the guest sees a flat array, and QEMU finds neither error nor leak afterwards.
 import DiskTypes
 import Foundation
 import TestKit

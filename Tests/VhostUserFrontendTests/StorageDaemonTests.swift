@@ -1,5 +1,5 @@
-// Why this file exists: a front-end that only our own back-end understands proves nothing. Every request goes to QEMU's
-// storage daemon, and what it wrote is looked for in its file.
+// A front-end that only our own back-end understands proves nothing. Every request goes to QEMU's storage daemon, and
+// what it wrote is looked for in its file.
 import DiskTypes
 import Foundation
 import TestKit

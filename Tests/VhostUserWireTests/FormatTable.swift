@@ -1,4 +1,4 @@
-// Why this file exists: formats/vhost-user is the truth about the bytes; this reads its tables for the tests.
+// Formats/vhost-user is the truth about the bytes; this reads its tables for the tests.
 import Glibc
 
 enum FormatTable {

@@ -1,4 +1,4 @@
-// Why this file exists: a header decides how much is read next; what it may say is little.
+// A header decides how much is read next; what it may say is little.
 import Testing
 import VhostUserWire
 

@@ -1,5 +1,5 @@
-// Why this file exists: the constants and codes are held against formats/vhost-user, both ways: none differs, none of
-// the table's is missing.
+// The constants and codes are held against formats/vhost-user, both ways: none differs, none of the table's is
+// missing.
 import Testing
 import VhostUserWire
 

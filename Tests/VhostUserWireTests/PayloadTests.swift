@@ -1,5 +1,5 @@
-// Why this file exists: what is written is read back the same, and whatever else a peer sends is an error with a name,
-// at every length, never a trap.
+// What is written is read back the same, and whatever else a peer sends is an error with a name, at every length,
+// never a trap.
 import Testing
 import VhostUserWire
 

@@ -1,5 +1,5 @@
-// Why this file exists: a request costs no heap allocation, on either kind of ring and however the driver lays it out.
-// A worker that allocates takes the allocator's locks, and its time is no longer its own.
+// A request costs no heap allocation, on either kind of ring and however the driver lays it out. A worker that
+// allocates takes the allocator's locks, and its time is no longer its own.
 import CountAllocations
 import DiskTypes
 import Glibc

@@ -1,4 +1,4 @@
-// Why this file exists: what a well-behaved driver publishes arrives as it was meant, whatever its shape.
+// What a well-behaved driver publishes arrives as it was meant, whatever its shape.
 import Glibc
 import Testing
 import Virtqueue
@@ -93,7 +93,7 @@ struct ChainTests {
     @Test(arguments: Kind.both) func emptyBuffersAreSkipped(_ kind: Kind) throws {
         let harness = try QueueHarness(kind)
         let request = try harness.request()
-        // Its address need not exist: nobody goes there.
+        // Its address need not exist: it is not read.
         harness.driver.publish(
             [request.buffers[0], MockBuffer(UInt64.max, 0, isWritable: true)] + request.buffers[1...])
         let chain = try #require(harness.pop())

@@ -1,4 +1,4 @@
-// Why this file exists: a page that was written and not logged is a guest that is corrupt after its migration.
+// A page that was written and not logged is a guest that is corrupt after its migration.
 import Glibc
 import Testing
 import Virtqueue

@@ -1,4 +1,4 @@
-// Why this file exists: addresses become pointers in one place, and that place is held here.
+// Addresses become pointers in one place, and that place is held here.
 import Testing
 import Virtqueue
 import VirtqueueMock

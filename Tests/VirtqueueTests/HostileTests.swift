@@ -1,5 +1,5 @@
-// Why this file exists: every harm a driver is known to try (formats/virtio-blk/README.md lists them). One request may
-// fail, or this one queue; never the process, and never memory outside the guest's.
+// Every harm a driver is known to try (formats/virtio-blk/README.md lists them). One request may fail, or this one
+// queue; never the process, and never memory outside the guest's.
 import Testing
 import Virtqueue
 import VirtqueueMock

@@ -1,5 +1,5 @@
-// Why this file exists: kill -9 at any moment must lose no request and repeat none that the driver saw answered. A
-// crash is a copy of what other processes keep (the ring and the record) between any two steps.
+// Kill -9 at any moment must lose no request and repeat none that the driver saw answered. A crash is a copy of what
+// other processes keep (the ring and the record) between any two steps.
 import Testing
 @testable import Virtqueue
 import VirtqueueMock

@@ -1,4 +1,4 @@
-// Why this file exists: formats/virtio-blk/layout.tsv is the truth about the bytes; the constants are held against it.
+// Formats/virtio-blk/layout.tsv is the truth about the bytes; the constants are held against it.
 import DiskTypes
 import Glibc
 import Testing

@@ -1,5 +1,5 @@
-// Why this file exists: random chains, most of them slightly wrong, against a model that is too slow and too simple to
-// be wrong: it looks at every byte of a buffer by itself.
+// Random chains, most of them slightly wrong, against a model that is too slow and too simple to be wrong: it looks
+// at every byte of a buffer by itself.
 import Testing
 import Virtqueue
 import VirtqueueMock

@@ -1,4 +1,4 @@
-// Why this file exists: a kick or a signal that is lost is a guest that hangs, and one too many is a slow guest.
+// A kick or a signal that is lost is a guest that hangs, and one too many is a slow guest.
 import Glibc
 import Synchronization
 import Testing

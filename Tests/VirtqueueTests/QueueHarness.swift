@@ -1,5 +1,5 @@
-// Why this file exists: a driver and a device over the same memory, for every test of the rings; the tests run over
-// both ring formats wherever the claim is about both.
+// A driver and a device over the same memory, for every test of the rings; the tests run over both ring formats
+// wherever the claim is about both.
 import DiskTypes
 import Glibc
 import Testing

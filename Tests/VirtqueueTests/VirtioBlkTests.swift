@@ -1,4 +1,4 @@
-// Why this file exists: statuses are QEMU's own (block/export/virtio-blk-handler.c), case by case.
+// Statuses are QEMU's own (block/export/virtio-blk-handler.c), case by case.
 import DiskTypes
 import Glibc
 import Testing

@@ -1,5 +1,5 @@
-# Why this file exists: what every comparison needs: interleaved rounds, medians, CPU time of a server, clean-up.
-# Sourced by the scripts beside it; never run alone.
+# What every comparison needs: interleaved rounds, medians, CPU time of a server, clean-up. Sourced by the scripts
+# beside it; never run alone.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin LC_ALL=C
 

@@ -1,6 +1,6 @@
 // swift-tools-version: 6.3
-// Why this file exists: the fuzzer of vhost-user sessions, apart from the product it looks at. It needs a sanitizer:
-// `swift build -c release --sanitize fuzzer`; `run` beside this file does it all.
+// The fuzzer of vhost-user sessions, apart from the product it looks at. It needs a sanitizer: `swift build -c
+// release --sanitize fuzzer`; `run` beside this file does it all.
 import PackageDescription
 
 let package = Package(

@@ -1,6 +1,6 @@
 // swift-tools-version: 6.3
-// Why this file exists: fuzzers and the instruction count of the rings, apart from the product they look at. Fuzzers
-// need a sanitizer: `swift build -c release --sanitize fuzzer`; `run` and `cost` beside this file do it all.
+// Fuzzers and the instruction count of the rings, apart from the product they look at. Fuzzers need a sanitizer:
+// `swift build -c release --sanitize fuzzer`; `run` and `cost` beside this file do it all.
 import PackageDescription
 
 let fuzzer: [SwiftSetting] = [.unsafeFlags(["-parse-as-library"])]

@@ -1,6 +1,6 @@
-// Why this file exists: the one umbrella for every C header qblk uses. Several system-library modules would each
-// re-parse glibc with other feature macros and conflict (fd_set, flock); one target with one order of includes
-// does not. Never define _GNU_SOURCE here: Swift's Glibc module is built without it. The .c files do.
+// The one umbrella for every C header qblk uses. Several system-library modules would each re-parse glibc with other
+// feature macros and conflict (fd_set, flock); one target with one order of includes does not. Never define
+// _GNU_SOURCE here: Swift's Glibc module is built without it. The .c files do.
 #ifndef CQBLK_H
 #define CQBLK_H
 #include <features.h> // latch glibc's feature macros as SwiftGlibc sees them, before a library header sets its own

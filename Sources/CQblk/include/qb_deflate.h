@@ -1,5 +1,5 @@
-// Why this file exists: ISA-L's deflate by one call. Its stream is a struct of 100 KiB with arrays that Swift cannot
-// import, and its memory belongs to one cluster after the other.
+// ISA-L's deflate by one call. Its stream is a struct of 100 KiB with arrays that Swift cannot import, and its memory
+// belongs to one cluster after the other.
 #ifndef QB_DEFLATE_H
 #define QB_DEFLATE_H
 #include <stddef.h>

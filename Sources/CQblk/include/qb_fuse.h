@@ -1,5 +1,5 @@
-// Why this file exists: the FUSE kernel protocol for the FUSE door, with what came after the oldest kernel headers
-// that qblk builds on (6.1). Where the header knows a name already, constants.c checks that the numbers agree.
+// The FUSE kernel protocol for the FUSE door, with what came after the oldest kernel headers that qblk builds on
+// (6.1). Where the header knows a name already, constants.c checks that the numbers agree.
 #ifndef QB_FUSE_H
 #define QB_FUSE_H
 #include <linux/fuse.h>

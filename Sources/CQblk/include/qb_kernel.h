@@ -1,6 +1,6 @@
-// Why this file exists: kernel constants that Swift cannot import (macros with _IOR or casts, macros behind
-// _GNU_SOURCE) or that older kernel headers lack. Numbers written out here are checked against the headers in
-// constants.c wherever a header has them.
+// Kernel constants that Swift cannot import (macros with _IOR or casts, macros behind _GNU_SOURCE) or that older
+// kernel headers lack. Numbers written out here are checked against the headers in constants.c wherever a header has
+// them.
 #ifndef QB_KERNEL_H
 #define QB_KERNEL_H
 #include <linux/falloc.h>

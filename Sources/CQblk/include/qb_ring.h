@@ -1,4 +1,4 @@
-// Why this file exists: io_uring without liburing.h, whose copy of the kernel's header clashes with the one that
+// Io_uring without liburing.h, whose copy of the kernel's header clashes with the one that
 // swift-system's C module includes. The layouts here are the kernel's ABI; ring.c checks them against liburing.
 #ifndef QB_RING_H
 #define QB_RING_H

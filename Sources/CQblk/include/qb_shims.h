@@ -1,6 +1,5 @@
-// Why this file exists: system calls that Swift cannot reach (variadic, behind _GNU_SOURCE, CMSG macros, fork).
-// One call each; whatever decides something belongs into Swift. Results are the call's: -1 and errno on failure,
-// unless said otherwise.
+// System calls that Swift cannot reach (variadic, behind _GNU_SOURCE, CMSG macros, fork). One call each; whatever
+// decides something belongs into Swift. Results are the call's: -1 and errno on failure, unless said otherwise.
 #ifndef QB_SHIMS_H
 #define QB_SHIMS_H
 #include <stddef.h>
@@ -11,7 +10,7 @@
 int qb_fallocate(int fd, int mode, uint64_t offset, uint64_t length);
 /// Bytes of a byte-range lock on the open file description, start and length; `type` is F_RDLCK, F_WRLCK, F_UNLCK.
 int qb_ofd_lock(int fd, short type, uint64_t start, uint64_t length);
-/// 1 when a lock of `type` would be refused because of somebody else's, 0 when not, -1 on failure.
+/// 1 when a lock of `type` would be refused because of another process's, 0 when not, -1 on failure.
 int qb_ofd_test(int fd, short type, uint64_t start, uint64_t length);
 /// What the kernel says about direct I/O: 1 and the two alignments (0, 0: not possible), or 0 when it does not say.
 int qb_dio_alignment(int fd, uint32_t *memory, uint32_t *offset);

@@ -1,4 +1,4 @@
-// Why this file exists: `qblk doctor` says whether this machine can map through device-mapper, and what to do if not.
+// `qblk doctor` says whether this machine can map through device-mapper, and what to do if not.
 
 import DiskTypes
 import LinuxIO

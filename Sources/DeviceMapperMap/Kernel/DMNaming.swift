@@ -1,5 +1,4 @@
-// Why this file exists: the names by which qblk finds its own devices again after a crash, and which names it may
-// give at all.
+// The names by which qblk finds its own devices again after a crash, and which names it may give at all.
 
 public import DiskTypes
 import Glibc

@@ -1,5 +1,5 @@
-// Why this file exists: `/dev/mapper/NAME` must be readable when `map` returns, on machines with and without udev,
-// and no node may stay behind that names somebody else's device later.
+// `/dev/mapper/NAME` must be readable when `map` returns, on machines with and without udev, and no node may stay
+// behind that names a foreign device later.
 
 import CQblk
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: libdevmapper as Swift wants it: a task that frees itself, failures with the kernel's reason,
-// and a library that never prints.
+// Libdevmapper as Swift wants it: a task that frees itself, failures with the kernel's reason, and a library that
+// never prints.
 
 import CQblk
 import Glibc

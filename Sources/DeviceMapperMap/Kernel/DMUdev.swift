@@ -1,5 +1,5 @@
-// Why this file exists: with udev, device nodes are udev's work and callers must wait for it; without udev, waiting
-// never ends and the library must make the nodes. This tells the two apart and waits no longer than it must.
+// With udev, device nodes are udev's work and callers must wait for it; without udev, waiting never ends and the
+// library must make the nodes. This tells the two apart and waits no longer than it must.
 
 import CQblk
 import Glibc
@@ -28,7 +28,7 @@ enum DMUdev {
                 | DM_UDEV_DISABLE_OTHER_RULES_FLAG | DM_UDEV_DISABLE_LIBRARY_FALLBACK
         }
         // Without udev no cookie at all for visible devices: the library then makes and removes the nodes itself.
-        // With these flags and no udev, a cookie is 0 and waits for nobody.
+        // With these flags and no udev, a cookie is 0 and waits for nothing.
         if present || purpose == .hidden { try task.need(dm_task_set_cookie(task.raw, &cookie, UInt16(flags))) }
         do {
             try task.run()

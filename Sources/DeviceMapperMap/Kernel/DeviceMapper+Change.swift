@@ -1,5 +1,4 @@
-// Why this file exists: making, switching and removing devices, with the order of steps that leaves no device
-// suspended and none half made.
+// Making, switching and removing devices, with the order of steps that leaves no device suspended and none half made.
 
 public import DiskTypes
 import CQblk
@@ -10,7 +9,7 @@ public struct DMDeviceSpec: Sendable {
     public var name: String
     public var uuid: String
     public var readOnly: Bool
-    /// A building block of another device: no node, and nobody shall look for partitions or volumes on it.
+    /// A building block of another device: no node, and udev shall not look for partitions or volumes on it.
     public var isInternal: Bool
 
     public init(name: String, uuid: String, readOnly: Bool, isInternal: Bool = false) {
@@ -101,7 +100,7 @@ extension DeviceMapper {
         }
     }
 
-    /// Holds new I/O back and waits for I/O in flight. Whoever calls this owes a `resume`.
+    /// Holds new I/O back and waits for I/O in flight. Each call must be followed by a `resume`.
     public func suspend(name: String, flush: Bool = false) throws(ImageError) {
         try alone("device-mapper cannot suspend \(name)") { () throws(DMFailure) in
             let task = try DMTask.make(DM_DEVICE_SUSPEND, name: name)

@@ -1,4 +1,4 @@
-// Why this file exists: what device-mapper says about itself and its devices. Nothing here changes anything.
+// What device-mapper says about itself and its devices. Nothing here changes anything.
 
 public import DiskTypes
 import CQblk
@@ -76,7 +76,7 @@ extension DeviceMapper {
 
     // MARK: - inside the turn
 
-    /// INFO with the open count, which maps need to know whether somebody uses a device.
+    /// INFO with the open count, which maps need to know whether a device is in use.
     func look(name: String) throws(DMFailure) -> DMDeviceInfo? {
         let task = try DMTask.make(DM_DEVICE_INFO, name: name)
         do {

@@ -1,5 +1,5 @@
-// Why this file exists: the only door to libdevmapper. The library keeps global state and is not thread-safe, so
-// every call happens in one place, one after the other.
+// The only door to libdevmapper. The library keeps global state and is not thread-safe, so every call happens in one
+// place, one after the other.
 
 import DiskTypes
 import CQblk

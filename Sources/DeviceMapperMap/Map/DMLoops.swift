@@ -1,5 +1,5 @@
-// Why this file exists: device-mapper takes block devices, images are files: a read-only loop device for each file that
-// the table uses. They carry the image's locks, and they detach by themselves.
+// Device-mapper takes block devices, images are files: a read-only loop device for each file that the table uses.
+// They carry the image's locks, and they detach by themselves.
 
 import CQblk
 import DiskTypes
@@ -73,7 +73,7 @@ struct DMLoops {
         }
     }
 
-    /// Waits a moment for loops to detach, which they do when the kernel has closed them: whoever unmaps an image may
+    /// Waits a moment for loops to detach, which they do when the kernel has closed them: the caller of unmap may
     /// open it for writing at once, and the locks end with the loops.
     static func waitUntilDetached(_ loops: [Below]) {
         for _ in 0..<100 where loops.contains(where: \.isThere) { usleep(10_000) }

@@ -1,12 +1,11 @@
-// Why this file exists: taking a map down, a healthy one and one that a crash left half made: both are "remove what of
-// it is there".
+// Taking a map down, a healthy one and one that a crash left half made: both are "remove what of it is there".
 
 public import DiskTypes
 import Glibc
 public import MapRegistry
 
 extension DMMap {
-    /// Takes a map down. A device in use is refused; with `deferred` it goes as soon as nobody uses it.
+    /// Takes a map down. A device in use is refused; with `deferred` it goes with its last user.
     public static func unmap(
         _ record: MapRecord, deferred: Bool = false, registry: MapRegistry = MapRegistry()
     ) throws(ImageError) {
@@ -35,7 +34,7 @@ extension DMMap {
     static func clean(_ name: String, _ registry: MapRegistry) throws(ImageError) -> Bool {
         guard try isGone(name, registry) else { return false }
         let reservation = try registry.lock(name)
-        // Somebody may have been making it just now, and had the lock until here.
+        // Another process may have been making it just now, and had the lock until here.
         guard try isGone(name, registry), let record = try registry.record(of: name) else { return false }
         _ = try takeDown(record, deferred: false)
         try reservation.remove()

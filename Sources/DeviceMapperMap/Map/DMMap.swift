@@ -1,5 +1,5 @@
-// Why this file exists: from an image to /dev/mapper/NAME in an order in which every step can be undone, and in which
-// a crash after any step leaves nothing that the next command does not find and remove.
+// From an image to /dev/mapper/NAME in an order in which every step can be undone, and in which a crash after any
+// step leaves nothing that the next command does not find and remove.
 //
 //     record      written first: it names every device that is going to be made
 //     loops       one for each file that the table uses; they detach by themselves when their last user is gone
@@ -108,7 +108,7 @@ public enum DMMap {
         if let obstacle = table.obstacle(names: names) { throw obstacle.error }
         let spec = DMDeviceSpec(name: naming.name, uuid: naming.uuid, readOnly: true)
         _ = try DeviceMapper.shared.create(spec, count: table.lines.count) { table.target($0, names: names) }
-        // Held by the device now; from here on it goes when the device goes, whoever removes that.
+        // Held by the device now; from here on it goes when the device goes, by any hand.
         if table.hasZeros { try DeviceMapper.shared.remove(name: naming.zerosName, deferred: true) }
     }
 

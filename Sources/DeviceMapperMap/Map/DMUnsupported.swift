@@ -1,5 +1,5 @@
-// Why this file exists: why device-mapper alone cannot show an image, and from which byte on. `map --via auto` takes
-// another way then; `map --via dm` and `table` tell the user.
+// Why device-mapper alone cannot show an image, and from which byte on. `map --via auto` takes another way then; `map
+// --via dm` and `table` tell the user.
 
 public import DiskTypes
 

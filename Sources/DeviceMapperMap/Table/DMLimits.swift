@@ -1,5 +1,5 @@
-// Why this file exists: the numbers that the kernel and libdevmapper lay down for tables, named once.
-// formats/dm-table/layout.tsv is the truth; a test holds these against it.
+// The numbers that the kernel and libdevmapper lay down for tables, named once. formats/dm-table/layout.tsv is the
+// truth; a test holds these against it.
 
 /// What device-mapper and libdevmapper take at most.
 public enum DMLimits {

@@ -1,4 +1,4 @@
-// Why this file exists: from an opened chain to its table, and to the names that `qblk table` prints.
+// From an opened chain to its table, and to the names that `qblk table` prints.
 
 import BlockEngine
 public import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: a table becomes what the kernel and `dmsetup` read: a target's name and parameters, with the
-// devices that stand for the files.
+// A table becomes what the kernel and `dmsetup` read: a target's name and parameters, with the devices that stand for
+// the files.
 
 public import DiskTypes
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: a disk as device-mapper sees it: lines that say which sectors come from where. Pure data: it
-// knows files by their number in the chain, no device, no kernel.
+// A disk as device-mapper sees it: lines that say which sectors come from where. Pure data: it knows files by their
+// number in the chain, no device, no kernel.
 
 /// Where the sectors of a line come from.
 ///

@@ -1,5 +1,5 @@
-// Why this file exists: the one place that turns extents (bytes) into lines (sectors), merges them, and finds what
-// device-mapper cannot express.
+// The one place that turns extents (bytes) into lines (sectors), merges them, and finds what device-mapper cannot
+// express.
 
 public import DiskTypes
 

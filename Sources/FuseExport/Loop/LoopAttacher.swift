@@ -1,6 +1,5 @@
-// Why this file exists: attaching a loop device reads from the file (partitions), and the file is ours: should its server
-// die in between, the attaching thread waits in the kernel for the next server. So it must not be the thread that starts
-// servers.
+// Attaching a loop device reads from the file (partitions), and the file is ours: should its server die in between,
+// the attaching thread waits in the kernel for the next server. So it must not be the thread that starts servers.
 import DiskTypes
 import Glibc
 import LinuxIO
@@ -38,7 +37,7 @@ struct LoopAttacher: ThreadWork {
         let fd = path.open((readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
         guard fd >= 0 else { throw ImageError(.system, "cannot open \(path): \(errorText(errno))") }
         let file = OwnedFD(taking: fd)
-        // Until somebody asks, the kernel takes a fresh FUSE file for empty; its loop driver has asked since Linux 6.16.
+        // Until it is asked for its size, a fresh FUSE file counts as empty in the kernel; its loop driver has asked since Linux 6.16.
         var status = stat()
         guard fstat(file.raw, &status) == 0 else {
             throw ImageError(.system, "cannot look at \(path): \(errorText(errno))")

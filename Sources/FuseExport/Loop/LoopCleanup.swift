@@ -1,5 +1,5 @@
-// Why this file exists: what a crash leaves behind is taken apart from the outside, in an order in which no step waits
-// for a process that is dead or stuck.
+// What a crash leaves behind is taken apart from the outside, in an order in which no step waits for a process that
+// is dead or stuck.
 import CQblk
 import DiskTypes
 import Glibc
@@ -14,7 +14,7 @@ enum LoopCleanup {
         unmount(mountPoint, Int32(MNT_FORCE))
     }
 
-    /// Takes the mount out of the tree. Whoever still has the file open keeps it until the connection ends.
+    /// Takes the mount out of the tree. A process that has the file open keeps it until the connection ends.
     static func unmount(_ mountPoint: FilePath) {
         for _ in 0..<20 {
             if unmount(mountPoint, 0) == 0 || errno != EBUSY { return }
@@ -85,7 +85,7 @@ enum LoopCleanup {
     static func isServed(_ record: MapRecord) -> Bool { record.server.map(\.isAlive) ?? true }
 
     /// Takes down a map that has no record, because what made it was killed: the loop devices on its FUSE file, and the
-    /// mount. Nobody was told of the device yet, so nobody is asked. A server that is left ends with its connection.
+    /// mount. The device was not announced yet, so its users are not asked for. A server that is left ends with its connection.
     static func takeDownUnrecorded(_ mountPoint: FilePath) throws(ImageError) {
         var isMounted = false
         do throws(Errno) { isMounted = try MountTable.read().contains { $0.mountPoint == mountPoint } } catch {

@@ -1,5 +1,5 @@
-// Why this file exists: a map is carried on by other processes than the one that was asked for it. This is all they are
-// told, as one JSON argument, and all they tell back, as one JSON line through a pipe.
+// A map is carried on by other processes than the one that was asked for it. This is all they are told, as one JSON
+// argument, and all they tell back, as one JSON line through a pipe.
 import DiskTypes
 import FoundationEssentials
 import Glibc

@@ -1,5 +1,5 @@
-// Why this file exists: the loop door as the command line sees it: map, unmap, and the two hidden verbs that carry a
-// map on after the shell is gone.
+// The loop door as the command line sees it: map, unmap, and the two hidden verbs that carry a map on after the shell
+// is gone.
 public import DiskTypes
 import Glibc
 import ImageChain

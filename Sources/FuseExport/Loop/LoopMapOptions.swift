@@ -1,5 +1,4 @@
-// Why this file exists: everything the caller decides about a loop map, in one value that also travels to the
-// processes that carry it out.
+// Everything the caller decides about a loop map, in one value that also travels to the processes that carry it out.
 public import ImageChain
 public import MapRegistry
 public import SystemPackage

@@ -1,5 +1,5 @@
-// Why this file exists: a loop device must not vanish under somebody. The kernel knows of mounts and exclusive users;
-// programs that merely have it open show in /proc only.
+// A loop device must not vanish under its users. The kernel knows of mounts and exclusive users; programs that merely
+// have it open show in /proc only.
 import CQblk
 import DiskTypes
 import Glibc
@@ -7,9 +7,9 @@ import LinuxIO
 import MapRegistry
 import SystemPackage
 
-/// Who uses a loop device, and taking it away from nobody.
+/// The users of a loop device, and its removal when there are none.
 enum LoopOpeners {
-    /// Detaches /dev/loopN if it is still the map's and nobody uses it. With `deferred` a device in use goes
+    /// Detaches /dev/loopN if it is still the map's and not in use. With `deferred` a device in use goes
     /// as soon as it is not. True when it is gone on return.
     @discardableResult
     static func detach(_ number: Int32, of record: MapRecord, deferred: Bool = false) throws(ImageError) -> Bool {
@@ -25,7 +25,7 @@ enum LoopOpeners {
             if !record.ownsLoop(number) { return true }
             usleep(10_000)
         }
-        // Somebody opened it meanwhile; the kernel now waits for them. Take the order back, and say no.
+        // It was opened meanwhile; the kernel now waits for its users. Take the order back, and say no.
         keep(number)
         throw inUse(device, users(of: device))
     }

@@ -1,5 +1,5 @@
-// Why this file exists: a raw image is its own disk. The loop driver reads it faster than any server could, and no process
-// has to stay behind; the image's locks stay with the open file that the device holds.
+// A raw image is its own disk. The loop driver reads it faster than any server could, and no process has to stay
+// behind; the image's locks stay with the open file that the device holds.
 import DiskTypes
 import Glibc
 import ImageChain

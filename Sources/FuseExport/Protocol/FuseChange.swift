@@ -1,5 +1,5 @@
-// Why this file exists: requests that change the disk come from the kernel, and anybody may be behind it. Here each one
-// becomes a range inside the disk, or an error; behind this nobody checks again.
+// Requests that change the disk come from the kernel, and anybody may be behind it. Here each one becomes a range
+// inside the disk, or an error; it is not checked again.
 import CQblk
 import Glibc
 import LinuxIO

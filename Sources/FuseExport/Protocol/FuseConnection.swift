@@ -1,5 +1,5 @@
-// Why this file exists: the connection to the kernel's FUSE must outlive any server process: as long as somebody holds
-// its descriptors, requests wait instead of failing. The supervisor is that somebody.
+// The connection to the kernel's FUSE must outlive any server process: as long as a process holds its descriptors,
+// requests wait instead of failing. The supervisor is that process.
 import CQblk
 import DiskTypes
 import Glibc

@@ -1,5 +1,5 @@
-// Why this file exists: the words of the FUSE kernel protocol that one regular file needs: operations, sizes, flags.
-// The structs are the kernel's own, from linux/fuse.h.
+// The words of the FUSE kernel protocol that one regular file needs: operations, sizes, flags. The structs are the
+// kernel's own, from linux/fuse.h.
 import CQblk
 import ImageChain
 

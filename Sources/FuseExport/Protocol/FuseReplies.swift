@@ -1,5 +1,5 @@
-// Why this file exists: every reply but READ's data, as bytes. Nothing here is on the data path; all of it is pinned
-// by golden tests, because a wrong byte hangs a mount.
+// Every reply but READ's data, as bytes. Nothing here is on the data path; all of it is pinned by golden tests,
+// because a wrong byte hangs a mount.
 import CQblk
 import Glibc
 
@@ -98,7 +98,7 @@ struct FuseReplies {
         return reply(out, unique, opened)
     }
 
-    /// Times are nobody's business and accepted; size, mode and owner stay as they are.
+    /// Times have no meaning and are accepted; size, mode and owner stay as they are.
     private func setAttributes(_ request: FuseRequest, _ out: UnsafeMutableRawPointer) -> Int {
         let unique = request.header.unique
         guard let wanted = request.arguments(fuse_setattr_in.self) else {

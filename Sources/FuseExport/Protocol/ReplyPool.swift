@@ -1,6 +1,5 @@
-// Why this file exists: replies need memory that is page-aligned (direct reads land in it), bounded (a map must not
-// grow with its load), and there before the first request. Three sizes, because most requests are small and some are
-// a mebibyte.
+// Replies need memory that is page-aligned (direct reads land in it), bounded (a map must not grow with its load),
+// and there before the first request. Three sizes, because most requests are small and some are a mebibyte.
 import LinuxIO
 import SystemPackage
 

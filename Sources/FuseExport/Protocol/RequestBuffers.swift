@@ -1,6 +1,6 @@
-// Why this file exists: requests are read ahead of knowing whether they can be served. Those that cannot yet (no reply
-// buffer is free) wait in the very buffer they were read into, in order; while they do, less is read. That bounds
-// everything a worker ever holds. Those that change the disk keep their buffer until that is done.
+// Requests are read ahead of knowing whether they can be served. Those that cannot yet (no reply buffer is free) wait
+// in the very buffer they were read into, in order; while they do, less is read. That bounds everything a worker ever
+// holds. Those that change the disk keep their buffer until that is done.
 import Glibc
 import LinuxIO
 import SystemPackage
@@ -11,7 +11,7 @@ import SystemPackage
 /// costs a page a buffer.
 ///
 /// All of it is there from the beginning: should a process be killed while the kernel copies a request to it and a page is
-/// missing, the kernel does not fetch the page but fails the request, and nobody repeats it. So requests are kept short
+/// missing, the kernel does not fetch the page but fails the request, and does not repeat it. So requests are kept short
 /// (`FuseLimits.maxWrite`).
 struct RequestBuffers: ~Copyable {
     private let memory: AlignedBuffer
@@ -78,7 +78,7 @@ struct RequestBuffers: ~Copyable {
         dequeueKeeping()
     }
 
-    /// The first in line is under way and keeps its buffer until somebody gives it back.
+    /// The first in line is under way and keeps its buffer until it is given back.
     @inline(__always) mutating func dequeueKeeping() {
         head &+= 1
         if head == count { head = 0 }

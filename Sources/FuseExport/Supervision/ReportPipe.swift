@@ -1,5 +1,5 @@
-// Why this file exists: who starts a process in the background must hear how that went, even if it dies before it can
-// say: a pipe tells both, by a line or by its end.
+// Who starts a process in the background must hear how that went, even if it dies before it can say: a pipe tells
+// both, by a line or by its end.
 import DiskTypes
 import Glibc
 import LinuxIO
@@ -21,7 +21,7 @@ struct ReportPipe: ~Copyable {
     /// Gives up the writing end, so that the child's death ends the pipe.
     consuming func keepReading() -> OwnedFD { reading }
 
-    /// Sends a report; nobody listening any more is no error, but false.
+    /// Sends a report; without a reader it returns false and is no error.
     @discardableResult static func send(_ report: LoopReport, to fd: Int32) -> Bool {
         let line: String
         do throws(ImageError) { line = try LoopWire.encode(report) + "\n" } catch { return false }

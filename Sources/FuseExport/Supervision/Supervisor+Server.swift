@@ -1,5 +1,5 @@
-// Why this file exists: a server that dies is followed by another on the same connection, and the kernel sends again
-// whatever the dead one had not answered. Whoever reads the disk sees a pause, never an error.
+// A server that dies is followed by another on the same connection, and the kernel sends again whatever the dead one
+// had not answered. The disk's users see a pause, never an error.
 import DiskTypes
 import Glibc
 import ImageChain

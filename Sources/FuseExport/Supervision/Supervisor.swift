@@ -1,6 +1,6 @@
-// Why this file exists: somebody must hold the disk together whatever happens to the process that serves it. The
-// supervisor opens the image (and so holds its locks), mounts, keeps the connection, starts servers, attaches the loop
-// device, and takes all of that down in the right order. It carries no requests, so there is little it can die of.
+// The disk must stay up whatever happens to the process that serves it. The supervisor opens the image (and so holds
+// its locks), mounts, keeps the connection, starts servers, attaches the loop device, and takes all of that down in
+// the right order. It carries no requests, so there is little it can die of.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -51,7 +51,7 @@ final class Supervisor {
     var folder: FilePath { registry.folder(of: config.name) }
     var diskPath: FilePath { folder.appending("disk") }
 
-    /// Makes the map, tells `ready` how that went (false: nobody wants it any more), and watches over it to its end.
+    /// Makes the map, tells `ready` how that went (false: the caller has gone), and watches over it to its end.
     func run(ready: (Result<MapRecord, ImageError>) -> Bool) -> Int32 {
         let made: MapRecord
         do throws(ImageError) {
@@ -63,7 +63,7 @@ final class Supervisor {
             return 1
         }
         guard ready(.success(made)) else {
-            log.notice("whoever wanted the map of \(config.image) is gone: taking it down")
+            log.notice("the caller that wanted the map of \(config.image) is gone: taking it down")
             // Udev and its like look at a new device for a moment.
             for _ in 0..<50 {
                 if takeDown(deferred: true) { return 1 }
@@ -208,7 +208,7 @@ final class Supervisor {
         return true
     }
 
-    /// The record goes with the map; but what could not be written back must be told to whoever takes it away.
+    /// The record goes with the map; but what could not be written back must be told to the caller of unmap.
     private func finishRecord() {
         do throws(ImageError) {
             guard let trouble else { return try registry.remove(config.name) }
@@ -264,7 +264,7 @@ final class Supervisor {
         do throws(ImageError) { try startServer() } catch { log.error("\(error)") }
     }
 
-    /// A loop device that came up after all when nobody waited for it any more. It cannot take long: the file is gone.
+    /// A loop device that came up after all when no process waited for it any more. It cannot take long: the file is gone.
     private func detachLate() {
         guard let attaching else { return }
         var entry = pollfd(fd: attaching.fd, events: Int16(POLLIN), revents: 0)

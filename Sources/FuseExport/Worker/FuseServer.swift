@@ -1,4 +1,4 @@
-// Why this file exists: the server process in a nutshell: one map of the image, shared; one thread a descriptor.
+// The server process in a nutshell: one map of the image, shared; one thread a descriptor.
 import DiskTypes
 import Glibc
 import ImageChain

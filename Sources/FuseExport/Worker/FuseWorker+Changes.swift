@@ -1,5 +1,5 @@
-// Why this file exists: requests that change the disk. Each keeps the buffer it came in until the engine is done with it:
-// the data goes to the image from there, and the head's place takes the reply.
+// Requests that change the disk. Each keeps the buffer it came in until the engine is done with it: the data goes to
+// the image from there, and the head's place takes the reply.
 import BlockEngine
 import CQblk
 import DiskTypes

@@ -1,6 +1,6 @@
-// Why this file exists: the round in which a worker works and waits. All of it goes to the kernel in one call: replies
-// that are ready, image reads that were looked up, and one standing read of /dev/fuse, which the kernel completes when
-// the next request comes. At depth 1 that is two calls a request; the deeper the queue, the more requests share one.
+// The round in which a worker works and waits. All of it goes to the kernel in one call: replies that are ready,
+// image reads that were looked up, and one standing read of /dev/fuse, which the kernel completes when the next
+// request comes. At depth 1 that is two calls a request; the deeper the queue, the more requests share one.
 import BlockEngine
 import CQblk
 import Glibc
@@ -19,7 +19,7 @@ extension FuseWorker {
     func runOnce() {
         postReplies()
         postStandingRead()
-        // Replies complete as they are submitted and free nothing that anybody waits for, unless somebody does.
+        // Replies complete as they are submitted and free nothing that a request waits for, unless one does.
         let scarce = requests.waiting > 0 || unsentCount > 0 || !standing
         let alone = engine.inFlight == 0
         if engine.inFlight != 1 || !awaitImage() {
@@ -45,7 +45,7 @@ extension FuseWorker {
     /// One image read is under way and nothing else: looks for its end before sleeping, where that lately paid off.
     /// Whether it came. From memory it is there as soon as it is submitted.
     ///
-    /// (Looking for the next request in the same way does not pay: whoever sends it needs the processor meanwhile.)
+    /// (Looking for the next request in the same way does not pay: its sender needs the processor meanwhile.)
     @inline(never) private func awaitImage() -> Bool {
         ring.submit()
         patience.starts()
@@ -124,7 +124,7 @@ extension FuseWorker {
             }
             let index = Int(userData & Tag.index)
             if userData & Tag.kinds == Tag.reply {
-                // A request that was given up meanwhile (ENOENT) has nobody to answer to; a lost connection shows at
+                // A request that was given up meanwhile (ENOENT) needs no answer; a lost connection shows at
                 // the next read.
                 repliesInFlight &-= 1
                 release(index)

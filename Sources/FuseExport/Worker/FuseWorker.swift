@@ -1,5 +1,5 @@
-// Why this file exists: one thread that carries a FUSE file's requests: out of /dev/fuse, through the engine, back into
-// /dev/fuse, all on one io_uring.
+// One thread that carries a FUSE file's requests: out of /dev/fuse, through the engine, back into /dev/fuse, all on
+// one io_uring.
 import BlockEngine
 import CQblk
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: the server is a process of its own so that its death, by whatever cause, is an incident and not
-// the end of a disk: the supervisor starts the next one on the same connection.
+// The server is a process of its own so that its death, by whatever cause, is an incident and not the end of a disk:
+// the supervisor starts the next one on the same connection.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -50,7 +50,7 @@ struct ServerProcess: ~Copyable {
 
     /// The server's whole life.
     static func live(_ config: LoopConfig, log: Logger) -> Int32 {
-        // Whoever stops everything at once (systemd) must not take the server before the supervisor took the disk down.
+        // A manager that stops all processes at once (systemd) must not take the server before the supervisor took the disk down.
         for number in [SIGTERM, SIGINT, SIGHUP] { signal(number, SIG_IGN) }
         signal(SIGPIPE, SIG_IGN)
         let protection = ServerProtection.begin(writable: !config.readOnly)
@@ -95,7 +95,7 @@ struct ServerProcess: ~Copyable {
     }
 
     /// The connection is over and nothing is in flight. Everything that was written must be on the disk before this
-    /// process ends: whoever unmaps waits for that.
+    /// process ends: unmap waits for that.
     private static func finish(_ chain: ImageChain, _ log: Logger) -> Int32 {
         // The kernel takes rings down after a process's end; until then they would keep the files open, and locked.
         defer { for file in chain.files { ImageLock.release(file) } }

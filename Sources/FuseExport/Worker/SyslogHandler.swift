@@ -1,4 +1,4 @@
-// Why this file exists: processes in the background have nobody to talk to but the system's log.
+// Processes in the background have the system's log alone to write to.
 import LinuxIO
 public import Logging
 

@@ -1,5 +1,5 @@
-// Why this file exists: from a path to a check of the file: its format, the right lock, and what of the pure checker's
-// report becomes qemu-img's exit code and JSON.
+// From a path to a check of the file: its format, the right lock, and what of the pure checker's report becomes
+// qemu-img's exit code and JSON.
 
 public import DiskTypes
 public import ImageChain
@@ -33,7 +33,7 @@ public enum FileCheck {
             if request.options.lock {
                 try ImageLock.take(request.repair == nil ? .readOnlyImage : .writableImage, on: file)
             }
-            // Whoever held the lock before may have made it longer.
+            // The lock's last holder may have made the file longer.
             _ = try file.currentLength()
             var options = CheckOptions()
             options.findingLimit = request.findingLimit

@@ -1,4 +1,4 @@
-// Why this file exists: what the caller of a comparison decides, and what comes of it.
+// What the caller of a comparison decides, and what comes of it.
 
 public import DiskTypes
 public import ImageChain

@@ -1,5 +1,5 @@
-// Why this file exists: one thread of a comparison: the same piece of two disks, read side by side several pieces
-// ahead, and compared when both are here.
+// One thread of a comparison: the same piece of two disks, read side by side several pieces ahead, and compared when
+// both are here.
 
 import BlockEngine
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: `compare` from start to end: what people run to trust a conversion. Workers share the list of
-// pieces; of all that they find, what lies nearest to the disk's start is the answer, as if one had gone through alone.
+// `compare` from start to end: what people run to trust a conversion. Workers share the list of pieces; of all that
+// they find, what lies nearest to the disk's start is the answer, as if one had gone through alone.
 
 import DiskTypes
 import ImageChain
@@ -99,7 +99,7 @@ final class CompareJob: Sendable {
     /// The next piece; nil when there is none, or nothing behind what was found matters any more.
     func nextPiece() -> PairSource.Piece? {
         source.withLock { source in
-            // Nobody is handed a piece once something is found: what is in flight lies before it or does not matter.
+            // No worker is handed a piece once a difference is found: what is in flight lies before it or does not matter.
             guard finding.withLock({ $0 == nil }) else { return nil }
             do throws(ImageError) {
                 try options.cancel.check()

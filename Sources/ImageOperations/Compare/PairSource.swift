@@ -1,5 +1,5 @@
-// Why this file exists: two disks, walked side by side. Ranges that are zero in both cost nothing; the others are dealt
-// out to the workers in the order of the disk, so that the first difference can be told.
+// Two disks, walked side by side. Ranges that are zero in both cost nothing; the others are dealt out to the workers
+// in the order of the disk, so that the first difference can be told.
 
 import DiskTypes
 import ImageChain

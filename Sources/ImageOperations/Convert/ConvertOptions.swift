@@ -1,4 +1,4 @@
-// Why this file exists: everything the caller decides about a conversion, in one value.
+// Everything the caller decides about a conversion, in one value.
 
 public import ImageChain
 

@@ -1,5 +1,5 @@
-// Why this file exists: one thread of a conversion: reads in flight on one side, writes of what is not zero on the
-// other, and no byte of a piece that could not be read whole.
+// One thread of a conversion: reads in flight on one side, writes of what is not zero on the other, and no byte of a
+// piece that could not be read whole.
 
 import BlockEngine
 import DiskTypes

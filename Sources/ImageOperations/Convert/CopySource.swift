@@ -1,5 +1,5 @@
-// Why this file exists: the workers of a conversion must never do the same piece twice nor leave one out. They all take
-// their pieces here, in the order of the disk; what is known to be zero is passed over without a worker's help.
+// The workers of a conversion must never do the same piece twice nor leave one out. They all take their pieces here,
+// in the order of the disk; what is known to be zero is passed over without a worker's help.
 
 import DiskTypes
 import ImageChain

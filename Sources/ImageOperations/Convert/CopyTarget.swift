@@ -1,5 +1,5 @@
-// Why this file exists: where a conversion writes: a new sparse file, or a file or device that is there already and
-// whose old bytes must not show through.
+// Where a conversion writes: a new sparse file, or a file or device that is there already and whose old bytes must
+// not show through.
 
 import DiskTypes
 import ImageChain

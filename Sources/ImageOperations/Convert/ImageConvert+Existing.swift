@@ -1,5 +1,5 @@
-// Why this file exists: `convert -n -O qcow2`: into the clusters of an image that is there, as a guest would write them. Its
-// snapshots, backing file and options stay; what it has behind the source's end stays, too.
+// `convert -n -O qcow2`: into the clusters of an image that is there, as a guest would write them. Its snapshots,
+// backing file and options stay; what it has behind the source's end stays, too.
 
 import DiskTypes
 import ImageChain

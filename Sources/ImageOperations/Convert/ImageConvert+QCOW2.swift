@@ -1,5 +1,5 @@
-// Why this file exists: `convert -O qcow2` from start to end. All that can be wrong with the options or the files is
-// found before anything is overwritten.
+// `convert -O qcow2` from start to end. All that can be wrong with the options or the files is found before anything
+// is overwritten.
 
 public import DiskTypes
 import ImageChain

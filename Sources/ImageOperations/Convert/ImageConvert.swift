@@ -1,4 +1,4 @@
-// Why this file exists: `convert -O raw` from start to end. Workers share a list of pieces and a target.
+// `convert -O raw` from start to end. Workers share a list of pieces and a target.
 
 import BlockEngine
 public import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: what the workers share that write a qcow2 image, and the order of its end: all data and tables,
-// then the disk has them, then the header. A conversion that is killed leaves a file that is no image.
+// What the workers share that write a qcow2 image, and the order of its end: all data and tables, then the disk has
+// them, then the header. A conversion that is killed leaves a file that is no image.
 
 import DiskTypes
 import ImageChain

@@ -1,5 +1,5 @@
-// Why this file exists: what becomes of a cluster is decided here: left out because it is zeros or what the backing file
-// has, compressed where that helps, else stored as it is.
+// What becomes of a cluster is decided here: left out because it is zeros or what the backing file has, compressed
+// where that helps, else stored as it is.
 
 import BlockEngine
 import ClusterCodec

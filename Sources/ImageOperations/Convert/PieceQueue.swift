@@ -1,6 +1,5 @@
-// Why this file exists: the workers of a conversion share two things: the pieces that are left, and the first thing
-// that went wrong. What one of them cannot do stops all, and of several errors the one nearest to the disk's start is
-// told.
+// The workers of a conversion share two things: the pieces that are left, and the first thing that went wrong. What
+// one of them cannot do stops all, and of several errors the one nearest to the disk's start is told.
 
 import DiskTypes
 import Glibc

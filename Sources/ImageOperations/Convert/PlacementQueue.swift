@@ -1,6 +1,6 @@
-// Why this file exists: workers finish their pieces in any order, but an image that is laid out in the guest's order reads
-// faster and needs no more memory than one L2 table. So places are given out in order: a piece that comes early waits
-// here (its worker does not: it goes on with others), and whoever closes the gap serves all that waited.
+// Workers finish their pieces in any order, but an image that is laid out in the guest's order reads faster and needs
+// no more memory than one L2 table. So places are given out in order: a piece that comes early waits here (its worker
+// does not: it goes on with others), and the worker that closes the gap serves all that waited.
 
 import DiskTypes
 import LinuxIO

@@ -1,6 +1,6 @@
-// Why this file exists: one thread of a conversion to qcow2. It reads ahead, makes of each piece what will be written,
-// asks for its place, and writes it when the place is known. It never waits for a place while a read of its own is
-// still to be looked at: so the piece that all others wait for is always being worked on.
+// One thread of a conversion to qcow2. It reads ahead, makes of each piece what will be written, asks for its place,
+// and writes it when the place is known. It never waits for a place while a read of its own is still to be looked at:
+// so the piece that all others wait for is always being worked on.
 
 import BlockEngine
 import DiskTypes
@@ -81,7 +81,7 @@ final class PlacementWriter {
         do throws(ImageError) { try body() } catch { job.queue.fail(at: place, error) }
     }
 
-    /// A short while at most: after a failure elsewhere nobody says anything any more.
+    /// A short while at most: after a failure elsewhere no notice comes.
     private func waitForPlace() {
         do { try mailbox.wait(milliseconds: 50) } catch {
             job.queue.fail(at: 0, ImageError(.system, "cannot wait: \(error)"))

@@ -1,5 +1,5 @@
-// Why this file exists: what an image calls data is often zeros (a formatted disk, a preallocated file). They are
-// found block by block and left out, so that the target takes no more space than it must.
+// What an image calls data is often zeros (a formatted disk, a preallocated file). They are found block by block and
+// left out, so that the target takes no more space than it must.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: what a worker writes goes into a file at the disk's own offsets, or into the clusters of an image that
-// is there already, by an engine of the worker's own. Copying is the same for both.
+// What a worker writes goes into a file at the disk's own offsets, or into the clusters of an image that is there
+// already, by an engine of the worker's own. Copying is the same for both.
 
 import BlockEngine
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: `-o` is a language of its own: lists with commas inside names, switches without a value, sizes
-// with suffixes. Scripts write it for qemu-img, so it means here what it means there.
+// `-o` is a language of its own: lists with commas inside names, switches without a value, sizes with suffixes.
+// Scripts write it for qemu-img, so it means here what it means there.
 
 public import DiskTypes
 public import ImageChain

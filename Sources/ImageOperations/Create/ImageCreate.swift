@@ -1,5 +1,5 @@
-// Why this file exists: `create` from start to end: everything that can be wrong is found before a byte is changed, and
-// the header is written last, so that what a killed `create` leaves is no image.
+// `create` from start to end: everything that can be wrong is found before a byte is changed, and the header is
+// written last, so that what a killed `create` leaves is no image.
 
 public import DiskTypes
 public import ImageChain

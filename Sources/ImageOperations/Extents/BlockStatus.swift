@@ -1,5 +1,5 @@
-// Why this file exists: what a range of an image is made of, in the words of qemu-img map. The JSON keys are these
-// fields; compare -s compares them.
+// What a range of an image is made of, in the words of qemu-img map. The JSON keys are these fields; compare -s
+// compares them.
 
 /// A run of guest bytes of one kind. `extents` prints them, `compare` and `convert` skip by them.
 public struct BlockStatus: Equatable, Sendable {

@@ -1,5 +1,5 @@
-// Why this file exists: `extents` prints runs, not table entries: what continues is merged, exactly as far as qemu-img
-// map merges it. Nothing is collected, so that a disk of petabytes costs no memory.
+// `extents` prints runs, not table entries: what continues is merged, exactly as far as qemu-img map merges it.
+// Nothing is collected, so that a disk of petabytes costs no memory.
 
 public import DiskTypes
 public import ImageChain

@@ -1,6 +1,6 @@
-// Why this file exists: an image made with preallocation=metadata maps every cluster, though nobody wrote there: it is
-// the file's holes that say what is zero. Asking the file system for each extent is slow, so QEMU first looks whether
-// the image's refcounts claim more clusters than the file has space for; `extents` follows the same rule.
+// An image made with preallocation=metadata maps every cluster, though none was written: it is the file's holes that
+// say what is zero. Asking the file system for each extent is slow, so QEMU first looks whether the image's refcounts
+// claim more clusters than the file has space for; `extents` follows the same rule.
 
 import DiskTypes
 import LinuxIO

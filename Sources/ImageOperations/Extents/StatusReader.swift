@@ -1,5 +1,5 @@
-// Why this file exists: the answer of qemu-img map for one place of a chain, layer by layer, with the tables that are
-// missing read on the spot.
+// The answer of qemu-img map for one place of a chain, layer by layer, with the tables that are missing read on the
+// spot.
 
 public import DiskTypes
 public import ImageChain

@@ -1,4 +1,4 @@
-// Why this file exists: what the host says about an image's file, without looking into it.
+// What the host says about an image's file, without looking into it.
 
 import DiskTypes
 import Glibc

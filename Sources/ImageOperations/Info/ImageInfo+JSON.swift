@@ -1,5 +1,5 @@
-// Why this file exists: `info --json` has the keys of `qemu-img info --output=json` (QEMU 10), so that scripts can
-// change one word. Keys stand where qemu-img would put them in its text, too: `+Text` prints the same tree.
+// `info --json` has the keys of `qemu-img info --output=json` (QEMU 10), so that scripts can change one word. Keys
+// stand where qemu-img would put them in its text, too: `+Text` prints the same tree.
 
 public import QCOW2
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: `info` is what people run on images they do not trust yet, so it opens the image's own file
-// and nothing that the image refers to, unless it is asked to follow the chain.
+// `info` is what people run on images they do not trust yet, so it opens the image's own file and nothing that the
+// image refers to, unless it is asked to follow the chain.
 
 public import DiskTypes
 public import ImageChain
@@ -8,7 +8,7 @@ import QCOW2
 public import SystemPackage
 
 extension ImageInfo {
-    /// What was found, and what could not be read but keeps nobody from reading the disk: shown as not there.
+    /// What was found, and what could not be read without keeping the disk from being read: shown as not there.
     public struct Report: Sendable {
         public var images: [ImageInfo] = []
         public var warnings: [ImageError] = []

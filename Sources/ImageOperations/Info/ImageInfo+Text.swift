@@ -1,5 +1,5 @@
-// Why this file exists: `info` for people, line by line as qemu-img prints it. Names come from strangers and end on a
-// terminal: control characters are shown as `?`.
+// `info` for people, line by line as qemu-img prints it. Names come from strangers and end on a terminal: control
+// characters are shown as `?`.
 
 import DiskTypes
 import Glibc

@@ -1,4 +1,4 @@
-// Why this file exists: what `info` knows about an image, as values: one field a key of qemu-img's JSON.
+// What `info` knows about an image, as values: one field a key of qemu-img's JSON.
 
 public import QCOW2
 public import DiskTypes
@@ -38,7 +38,7 @@ public struct FileInfo: Sendable {
     /// In whole sectors.
     public var length: UInt64
     public var actualSize: UInt64
-    /// XFS: how much space the file system takes at once, if somebody told it.
+    /// XFS: how much space the file system takes at once, if that was set.
     public var extentSizeHint: UInt32?
 
     /// What QEMU calls the driver for such a file.

@@ -1,5 +1,4 @@
-// Why this file exists: `info` names cipher, hash and key slots of LUKS images. It reads the header and nothing else;
-// no key is asked for.
+// `info` names cipher, hash and key slots of LUKS images. It reads the header and nothing else; no key is asked for.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: `resize` from start to end: what must not be done is refused before anything changes, and an image has
-// its new size only when everything behind its old end reads as it must.
+// `resize` from start to end: what must not be done is refused before anything changes, and an image has its new size
+// only when everything behind its old end reads as it must.
 
 import BlockEngine
 public import DiskTypes

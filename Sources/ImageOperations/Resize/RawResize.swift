@@ -1,5 +1,5 @@
-// Why this file exists: a raw image has its file's size. What there is to do about it: never touch a device, never let a
-// file that somebody uses change under them.
+// A raw image has its file's size. What there is to do about it: never touch a device, never let a file in use change
+// under its users.
 
 import DiskTypes
 import ImageChain

@@ -1,5 +1,4 @@
-// Why this file exists: tables come one cluster at a time, and clusters can be as small as a sector. They leave in
-// writes of a megabyte.
+// Tables come one cluster at a time, and clusters can be as small as a sector. They leave in writes of a megabyte.
 
 import DiskTypes
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: `create` and `convert` write over files. A file that another process uses, or that the result
-// needs itself, must come out unharmed, whatever the user typed: everything is looked at before anything is changed.
+// `create` and `convert` write over files. A file that another process uses, or that the result needs itself, must
+// come out unharmed, whatever the user typed: everything is looked at before anything is changed.
 
 import DiskTypes
 import Glibc

@@ -1,5 +1,5 @@
-// Why this file exists: what a loop device stands for and who uses it, asked of the kernel each time: nothing here may
-// be older than the question.
+// What a loop device stands for and who uses it, asked of the kernel each time: nothing here may be older than the
+// question.
 import CQblk
 public import DiskTypes
 import Glibc
@@ -74,7 +74,7 @@ extension LoopDevice {
         release()
     }
 
-    /// Somebody uses it, as far as can be told: plain opens without O_EXCL leave no trace.
+    /// It is in use, as far as can be told: plain opens without O_EXCL leave no trace.
     public var isInUse: Bool { !users().isEmpty }
 
     /// Who uses it, in words: `mounted on /mnt`, `held by dm-3`, `open elsewhere`.
@@ -114,7 +114,7 @@ extension LoopDevice {
         return try retrying { ioctl(raw, UInt(QB_LOOP_CTL_GET_FREE), 0) }
     }
 
-    /// The device's node. Made here where nobody else does: in containers /dev is often not the kernel's.
+    /// The device's node. Made here where udev does not: in containers /dev is often not the kernel's.
     static func makeNode(_ number: Int32) throws(Errno) -> String {
         let path = "/dev/loop\(number)"
         if Filesystem.exists(FilePath(path)) { return path }

@@ -1,5 +1,5 @@
-// Why this file exists: device-mapper and the kernel's own block users want block devices; a loop device makes one of
-// a file. Others take loop devices at the same time, so every step expects to lose a race.
+// Device-mapper and the kernel's own block users want block devices; a loop device makes one of a file. Others take
+// loop devices at the same time, so every step expects to lose a race.
 import CQblk
 public import DiskTypes
 import Glibc
@@ -37,7 +37,7 @@ public struct LoopDevice: Sendable {
             field.copyBytes(from: name.bytes.prefix(field.count - 1))
         }
         do throws(Errno) {
-            // Free numbers are handed out without being reserved: somebody else may be faster, again and again.
+            // Free numbers are handed out without being reserved: another process may be faster, again and again.
             for _ in 0..<100 {
                 let number = try freeNumber()
                 if let device = try configure(number, config, readOnly: readOnly, autoClear: autoClear) {
@@ -50,7 +50,7 @@ public struct LoopDevice: Sendable {
         }
     }
 
-    /// One attempt on one device; nil when somebody else was faster.
+    /// One attempt on one device; nil when another process was faster.
     private static func configure(
         _ number: Int32, _ config: loop_config, readOnly: Bool, autoClear: Bool
     ) throws(Errno) -> LoopDevice? {
@@ -118,7 +118,7 @@ public struct LoopDevice: Sendable {
         }
     }
 
-    /// Stops being a user of the device: an auto-clearing one detaches now unless somebody else has it open.
+    /// Stops being a user of the device: an auto-clearing one detaches now unless another process has it open.
     public func release() { handle?.close() }
 
     /// Takes over a new length of the file, while the device is in use.

@@ -1,5 +1,4 @@
-// Why this file exists: the FUSE door mounts, and everybody has to know whether a device is mounted before taking it
-// away.
+// The FUSE door mounts, and everybody has to know whether a device is mounted before taking it away.
 import CQblk
 import Glibc
 public import SystemPackage

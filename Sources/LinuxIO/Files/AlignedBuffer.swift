@@ -1,5 +1,5 @@
-// Why this file exists: direct I/O wants page-aligned memory, and the data path wants it to exist before the first
-// request. Memory comes from mmap: aligned, zeroed, returned to the system when dropped.
+// Direct I/O wants page-aligned memory, and the data path wants it to exist before the first request. Memory comes
+// from mmap: aligned, zeroed, returned to the system when dropped.
 import Glibc
 public import SystemPackage
 

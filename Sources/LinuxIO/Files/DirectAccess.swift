@@ -1,10 +1,10 @@
-// Why this file exists: whether and how a file can be read past the page cache is a matter of kernel, file system
-// and disk; a wrong guess makes every request fail. So it is asked, and what was guessed is tried.
+// Whether and how a file can be read past the page cache is a matter of kernel, file system and disk; a wrong guess
+// makes every request fail. So it is asked, and what was guessed is tried.
 import CQblk
 import Glibc
 import SystemPackage
 
-/// An O_DIRECT descriptor and its rules. Whoever gets one closes `fd`.
+/// An O_DIRECT descriptor and its rules. The caller closes `fd`.
 struct DirectAccess {
     let fd: Int32
     let memory: Int

@@ -1,4 +1,4 @@
-// Why this file exists: two paths may name one file. Chains are checked for loops by identity, never by name.
+// Two paths may name one file. Chains are checked for loops by identity, never by name.
 import CQblk
 import Glibc
 

@@ -1,5 +1,5 @@
-// Why this file exists: the few things that the control path does to the file system, without Foundation: it would
-// double the program, and it hides errno.
+// The few things that the control path does to the file system, without Foundation: it would double the program, and
+// it hides errno.
 import CQblk
 import Glibc
 public import SystemPackage
@@ -80,7 +80,7 @@ public enum Filesystem {
         if put != text.utf8.count { throw .ioError }
     }
 
-    /// Puts a file in place whole: whoever looks, also after a power cut, sees the old one or the new one.
+    /// Puts a file in place whole: a reader, also after a power cut, sees the old one or the new one.
     public static func writeAtomically(_ path: FilePath, _ text: String, mode: UInt32 = 0o644) throws(Errno) {
         let temporary: FilePath = "\(path).\(getpid()).tmp"
         let flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW

@@ -1,4 +1,4 @@
-// Why this file exists: which parts of a file take space on the disk: asking for it, giving it back, growing.
+// Which parts of a file take space on the disk: asking for it, giving it back, growing.
 import CQblk
 public import DiskTypes
 import Glibc

@@ -1,5 +1,5 @@
-// Why this file exists: plain reads and writes for the control path: headers, tables, offline verbs. Short transfers
-// and interrupted calls end here. The data path uses the ring on `fd` and `directFD` instead.
+// Plain reads and writes for the control path: headers, tables, offline verbs. Short transfers and interrupted calls
+// end here. The data path uses the ring on `fd` and `directFD` instead.
 import CQblk
 public import DiskTypes
 import Glibc

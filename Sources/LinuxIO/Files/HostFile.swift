@@ -1,5 +1,5 @@
-// Why this file exists: a file that holds image data, opened so that a hostile path can do no harm: only regular
-// files and block devices, never a wait. Opening changes nothing in the file.
+// A file that holds image data, opened so that a hostile path can do no harm: only regular files and block devices,
+// never a wait. Opening changes nothing in the file.
 import CQblk
 public import DiskTypes
 import Glibc

@@ -1,5 +1,5 @@
-// Why this file exists: a descriptor has one owner, who closes it exactly once. The compiler checks it here, so that
-// no path through an error leaks one or closes somebody else's.
+// A descriptor has one owner, who closes it exactly once. The compiler checks it here, so that no path through an
+// error leaks one or closes a foreign one.
 import Glibc
 public import SystemPackage
 
@@ -8,7 +8,7 @@ public struct OwnedFD: ~Copyable, Sendable {
     /// The descriptor, for calls. Stays ours: never close it or keep it beyond this value's life.
     public let raw: Int32
 
-    /// Takes over a descriptor that nobody else will close.
+    /// Takes over a descriptor that no other code will close.
     public init(taking raw: Int32) { self.raw = raw }
 
     deinit { _ = Glibc.close(raw) }

@@ -1,4 +1,4 @@
-// Why this file exists: plain calls that move a list of memory ranges: short work needs no ring.
+// Plain calls that move a list of memory ranges: short work needs no ring.
 public import CQblk
 import Glibc
 

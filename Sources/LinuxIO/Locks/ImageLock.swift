@@ -1,5 +1,5 @@
-// Why this file exists: one image, one writer. The locks are QEMU's own (byte ranges on the open file description),
-// so that qemu-img refuses an image that qblk uses, and qblk one that a VM uses.
+// One image, one writer. The locks are QEMU's own (byte ranges on the open file description), so that qemu-img
+// refuses an image that qblk uses, and qblk one that a VM uses.
 import CQblk
 public import DiskTypes
 import Glibc
@@ -7,9 +7,9 @@ import SystemPackage
 
 /// What a user of an image does to it and what it suffers others to do meanwhile, as QEMU's locks express it.
 public enum LockMode: Sendable {
-    /// Reads a format image: nobody may write or resize.
+    /// Reads a format image: no other process may write or resize.
     case readOnlyImage
-    /// Reads and writes an image: nobody else may write or resize.
+    /// Reads and writes an image: no other process may write or resize.
     case writableImage
     /// Reads a raw backing file, or whatever `--force-share` means: others may do what they like.
     case rawBacking
@@ -23,7 +23,7 @@ public enum LockMode: Sendable {
         case .none: []
         }
     }
-    /// Permissions that nobody else may use.
+    /// Permissions that no other process may use.
     var unshared: [ImageLock.Permission] {
         switch self {
         case .readOnlyImage, .writableImage: [.write, .resize]
@@ -43,7 +43,7 @@ public enum ImageLock {
 
         /// The byte that says "I use this".
         var usedByte: UInt64 { 100 + rawValue }
-        /// The byte that says "nobody else may use this".
+        /// The byte that denies this permission to others.
         var unsharedByte: UInt64 { 200 + rawValue }
         /// As QEMU words it.
         var name: String {
@@ -60,7 +60,7 @@ public enum ImageLock {
     /// On a conflict the file is as unlocked as `release` leaves it, and the error is `.locked`.
     ///
     /// `joining`: another process of ours holds the same locks and has asked who else does. They are raised here too, so
-    /// that they last as long as either lives; nobody is asked again, because that one would be found.
+    /// that they last as long as either lives; no test is made again, because it would find that lock.
     public static func take(_ mode: LockMode, on file: HostFile, joining: Bool = false) throws(ImageError) {
         do throws(ImageError) {
             // First raise the flags, then look for others': of two that come at once at most one gets through.

@@ -1,5 +1,5 @@
-// Why this file exists: two qblk commands must not change one registry at once. The lock ends with the process,
-// however it ends, so a crash never leaves one behind.
+// Two qblk commands must not change one registry at once. The lock ends with the process, however it ends, so a crash
+// never leaves one behind.
 import Glibc
 public import SystemPackage
 
@@ -8,7 +8,7 @@ public import SystemPackage
 public struct LockFile: ~Copyable, Sendable {
     private let owned: OwnedFD
 
-    /// Waits for the lock, or without `wait` returns nil when somebody holds it.
+    /// Waits for the lock, or without `wait` returns nil when another process holds it.
     public static func acquire(_ path: FilePath, wait: Bool = true, mode: UInt32 = 0o600) throws(Errno) -> LockFile? {
         let flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY
         let file = OwnedFD(taking: try retrying { path.open(flags, mode) })

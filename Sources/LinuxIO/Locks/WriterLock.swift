@@ -1,5 +1,5 @@
-// Why this file exists: a process that was killed is gone before its io_uring writes are. Whoever carries writes next must
-// wait for the last of them, or it would be overwritten by what its predecessor had sent.
+// A process that was killed is gone before its io_uring writes are. The next process that writes must wait for the
+// last of them, or it would be overwritten by what its predecessor had sent.
 import CQblk
 public import DiskTypes
 import Glibc
@@ -11,7 +11,7 @@ public enum WriterLock {
     private static let bufferedByte: UInt64 = 300
     private static let directByte: UInt64 = 301
 
-    /// Waits until nobody else carries writes to `file`, at most `milliseconds`. Afterwards the file's length is looked
+    /// Waits until no other process has writes to `file` in flight, at most `milliseconds`. Afterwards the file's length is looked
     /// at anew: the last of those writes may have changed it.
     public static func take(on file: HostFile, milliseconds: Int64 = 30_000) throws(ImageError) {
         let end = MonotonicClock.milliseconds() + milliseconds

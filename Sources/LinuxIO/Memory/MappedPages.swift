@@ -1,4 +1,4 @@
-// Why this file exists: what of a window the data path needs, as plain bytes: a base, a bitmap, and the copy out of it.
+// What of a window the data path needs, as plain bytes: a base, a bitmap, and the copy out of it.
 import CQblk
 import Glibc
 public import Synchronization

@@ -1,4 +1,4 @@
-// Why this file exists: a thread that looks seldom can pay for the order of stores of those that store all the time.
+// A thread that looks seldom can pay for the order of stores of those that store all the time.
 import CQblk
 
 public enum MemoryBarrier {

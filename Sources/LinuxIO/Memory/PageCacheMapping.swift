@@ -1,6 +1,6 @@
-// Why this file exists: a call into the file system costs more than the page that it moves, and writers of one file keep
-// each other out there. A page that is in memory anyway can be reached through a mapping without either. Which pages are
-// is what this file keeps: a touch of any other would make the thread wait for the disk.
+// A call into the file system costs more than the page that it moves, and writers of one file keep each other out
+// there. A page that is in memory anyway can be reached through a mapping without either. Which pages are is what
+// this file keeps: a touch of any other would make the thread wait for the disk.
 import CQblk
 import Glibc
 import Synchronization

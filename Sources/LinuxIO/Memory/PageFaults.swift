@@ -1,4 +1,4 @@
-// Why this file exists: the only way to learn that a touch of memory had to wait for a disk is to ask the kernel afterwards.
+// The only way to learn that a touch of memory had to wait for a disk is to ask the kernel afterwards.
 import CQblk
 
 /// What touching pages cost.

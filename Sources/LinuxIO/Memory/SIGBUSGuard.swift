@@ -1,6 +1,6 @@
-// Why this file exists: memory shared with a stranger can lose its pages: whoever owns the file cuts it short, and the
-// next touch raises SIGBUS, which ends a process that serves others, too. Here the touch finds zeros instead: it harms
-// nobody but the one who cut.
+// Memory shared with a stranger can lose its pages: its owner cuts the file short, and the next touch raises SIGBUS,
+// which ends a process that serves others, too. Here the touch finds zeros instead: it harms only the owner that cut
+// it.
 import CQblk
 import Glibc
 import Synchronization

@@ -1,5 +1,5 @@
-// Why this file exists: memory that another process maps too is a file without a name. The seal says that it never gets
-// shorter: who maps it need not fear that a page is gone.
+// Memory that another process maps too is a file without a name. The seal says that it never gets shorter: who maps
+// it need not fear that a page is gone.
 import CQblk
 import Glibc
 public import SystemPackage

@@ -1,5 +1,5 @@
-// Why this file exists: qblk starts its own servers and a few system tools. A child gets the descriptors it was given
-// and no others: a leaked one would keep a lock, a device or a socket alive.
+// Qblk starts its own servers and a few system tools. A child gets the descriptors it was given and no others: a
+// leaked one would keep a lock, a device or a socket alive.
 import CQblk
 public import DiskTypes
 import Glibc
@@ -75,7 +75,7 @@ public struct ChildProcess: Sendable {
         return try retrying { waitpid(pid, &status, WNOHANG) } == 0 ? nil : ChildProcess.end(status)
     }
 
-    /// Sends a signal. Safe until `wait` or `poll` reported the end: till then nobody else gets the pid.
+    /// Sends a signal. Safe until `wait` or `poll` reported the end: till then no other process gets the pid.
     public func kill(_ signal: Int32) throws(Errno) { try check(Glibc.kill(pid, signal)) }
 
     private static func end(_ status: Int32) -> End {

@@ -1,5 +1,5 @@
-// Why this file exists: the one way for other threads to talk to a worker. The worker's ring polls `fd`; the lock is
-// held for an append or a swap, never on the request path.
+// The one way for other threads to talk to a worker. The worker's ring polls `fd`; the lock is held for an append or
+// a swap, never on the request path.
 import Synchronization
 public import SystemPackage
 

@@ -1,4 +1,4 @@
-// Why this file exists: time for waits and pauses: it only goes forward, whatever is done to the wall clock.
+// Time for waits and pauses: it only goes forward, whatever is done to the wall clock.
 import Glibc
 
 public enum MonotonicClock {

@@ -1,5 +1,5 @@
-// Why this file exists: a pid in a file may be anybody's by the time it is read. With the start time beside it, a
-// recycled pid is never mistaken for the process that was meant.
+// A pid in a file may be anybody's by the time it is read. With the start time beside it, a recycled pid is never
+// mistaken for the process that was meant.
 import CQblk
 import Glibc
 public import SystemPackage

@@ -1,4 +1,4 @@
-// Why this file exists: the two rules of every system call in one place: -1 means look at errno, EINTR means again.
+// The two rules of every system call in one place: -1 means look at errno, EINTR means again.
 import Glibc
 package import SystemPackage
 

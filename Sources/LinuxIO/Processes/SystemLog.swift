@@ -1,5 +1,5 @@
-// Why this file exists: a daemon has no terminal. What upper targets have to say goes to the system's log through
-// these two calls, without their needing C.
+// A daemon has no terminal. What upper targets have to say goes to the system's log through these two calls, without
+// their needing C.
 import CQblk
 
 /// The system's log.

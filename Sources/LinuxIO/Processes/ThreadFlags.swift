@@ -1,5 +1,5 @@
-// Why this file exists: a process that serves a block device must not wait for that device. If it runs out of memory,
-// the kernel may want to write dirty pages to it first: hence these promises to the kernel.
+// A process that serves a block device must not wait for that device. If it runs out of memory, the kernel may want
+// to write dirty pages to it first: hence these promises to the kernel.
 import CQblk
 import Glibc
 public import SystemPackage

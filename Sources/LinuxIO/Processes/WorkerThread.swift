@@ -1,5 +1,5 @@
-// Why this file exists: workers are threads, not tasks: each owns a ring, and the kernel ties a ring to its thread.
-// `sending` proves at compile time that nothing is shared with the starter by accident.
+// Workers are threads, not tasks: each owns a ring, and the kernel ties a ring to its thread. `sending` proves at
+// compile time that nothing is shared with the starter by accident.
 import CQblk
 import Glibc
 public import SystemPackage

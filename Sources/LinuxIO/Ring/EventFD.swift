@@ -1,5 +1,5 @@
-// Why this file exists: threads wake each other, and signals arrive, as readable descriptors: the only thing that a
-// ring can wait for together with I/O.
+// Threads wake each other, and signals arrive, as readable descriptors: the only thing that a ring can wait for
+// together with I/O.
 import CQblk
 import Glibc
 import Synchronization
@@ -14,19 +14,19 @@ public struct EventFD: ~Copyable, Sendable {
         owned = OwnedFD(taking: try check(eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))))
     }
 
-    /// Wakes whoever waits. Never blocks; a counter that is full is as awake as can be.
+    /// Wakes the waiting threads. Never blocks; a counter that is full is as awake as can be.
     public borrowing func signal() {
         var one: UInt64 = 1
         while write(raw, &one, 8) < 0 && errno == EINTR {}
     }
 
-    /// Whether somebody signals within `milliseconds` (-1: for ever). The count stays; `take` it.
+    /// Whether a signal comes within `milliseconds` (-1: for ever). The count stays; `take` it.
     public borrowing func wait(milliseconds: Int32) throws(Errno) -> Bool {
         var entry = pollfd(fd: raw, events: Int16(POLLIN), revents: 0)
         return try retrying { poll(&entry, 1, milliseconds) } > 0
     }
 
-    /// Takes the count and resets it: 0 when nobody signalled.
+    /// Takes the count and resets it: 0 when no signal came.
     @discardableResult public borrowing func take() -> UInt64 {
         var count: UInt64 = 0
         while true {

@@ -1,5 +1,5 @@
-// Why this file exists: one method per operation that qblk submits. Each fills one entry and returns false only when
-// no entry can be had; then the caller keeps its slot and tries after the next drain.
+// One method per operation that qblk submits. Each fills one entry and returns false only when no entry can be had;
+// then the caller keeps its slot and tries after the next drain.
 public import CQblk
 
 extension Ring {

@@ -1,5 +1,5 @@
-// Why this file exists: files and buffers that the kernel knows beforehand spare it a look-up and the pinning of pages
-// in every request: a fifth of the CPU time of direct I/O. All of it is optional; callers go on without on an error.
+// Files and buffers that the kernel knows beforehand spare it a look-up and the pinning of pages in every request: a
+// fifth of the CPU time of direct I/O. All of it is optional; callers go on without on an error.
 public import CQblk
 import Glibc
 public import SystemPackage

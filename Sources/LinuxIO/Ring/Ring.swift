@@ -1,5 +1,5 @@
-// Why this file exists: the one door to io_uring. A ring belongs to the thread that made it; nothing here locks,
-// allocates or throws after `init`. Preparing fills an entry; results come back through `drain`.
+// The one door to io_uring. A ring belongs to the thread that made it; nothing here locks, allocates or throws after
+// `init`. Preparing fills an entry; results come back through `drain`.
 public import CQblk
 public import Glibc
 public import SystemPackage

@@ -1,5 +1,5 @@
-// Why this file exists: a supervisor hands open devices to the server it starts again. Descriptors travel over Unix
-// sockets; whoever receives more than was agreed must not keep them.
+// A supervisor hands open devices to the server it starts again. Descriptors travel over Unix sockets; a receiver of
+// more than was agreed must not keep them.
 import CQblk
 import Glibc
 public import SystemPackage
@@ -15,7 +15,7 @@ public enum DescriptorMessage {
         if sent != bytes.count { throw .ioError }
     }
 
-    /// One message of at most `limit` bytes; no bytes when the other side has gone. Whoever gets the descriptors closes
+    /// One message of at most `limit` bytes; no bytes when the other side has gone. The caller closes the descriptors
     /// them (`OwnedFD(taking:)`). More than `descriptors` of them is an error, and all are closed. `waits`: for the first
     /// byte; else there is EAGAIN when nothing is there.
     public static func receive(

@@ -1,5 +1,5 @@
-// Why this file exists: listening at a path is more than bind: what lies there may be a dead server's socket, a living
-// one's, or somebody's file; and two servers may start at once.
+// Listening at a path is more than bind: what lies there may be a dead server's socket, a living one's, or an
+// ordinary file; and two servers may start at once.
 import DiskTypes
 import Glibc
 public import SystemPackage
@@ -7,7 +7,7 @@ public import SystemPackage
 /// A socket that others connect to. Dropped, it takes its file away, unless another's is there by then.
 public struct UnixListener: ~Copyable, Sendable {
     private let owned: OwnedFD
-    /// The path it was made for; empty for an inherited one, whose file is the business of whoever made it.
+    /// The path it was made for; empty for an inherited one, whose file its maker removes.
     public let path: FilePath
     private let identity: FileIdentity?
     public var raw: Int32 { owned.raw }
@@ -69,7 +69,7 @@ public struct UnixListener: ~Copyable, Sendable {
             .system, "another server listens there", advice: "stop it, or name another path", path: path)
     }
 
-    /// The next who connects; nil when nobody does within `milliseconds` (-1: for ever).
+    /// The next who connects; nil when none does within `milliseconds` (-1: for ever).
     public borrowing func accept(milliseconds: Int32 = -1) throws(Errno) -> UnixSocket? {
         var entry = pollfd(fd: raw, events: Int16(POLLIN), revents: 0)
         if try retrying({ poll(&entry, 1, milliseconds) }) == 0 { return nil }

@@ -1,5 +1,5 @@
-// Why this file exists: both ends of vhost-user meet at a path. A server that was killed leaves its socket there, and
-// must find its way back to it without ever taking the place of one that lives.
+// Both ends of vhost-user meet at a path. A server that was killed leaves its socket there, and must find its way
+// back to it without ever taking the place of one that lives.
 public import DiskTypes
 import Glibc
 public import SystemPackage
@@ -12,7 +12,7 @@ public struct UnixSocket: ~Copyable, Sendable {
     /// Takes over a connected socket: inherited, or received.
     public init(taking owned: consuming OwnedFD) { self.owned = owned }
 
-    /// Connects to whoever listens at `path`.
+    /// Connects to the listener at `path`.
     public static func connect(_ path: FilePath) throws(ImageError) -> UnixSocket {
         let socket = try newSocket(path)
         do throws(Errno) {
@@ -26,7 +26,7 @@ public struct UnixSocket: ~Copyable, Sendable {
         return UnixSocket(taking: socket)
     }
 
-    /// Listens at `path`. A socket that nobody listens to any more is replaced; one that somebody does is an error.
+    /// Listens at `path`. A socket without a listener is replaced; one with a listener is an error.
     public static func listen(_ path: FilePath, backlog: Int32 = 8) throws(ImageError) -> UnixListener {
         try UnixListener(path, backlog: backlog)
     }
@@ -50,10 +50,10 @@ public struct UnixSocket: ~Copyable, Sendable {
         return try retrying { poll(&entry, 1, milliseconds) } > 0
     }
 
-    /// No more bytes in either direction; the other side sees the end, whoever else still holds the descriptor.
+    /// No more bytes in either direction; the other side sees the end even if other processes hold the descriptor.
     public borrowing func shutDown() { _ = shutdown(raw, Int32(SHUT_RDWR)) }
 
-    /// Who is on the other side: the process that called connect or listen.
+    /// The process on the other side: the one that called connect or listen.
     public borrowing func peer() throws(Errno) -> (pid: Int32, user: UInt32) {
         // struct ucred: pid, uid, gid.
         var words: [UInt32] = [0, 0, 0]

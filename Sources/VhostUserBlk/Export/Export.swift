@@ -1,5 +1,5 @@
-// Why this file exists: one disk of the process as sessions see it: what it is, how many queues it has, and which worker
-// carries each. It outlives connections: a front-end that comes back finds the cache mode that its guest chose.
+// One disk of the process as sessions see it: what it is, how many queues it has, and which worker carries each. It
+// outlives connections: a front-end that comes back finds the cache mode that its guest chose.
 import BlockEngine
 import DiskTypes
 public import ImageChain

@@ -1,5 +1,5 @@
-// Why this file exists: the control thread of one export: waits for a front-end, serves it until it goes, waits for the
-// next. Reconnecting is the ordinary case: guests outlive servers and servers outlive guests.
+// The control thread of one export: waits for a front-end, serves it until it goes, waits for the next. Reconnecting
+// is the ordinary case: guests outlive servers and servers outlive guests.
 import Glibc
 import LinuxIO
 import SystemPackage

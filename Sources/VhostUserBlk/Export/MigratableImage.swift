@@ -1,5 +1,5 @@
-// Why this file exists: a guest can move to another host while it runs. Its image then has a server at either end, of which
-// one at most may hold it: that one whose rings run. This is the image as its export has it, here or elsewhere.
+// A guest can move to another host while it runs. Its image then has a server at either end, of which one at most may
+// hold it: that one whose rings run. This is the image as its export has it, here or elsewhere.
 public import DiskTypes
 import Glibc
 public import ImageChain
@@ -46,7 +46,7 @@ final class MigratableImage: Sendable {
     }
 
     /// Brings everything to the disk and gives the image's locks back. No request may be in flight. False: it stays here
-    /// for good. When it throws, it is still here: nobody must find what is not whole.
+    /// for good. When it throws, it is still here: another server must not open what is incomplete.
     func release() throws(ImageError) -> Bool {
         try place.withLock { place in
             Result { () throws(ImageError) in
@@ -67,7 +67,7 @@ final class MigratableImage: Sendable {
 
     private func sync(_ chain: ImageChain) throws(ImageError) {
         do throws(ImageError) { for file in chain.files where file.isWritable { try file.sync() } } catch {
-            // The kernel tells it once; whoever flushes after this must hear of it, too.
+            // The kernel reports it once; each later flush must report it, too.
             _ = chain.flushed(error.number ?? EIO, buffered: true)
             chain.writer?.foundLoss()
             throw error

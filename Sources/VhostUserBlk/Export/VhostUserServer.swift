@@ -1,5 +1,5 @@
-// Why this file exists: the process: workers that carry requests, and for each export a thread that talks to its
-// front-end, one connection after the other, until the server is told to end.
+// The process: workers that carry requests, and for each export a thread that talks to its front-end, one connection
+// after the other, until the server is told to end.
 public import LinuxIO
 public import Logging
 import BlockEngine

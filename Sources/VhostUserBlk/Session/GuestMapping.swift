@@ -1,5 +1,5 @@
-// Why this file exists: the guest's memory comes as files to map. A region is believed only as far as its file goes, and
-// stays mapped until nobody can touch it any more.
+// The guest's memory comes as files to map. A region is believed only as far as its file goes, and stays mapped until
+// no thread can touch it.
 import BlockEngine
 import Glibc
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: messages come over a stream socket, in any pieces, with descriptors that somebody must close. The
-// one place that reads them; what it hands out is whole, and has no more descriptors than its kind may have.
+// Messages come over a stream socket, in any pieces, with descriptors that must be closed. The one place that reads
+// them; what it hands out is whole, and has no more descriptors than its kind may have.
 import Glibc
 import LinuxIO
 import SystemPackage
@@ -9,7 +9,7 @@ import VhostUserWire
 struct FrontendMessage {
     let header: MessageHeader
     let payload: [UInt8]
-    /// Closed when the message is dropped, unless somebody keeps them.
+    /// Closed when the message is dropped, unless they are taken.
     let descriptors: [SharedFD]
 }
 
@@ -47,7 +47,7 @@ struct MessageReader {
         let head = try read(VhostUserLimits.headerBytes, &descriptors, isStart: true)
         let header: MessageHeader
         do throws(WireError) { header = try MessageHeader(decoding: head) } catch { throw .broken("\(error)") }
-        guard !header.isReply else { throw .broken("a reply came that nobody asked for") }
+        guard !header.isReply else { throw .broken("a reply came without a request") }
         let payload = try read(header.payloadBytes, &descriptors, isStart: false)
         let most = header.frontendRequest?.descriptors.upperBound ?? VhostUserLimits.maxDescriptors
         guard descriptors.count <= most else {
@@ -61,7 +61,7 @@ struct MessageReader {
         _ count: Int, _ descriptors: inout [SharedFD], isStart: Bool
     ) throws(NoMessage) -> [UInt8] {
         var bytes: [UInt8] = []
-        // Whoever sent a header has sent the rest, and often the next message, too: that is looked for before it is waited
+        // With a header its sender has sent the rest, and often the next message, too: that is looked for before it is waited
         // for. Who never stops talking must not keep the server from its end.
         unwatched += 1
         var mustWait = isStart && unwatched > Self.mostUnwatched

@@ -1,4 +1,4 @@
-// Why this file exists: what this back-end offers, what the front-end takes of it, and the configuration space.
+// What this back-end offers, what the front-end takes of it, and the configuration space.
 import Glibc
 import LinuxIO
 import VhostUserWire

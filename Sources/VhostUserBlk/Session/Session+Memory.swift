@@ -1,6 +1,6 @@
-// Why this file exists: the guest's memory as a front-end hands it over, all at once or region by region, also while
-// requests are in flight. Old memory goes away only when no request can touch it any more. The dirty log and the record of
-// requests in flight are shared memory, too.
+// The guest's memory as a front-end hands it over, all at once or region by region, also while requests are in
+// flight. Old memory goes away only when no request can touch it any more. The dirty log and the record of requests
+// in flight are shared memory, too.
 import DiskTypes
 import ImageChain
 import LinuxIO
@@ -40,7 +40,7 @@ extension Session {
         do throws(VirtqueueError) { try memory.replace(next.map(\.guestRegion)) } catch { throw Refusal("\(error)") }
         let places: [QueueID: RingAddresses]
         do throws(Refusal) { places = try ringPlaces() } catch {
-            // The old regions again, which were good once. Nobody has seen the new table, but rings use the one before.
+            // The old regions again, which were good once. The new table was not handed out, but rings use the one before.
             do throws(VirtqueueError) { try memory.replace(mappings.map(\.guestRegion)) } catch {}
             throw error
         }

@@ -1,5 +1,5 @@
-// Why this file exists: a ring is described in half a dozen messages, in no order that can be relied on, and runs from the
-// moment that they are complete. Here its description is gathered, and handed to its worker.
+// A ring is described in half a dozen messages, in no order that can be relied on, and runs from the moment that they
+// are complete. Here its description is gathered, and handed to its worker.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -201,7 +201,7 @@ extension Session {
         return settle()
     }
 
-    /// With the last ring stopped the disk gets everything: whoever takes the guest elsewhere finds an empty journal.
+    /// With the last ring stopped the disk gets everything: a server that takes the guest over finds an empty journal.
     @discardableResult private func settle() -> Bool {
         guard !rings.contains(where: \.isStarted) else { return true }
         do throws(ImageError) {
@@ -218,7 +218,7 @@ extension Session {
         return true
     }
 
-    /// Somebody follows what the device writes into the guest's memory, which only a migration does.
+    /// The front-end follows what the device writes into the guest's memory, which only a migration does.
     private var isMigrating: Bool { features & VirtioBlk.Feature.logAll != 0 && logArea != nil }
 }
 

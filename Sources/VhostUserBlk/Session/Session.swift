@@ -1,6 +1,6 @@
-// Why this file exists: one connection with a front-end, from its first message to its end. This file decides who answers
-// what; the answers themselves are in the extensions. A front-end may send anything at any time: what makes no sense is
-// refused, and what cannot be refused ends the connection, never the process.
+// One connection with a front-end, from its first message to its end. This file decides who answers what; the answers
+// themselves are in the extensions. A front-end may send anything at any time: what makes no sense is refused, and
+// what cannot be refused ends the connection, never the process.
 import BlockEngine
 import LinuxIO
 import Logging
@@ -75,7 +75,7 @@ final class Session {
     private func serve(_ message: FrontendMessage) throws(NoMessage) {
         let header = message.header
         guard let request = header.frontendRequest else {
-            return try acknowledge(header, .failure(Refusal("nobody knows request \(header.request)")))
+            return try acknowledge(header, .failure(Refusal("request \(header.request) is unknown")))
         }
         let result: Result<Reply?, Refusal>
         do throws(Refusal) {

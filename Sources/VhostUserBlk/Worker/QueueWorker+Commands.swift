@@ -1,4 +1,4 @@
-// Why this file exists: the other half of a worker: what sessions ask of it. Between two turns, at leisure.
+// The other half of a worker: what sessions ask of it. Between two turns, at leisure.
 import BlockEngine
 import DiskTypes
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: the hot half of a worker. One turn takes in completions, takes chains off every queue, hands
-// them to the engines, and gives back what is done: one publication and at most one signal a queue.
+// The hot half of a worker. One turn takes in completions, takes chains off every queue, hands them to the engines,
+// and gives back what is done: one publication and at most one signal a queue.
 import BlockEngine
 import DiskTypes
 import Glibc

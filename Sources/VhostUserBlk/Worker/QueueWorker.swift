@@ -1,6 +1,6 @@
-// Why this file exists: the reason for the whole project: a thread that owns an io_uring and some virtqueues, and carries
-// requests from one to the other without a lock, an allocation or a system call that could be shared. This file is the
-// loop: work while there is any, look a little longer, sleep.
+// The reason for the whole project: a thread that owns an io_uring and some virtqueues, and carries requests from one
+// to the other without a lock, an allocation or a system call that could be shared. This file is the loop: work while
+// there is any, look a little longer, sleep.
 import BlockEngine
 import DiskTypes
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: what a worker knows of one virtqueue that it carries. It lives in a slab of the worker, never
-// moves, and is touched by that worker alone.
+// What a worker knows of one virtqueue that it carries. It lives in a slab of the worker, never moves, and is touched
+// by that worker alone.
 import BlockEngine
 import DiskTypes
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: what a request costs on a worker is counted in instructions, which needs a worker that somebody
-// else's loop drives, on one thread and without a front-end. Nothing that serves uses this.
+// What a request costs on a worker is counted in instructions, which needs a worker that a caller else's loop drives,
+// on one thread and without a front-end. Nothing that serves uses this.
 package import ImageChain
 import LinuxIO
 import Logging

@@ -1,5 +1,5 @@
-// Why this file exists: sessions tell workers what to do, and wait for the answer: the one seam between the control path,
-// which is slow and clear, and the threads that carry requests. Nothing else crosses it.
+// Sessions tell workers what to do, and wait for the answer: the one seam between the control path, which is slow and
+// clear, and the threads that carry requests. Nothing else crosses it.
 import BlockEngine
 import Dispatch
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: the door's check of a block request. What comes out cannot be wrong: inside the disk, whole
-// sectors, memory that exists; what cannot be is answered here, with the status that QEMU's own handler gives
+// The door's check of a block request. What comes out cannot be wrong: inside the disk, whole sectors, memory that
+// exists; what cannot be is answered here, with the status that QEMU's own handler gives
 // (block/export/virtio-blk-handler.c), so that a guest sees no difference.
 public import DiskTypes
 import Glibc

@@ -1,5 +1,5 @@
-// Why this file exists: the names and numbers of virtio-blk (virtio 1.3, section 5.2), one to one with
-// formats/virtio-blk/layout.tsv, which the tests hold them against.
+// The names and numbers of virtio-blk (virtio 1.3, section 5.2), one to one with formats/virtio-blk/layout.tsv, which
+// the tests hold them against.
 
 /// virtio-blk: the wire's constants, and the codec in its extensions.
 public enum VirtioBlk {

@@ -1,6 +1,6 @@
-// Why this file exists: what a virtio-blk device tells its driver about the disk (features, configuration space), and
-// the few numbers of it that every request is checked against. The values are those of QEMU's export, so that a guest
-// can move between the two.
+// What a virtio-blk device tells its driver about the disk (features, configuration space), and the few numbers of it
+// that every request is checked against. The values are those of QEMU's export, so that a guest can move between the
+// two.
 
 /// A disk as virtio-blk shows it. Plain bytes: a worker keeps its own copy, and gets a new one when the disk grows.
 public struct VirtioBlkDisk: BitwiseCopyable, Sendable {

@@ -1,5 +1,5 @@
-// Why this file exists: what is known of one request between pop and push, as plain bytes in a slab that was made
-// before the first request. The codec above reads and trims it in place; nothing here is counted, boxed or moved.
+// What is known of one request between pop and push, as plain bytes in a slab that was made before the first request.
+// The codec above reads and trims it in place; nothing here is counted, boxed or moved.
 public import Glibc
 
 /// One descriptor chain, copied and checked.
@@ -57,7 +57,7 @@ public enum ChainLimits {
     public static let indirectEntries = 65535
 }
 
-/// Memory for `count` records, made once and owned by whoever frees it.
+/// Memory for `count` records, made once; its owner frees it.
 @inline(__always) func slab<Record: BitwiseCopyable>(
     _ count: Int, of record: Record
 ) -> UnsafeMutablePointer<Record> {

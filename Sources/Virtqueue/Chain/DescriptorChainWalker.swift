@@ -1,7 +1,7 @@
-// Why this file exists: turns descriptors, one by one, into the list of host memory that a request is made of. It is
-// the same for both ring formats and for indirect tables, and the one place where a guest's address becomes a buffer.
-// The hot half is six words that stay in registers; whatever is rare lives in the chain's record, and the rare half
-// takes the gatherer by value and gives it back, so that it never has an address.
+// Turns descriptors, one by one, into the list of host memory that a request is made of. It is the same for both ring
+// formats and for indirect tables, and the one place where a guest's address becomes a buffer. The hot half is six
+// words that stay in registers; whatever is rare lives in the chain's record, and the rare half takes the gatherer by
+// value and gives it back, so that it never has an address.
 import Glibc
 
 struct DescriptorChainWalker: BitwiseCopyable {

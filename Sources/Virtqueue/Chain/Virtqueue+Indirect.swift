@@ -1,5 +1,5 @@
-// Why this file exists: a chain may live in a table of its own (virtio 1.3, sections 2.7.5.3 and 2.8.8), anywhere in
-// the guest's memory, aligned or not, over region borders or not. Linux sends nearly every block request this way.
+// A chain may live in a table of its own (virtio 1.3, sections 2.7.5.3 and 2.8.8), anywhere in the guest's memory,
+// aligned or not, over region borders or not. Linux sends nearly every block request this way.
 
 extension Virtqueue {
     // `mutating`, though nothing changes: a borrowed queue is copied to be read.

@@ -1,6 +1,6 @@
-// Why this file exists: live migration copies the guest's memory while it runs, and copies again what was written
-// meanwhile. Whatever this process writes into the guest is marked in a bitmap that the front-end shares: a bit for
-// each page of 4 KiB, by guest address, set after the write.
+// Live migration copies the guest's memory while it runs, and copies again what was written meanwhile. Whatever this
+// process writes into the guest is marked in a bitmap that the front-end shares: a bit for each page of 4 KiB, by
+// guest address, set after the write.
 import Glibc
 import Synchronization
 

@@ -1,5 +1,5 @@
-// Why this file exists: the only arithmetic between a guest's address and a host pointer. Nothing a guest writes may
-// make it trap or point outside a region, so every sum here is checked by subtraction from something known.
+// The only arithmetic between a guest's address and a host pointer. Nothing a guest writes may make it trap or point
+// outside a region, so every sum here is checked by subtraction from something known.
 
 extension GuestMemorySnapshot {
     /// Index of the region that holds `address`; -1 when none does.

@@ -1,6 +1,6 @@
-// Why this file exists: a guest names memory by its own physical addresses, the host has it mapped in pieces, and the
-// set of pieces changes while requests are in flight. A snapshot is one immutable answer to "where is it"; a request
-// keeps the snapshot it was read with, and nobody unmaps what a snapshot in use still names.
+// A guest names memory by its own physical addresses, the host has it mapped in pieces, and the set of pieces changes
+// while requests are in flight. A snapshot is one immutable answer to "where is it"; a request keeps the snapshot it
+// was read with, and memory that a snapshot in use names is not unmapped.
 
 /// A byte position in the guest's physical memory.
 @frozen public struct GuestAddress: Hashable, Comparable, Sendable, BitwiseCopyable {

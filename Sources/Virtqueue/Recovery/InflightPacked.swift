@@ -1,6 +1,6 @@
-// Why this file exists: the in-flight record of a packed ring. There the device overwrites descriptors while others
-// are in flight, so the record keeps copies of them, in a list of free entries that is updated as a transaction: the
-// "old" fields are what a restarted process believes.
+// The in-flight record of a packed ring. There the device overwrites descriptors while others are in flight, so the
+// record keeps copies of them, in a list of free entries that is updated as a transaction: the "old" fields are what
+// a restarted process believes.
 
 /// The in-flight record of one packed ring: 32 bytes of header, then 32 bytes for each descriptor.
 public struct InflightPacked: BitwiseCopyable {
@@ -48,7 +48,7 @@ public struct InflightPacked: BitwiseCopyable {
         self.size = size
     }
 
-    /// Nobody wrote it yet.
+    /// Not written yet.
     var isNew: Bool { load16(base + Field.version) == 0 }
 
     @inline(__always) private func entry(_ index: Int) -> UnsafeMutableRawPointer {

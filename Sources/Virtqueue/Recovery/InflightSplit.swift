@@ -1,6 +1,6 @@
-// Why this file exists: a server that is killed takes the requests in flight with it, and a guest waits for them for
-// ever. The front-end keeps this record (vhost-user, INFLIGHT_SHMFD) and hands it to the next process, which does them
-// again. Every store is a step between two crashes: the order is the specification's.
+// A server that is killed takes the requests in flight with it, and a guest waits for them for ever. The front-end
+// keeps this record (vhost-user, INFLIGHT_SHMFD) and hands it to the next process, which does them again. Every store
+// is a step between two crashes: the order is the specification's.
 
 /// The in-flight record of one split ring: 16 bytes of header, then 16 bytes for each head.
 public struct InflightSplit: BitwiseCopyable {
@@ -35,7 +35,7 @@ public struct InflightSplit: BitwiseCopyable {
         self.size = size
     }
 
-    /// Nobody wrote it yet.
+    /// Not written yet.
     var isNew: Bool { load16(base + Field.version) == 0 }
 
     @inline(__always) private func entry(_ head: Int) -> UnsafeMutableRawPointer {

@@ -1,5 +1,5 @@
-// Why this file exists: requests that a killed process left behind come out of the queue again, before any new one and
-// in the order in which they came. They are read and checked like all others: the record is the guest's word too.
+// Requests that a killed process left behind come out of the queue again, before any new one and in the order in
+// which they came. They are read and checked like all others: the record is the guest's word too.
 
 extension Virtqueue {
     @inline(never) mutating func replaySplit() -> UnsafeMutablePointer<DescriptorChain>? {

@@ -1,5 +1,5 @@
-// Why this file exists: where the fields of a virtqueue are (virtio 1.3, sections 2.7 and 2.8; formats/virtio-blk) and
-// how shared words are read and written: each once, with the ordering that the other side relies on.
+// Where the fields of a virtqueue are (virtio 1.3, sections 2.7 and 2.8; formats/virtio-blk) and how shared words are
+// read and written: each once, with the ordering that the other side relies on.
 import Synchronization
 
 /// A descriptor as both ring formats store it, copied out of guest memory and never looked at there again.

@@ -1,5 +1,5 @@
-// Why this file exists: a driver that is told not to kick must not be forgotten. Between "kick me" and sleep there is a
-// barrier and a second look, or the request published in between would wait for the next one.
+// A driver that is told not to kick must not be forgotten. Between "kick me" and sleep there is a barrier and a
+// second look, or the request published in between would wait for the next one.
 
 extension Virtqueue {
     /// The driver need not kick while the worker looks by itself. A hint: kicks may come all the same.
@@ -8,7 +8,7 @@ extension Virtqueue {
         if isPacked { setPackedKicks(false) } else { setSplitKicks(false) }
     }
 
-    /// Asks for kicks again. True when requests came meanwhile, which nobody will kick for: look before sleeping.
+    /// Asks for kicks again. True when requests came meanwhile, for which no kick will come: poll before sleeping.
     public mutating func enableKicks() -> Bool {
         guard isRunning, damage == .none else { return false }
         if isPacked { setPackedKicks(true) } else { setSplitKicks(true) }

@@ -1,5 +1,5 @@
-// Why this file exists: how a queue begins, ends, moves to another host, gets new memory, and comes back after a crash.
-// All of it is the control path, between two passes of the worker; it may allocate, throw and take its time.
+// How a queue begins, ends, moves to another host, gets new memory, and comes back after a crash. All of it is the
+// control path, between two passes of the worker; it may allocate, throw and take its time.
 
 /// A ring as host memory, checked: inside one region each, and aligned.
 public struct RingAddresses: BitwiseCopyable {
@@ -186,7 +186,7 @@ extension Virtqueue {
     }
 
     /// Goes over to another snapshot of the guest's memory, with the ring's places in it. Requests in flight keep
-    /// theirs; nobody may release it before `isSettled`.
+    /// theirs; it may not be released before `isSettled`.
     public mutating func adopt(_ next: GuestMemorySnapshot, _ places: RingAddresses?) {
         guard next.generation != memory.generation else { return }
         unsettled = inFlight

@@ -1,5 +1,5 @@
-// Why this file exists: the packed ring (virtio 1.3, section 2.8): one ring of descriptors that driver and device take
-// turns to write; two bits of each, against a wrap counter, say whose turn it is.
+// The packed ring (virtio 1.3, section 2.8): one ring of descriptors that driver and device take turns to write; two
+// bits of each, against a wrap counter, say whose turn it is.
 
 extension Virtqueue {
     /// Whether the descriptor with these flags was made available in this lap of the ring.

@@ -1,5 +1,5 @@
-// Why this file exists: the split ring (virtio 1.3, section 2.7): a table of descriptors, a ring of heads that the
-// driver makes available, a ring of elements that the device has used.
+// The split ring (virtio 1.3, section 2.7): a table of descriptors, a ring of heads that the driver makes available,
+// a ring of elements that the device has used.
 
 extension Virtqueue {
     @inline(__always) var splitHasAvailable: Bool {

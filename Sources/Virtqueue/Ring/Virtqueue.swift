@@ -1,6 +1,6 @@
-// Why this file exists: the device's side of one virtqueue, split or packed, over memory that a hostile driver writes
-// at the same time. Chains come out copied and checked, used buffers go back in batches; no allocation, lock or
-// reference counting after `init`. It must never trap on what the ring says: it fails the request, or itself alone.
+// The device's side of one virtqueue, split or packed, over memory that a hostile driver writes at the same time.
+// Chains come out copied and checked, used buffers go back in batches; no allocation, lock or reference counting
+// after `init`. It must never trap on what the ring says: it fails the request, or itself alone.
 import Glibc
 
 /// The features of a ring that change how it is read and written.

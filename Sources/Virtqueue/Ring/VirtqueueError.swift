@@ -1,5 +1,5 @@
-// Why this file exists: what can be wrong with a queue before it runs (the control path throws it), while it runs (the
-// queue is marked broken and says why), and with one chain (its request alone fails). Three lists, one place.
+// What can be wrong with a queue before it runs (the control path throws it), while it runs (the queue is marked
+// broken and says why), and with one chain (its request alone fails). Three lists, one place.
 
 /// Why a queue or the guest's memory cannot be set up as asked.
 public enum VirtqueueError: Error, Equatable, Sendable {

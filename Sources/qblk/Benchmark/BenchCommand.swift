@@ -1,4 +1,4 @@
-// Why this file exists: `qblk bench`.
+// `qblk bench`.
 
 public import ArgumentParser
 public import BlockBench

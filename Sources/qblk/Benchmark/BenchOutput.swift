@@ -1,4 +1,4 @@
-// Why this file exists: a report of `qblk bench` in its two forms, with the same numbers in both.
+// A report of `qblk bench` in its two forms, with the same numbers in both.
 
 import BlockBench
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: `qblk check`.
+// `qblk check`.
 
 public import ArgumentParser
 import DiskTypes

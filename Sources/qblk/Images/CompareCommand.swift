@@ -1,4 +1,4 @@
-// Why this file exists: `qblk compare`.
+// `qblk compare`.
 
 import ArgumentParser
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: `qblk convert`.
+// `qblk convert`.
 
 import ArgumentParser
 import DiskTypes

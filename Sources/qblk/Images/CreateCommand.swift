@@ -1,4 +1,4 @@
-// Why this file exists: `qblk create`.
+// `qblk create`.
 
 import ArgumentParser
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: `qblk extents`.
+// `qblk extents`.
 
 import ArgumentParser
 import DiskTypes

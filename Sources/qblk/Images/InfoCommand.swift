@@ -1,4 +1,4 @@
-// Why this file exists: `qblk info`.
+// `qblk info`.
 
 import ArgumentParser
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: `qblk resize`.
+// `qblk resize`.
 
 public import ArgumentParser
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: `qblk table`.
+// `qblk table`.
 
 import ArgumentParser
 import DeviceMapperMap

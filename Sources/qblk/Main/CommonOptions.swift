@@ -1,4 +1,4 @@
-// Why this file exists: options that several verbs share mean the same everywhere, because they are declared once.
+// Options that several verbs share mean the same everywhere, because they are declared once.
 
 public import ArgumentParser
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: a map in the foreground logs to the terminal; how much is the user's choice. In the background
-// the doors log to the system's log by themselves.
+// A map in the foreground logs to the terminal; how much is the user's choice. In the background the doors log to the
+// system's log by themselves.
 
 import Logging
 

@@ -1,5 +1,5 @@
-// Why this file exists: what `doctor` finds out about the machine: each way to a block device, whether it is there, and
-// what would bring it.
+// What `doctor` finds out about the machine: each way to a block device, whether it is there, and what would bring
+// it.
 
 import DeviceMapperMap
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: the program's start and its one way out. Whatever goes wrong leaves as one line on stderr and
-// an exit code; nothing of Swift's own error printing reaches the user.
+// The program's start and its one way out. Whatever goes wrong leaves as one line on stderr and an exit code; nothing
+// of Swift's own error printing reaches the user.
 
 import ArgumentParser
 import FuseExport

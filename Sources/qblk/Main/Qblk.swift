@@ -1,4 +1,4 @@
-// Why this file exists: the list of verbs, and what `qblk --help` says first.
+// The list of verbs, and what `qblk --help` says first.
 
 import ArgumentParser
 

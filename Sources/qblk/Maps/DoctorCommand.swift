@@ -1,4 +1,4 @@
-// Why this file exists: `qblk doctor`.
+// `qblk doctor`.
 
 import ArgumentParser
 import DiskTypes

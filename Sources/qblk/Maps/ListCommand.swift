@@ -1,4 +1,4 @@
-// Why this file exists: `qblk list`.
+// `qblk list`.
 
 import ArgumentParser
 import DiskTypes

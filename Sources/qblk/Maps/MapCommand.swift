@@ -1,4 +1,4 @@
-// Why this file exists: `qblk map`.
+// `qblk map`.
 
 import ArgumentParser
 import DeviceMapperMap
@@ -127,7 +127,7 @@ struct MapCommand: ParsableCommand {
         do throws(ImageError) { record = try DMMap.map(options) } catch { throw error.named(path) }
         try announce(record)
         guard let flag else { return }
-        // Nobody serves a dm device; what stays in the foreground only waits for its end.
+        // No process serves a dm device; what stays in the foreground only waits for its end.
         while !flag.isSet { usleep(100_000) }
         try DMMap.unmap(record, deferred: true)
         Interrupts.treatAsOrderly(SIGTERM)

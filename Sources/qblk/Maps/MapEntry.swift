@@ -1,4 +1,4 @@
-// Why this file exists: how `list`, `map --json` and `attach --json` show what they made: maps and disks in VMs alike.
+// How `list`, `map --json` and `attach --json` show what they made: maps and disks in VMs alike.
 
 import ImageOperations
 import MapRegistry

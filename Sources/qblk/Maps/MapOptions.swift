@@ -1,5 +1,5 @@
-// Why this file exists: the ways to make a device, and which of them `--via auto` takes: decided here for `map` and told
-// by `doctor`, so that they cannot differ.
+// The ways to make a device, and which of them `--via auto` takes: decided here for `map` and told by `doctor`, so
+// that they cannot differ.
 
 import ArgumentParser
 import DeviceMapperMap

@@ -1,4 +1,4 @@
-// Why this file exists: `qblk unmap`.
+// `qblk unmap`.
 
 import ArgumentParser
 import DeviceMapperMap
@@ -24,7 +24,7 @@ struct UnmapCommand: ParsableCommand {
     @Flag(name: .long, help: "All maps there are.")
     var all = false
 
-    @Flag(name: .long, help: "A device in use goes as soon as nobody uses it.")
+    @Flag(name: .long, help: "A device in use goes with its last user.")
     var deferred = false
 
     @Flag(name: .short, help: "Say more on standard error. Repeatable.")

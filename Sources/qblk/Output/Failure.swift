@@ -1,5 +1,5 @@
-// Why this file exists: the shape of every error: `qblk: IMAGE: what (where): what to do`, one line, and qemu-img's
-// exit codes (1; compare: 2 and up).
+// The shape of every error: `qblk: IMAGE: what (where): what to do`, one line, and qemu-img's exit codes (1; compare:
+// 2 and up).
 
 import ArgumentParser
 import DiskTypes
@@ -67,7 +67,7 @@ struct Failure: Error {
     /// One line of failure on standard error.
     static func warn(_ line: String) { print("qblk: \(line)\n") }
 
-    /// Writes to standard error; if that fails there is nobody left to tell.
+    /// Writes to standard error; if that fails there is no way left to tell.
     static func print(_ text: String) {
         var bytes = Array(ArgumentText.shown(text).utf8)[...]
         while !bytes.isEmpty {

@@ -1,5 +1,5 @@
-// Why this file exists: not everything said on standard error is a failure. What is not begins with other words than
-// `qblk:`, so that scripts and people can tell.
+// Not everything said on standard error is a failure. What is not begins with other words than `qblk:`, so that
+// scripts and people can tell.
 
 import DiskTypes
 import Glibc

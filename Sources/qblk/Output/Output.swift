@@ -1,10 +1,10 @@
-// Why this file exists: standard output carries results that scripts parse. A full disk or a closed pipe behind it is
-// an error, which `print` would swallow; and a map of a million extents must not be a million system calls.
+// Standard output carries results that scripts parse. A full disk or a closed pipe behind it is an error, which
+// `print` would swallow; and a map of a million extents must not be a million system calls.
 
 import DiskTypes
 import Glibc
 
-/// Whoever read our output has gone. Nothing to say, and nobody to say it to.
+/// The reader of our output has gone: there is nothing left to say.
 struct BrokenPipe: Error {}
 
 /// Buffered standard output.

@@ -1,4 +1,4 @@
-// Why this file exists: `qblk attach`.
+// `qblk attach`.
 
 import ArgumentParser
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: `qblk detach`.
+// `qblk detach`.
 
 import ArgumentParser
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: a VM takes a vhost-user disk only if its memory is shared and its options fit together, in words
-// that nobody remembers. `serve` prints them ready to paste.
+// A VM takes a vhost-user disk only if its memory is shared and its options fit together, in words that no person
+// remembers. `serve` prints them ready to paste.
 
 /// What to add to a virtual machine that is not started yet, for a disk served on a socket.
 enum ServeAdvice {

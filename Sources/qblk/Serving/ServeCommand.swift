@@ -1,5 +1,5 @@
-// Why this file exists: `qblk serve`. It follows the conventions for vhost-user backend programs: it stays in the
-// foreground, names its abilities when asked, and ends on SIGTERM.
+// `qblk serve`. It follows the conventions for vhost-user backend programs: it stays in the foreground, names its
+// abilities when asked, and ends on SIGTERM.
 
 public import ArgumentParser
 import DiskTypes
@@ -249,7 +249,7 @@ struct ServeCommand: ParsableCommand {
         try server.add(options, try disk.socket())
     }
 
-    /// The image while somebody else has it: as large as it is, and nothing else of it counts.
+    /// The image while another process has it: as large as it is, and nothing else of it counts.
     private func look(at image: FilePath, _ options: OpenOptions) throws(ImageError) -> ImageChain {
         var options = options
         options.writable = false
@@ -259,8 +259,8 @@ struct ServeCommand: ParsableCommand {
         }
     }
 
-    /// A server that was killed holds its locks for a moment longer: the kernel takes its ring down after its end. Who is
-    /// started in its place waits for that.
+    /// A server that was killed holds its locks for a moment longer: the kernel takes its ring down after its end. Its
+    /// successor waits for that.
     private static func openPatiently(_ image: FilePath, _ options: OpenOptions) throws(ImageError) -> ImageChain {
         var tries = 0
         while true {

@@ -1,5 +1,4 @@
-// Why this file exists: one disk of `serve`, named by the plain options or by one `--export`: both mean the same, and the
-// same is refused.
+// One disk of `serve`, named by the plain options or by one `--export`: both mean the same, and the same is refused.
 
 import ArgumentParser
 import DiskTypes

@@ -1,5 +1,5 @@
-// Why this file exists: "no allocation per request" is a claim, and claims are tested. Linked into the tests, this
-// stands before the C library's allocator and counts what each thread asks of it.
+// "no allocation per request" is a claim, and claims are tested. Linked into the tests, this stands before the C
+// library's allocator and counts what each thread asks of it.
 #ifndef COUNT_ALLOCATIONS_H
 #define COUNT_ALLOCATIONS_H
 /// How often this thread allocated so far. Always 0 where a sanitizer owns the allocator.

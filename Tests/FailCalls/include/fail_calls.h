@@ -1,5 +1,5 @@
-// Why this file exists: tables are written and synced by plain system calls of an image's helper thread, and disks fail under
-// those, too. Linked into the tests, this stands before the C library and fails one call on one file.
+// Tables are written and synced by plain system calls of an image's helper thread, and disks fail under those, too.
+// Linked into the tests, this stands before the C library and fails one call on one file.
 #ifndef FAIL_CALLS_H
 #define FAIL_CALLS_H
 #include <stdint.h>

@@ -1,6 +1,6 @@
-// Why this file exists: how many instructions a request costs, and how many requests a second one thread carries,
-// with nothing around the engine but a loop that keeps it full. Instructions: run a `strip -g` copy under callgrind with
-// two counts and divide the difference (a warm-up as long as the run is part of both).
+// How many instructions a request costs, and how many requests a second one thread carries, with nothing around the
+// engine but a loop that keeps it full. Instructions: run a `strip -g` copy under callgrind with two counts and
+// divide the difference (a warm-up as long as the run is part of both).
 import BlockEngine
 import DiskTypes
 import Glibc

@@ -1,5 +1,5 @@
-// Why this file exists: one connection: what is said is chosen by the input, from single messages with senseless numbers to
-// whole handshakes that end in a running ring; what comes back must be answers that the protocol has.
+// One connection: what is said is chosen by the input, from single messages with senseless numbers to whole
+// handshakes that end in a running ring; what comes back must be answers that the protocol has.
 import Glibc
 import LinuxIO
 import SystemPackage
@@ -219,7 +219,7 @@ struct Conversation {
         }
     }
 
-    /// Waits until everything before is done. What was cut off may swallow the question: then nobody waits.
+    /// Waits until everything before is done. What was cut off may swallow the question: then there is no wait.
     private mutating func sync() {
         asked += 1
         send(MessageHeader.bare(FrontendRequest.getQueueNum), [])

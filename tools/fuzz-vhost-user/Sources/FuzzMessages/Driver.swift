@@ -1,5 +1,4 @@
-// Why this file exists: what a driver writes into rings between two messages. Mostly what a driver would, at times what none
-// should.
+// What a driver writes into rings between two messages. Mostly what a driver would, at times what none should.
 import Glibc
 
 /// What the fuzzer believes of one ring.

@@ -1,6 +1,6 @@
-// Why this file exists: sequences of vhost-user messages, sensible and not, with descriptors of every kind, to a session of
-// a server in this process; between them a driver writes whatever into the rings. Whatever comes, the server answers in
-// the protocol's words or parts, keeps no descriptor, and serves the next front-end.
+// Sequences of vhost-user messages, sensible and not, with descriptors of every kind, to a session of a server in
+// this process; between them a driver writes whatever into the rings. Whatever comes, the server answers in the
+// protocol's words or parts, keeps no descriptor, and serves the next front-end.
 import Glibc
 import LinuxIO
 import VhostUserWire

@@ -1,5 +1,5 @@
-// Why this file exists: what a front-end has to hand over: memory with rings in it, and descriptors of every kind, most of
-// which are not what the message wants.
+// What a front-end has to hand over: memory with rings in it, and descriptors of every kind, most of which are not
+// what the message wants.
 import Glibc
 import LinuxIO
 
@@ -8,7 +8,7 @@ final class Guest {
     static let bytes = 256 << 10
     static let guestAddress: UInt64 = 0x10_0000
     static let userAddress: UInt64 = 0x7000_0000_0000
-    /// Guest memory; behind it a page that nobody may touch.
+    /// Guest memory; behind it a page that may not be touched.
     let host: UnsafeMutableRawPointer
     var fence: UnsafeMutableRawPointer { host + Self.bytes }
     let memory: Int32

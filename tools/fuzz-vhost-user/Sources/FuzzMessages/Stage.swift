@@ -1,5 +1,5 @@
-// Why this file exists: the server that everything is said to, made once: a small disk in memory, two workers. Now and then
-// an ordinary front-end looks whether it still serves, and whether it still holds what the others left.
+// The server that everything is said to, made once: a small disk in memory, two workers. Now and then an ordinary
+// front-end looks whether it still serves, and whether it still holds what the others left.
 import Glibc
 import ImageChain
 import LinuxIO
@@ -51,7 +51,7 @@ final class Stage {
             let box = UnixSocketBox(try UnixSocket.connect("\(socket)"))
             _ = fcntl(box.raw, F_SETFL, O_NONBLOCK)
             return box
-        } catch { stop("nobody listens: \(error)") }
+        } catch { stop("no process listens: \(error)") }
     }
 
     /// An ordinary front-end is served, on split and packed rings.

@@ -1,6 +1,6 @@
-// Why this file exists: a guest that does its worst, guided by coverage. The input is a program for both sides of a
-// ring: the driver publishes good chains and bad ones and scribbles over shared memory, the device pops, pushes, loses
-// its process and starts again. After every step: nothing handed out lies outside the guest's memory.
+// A guest that does its worst, guided by coverage. The input is a program for both sides of a ring: the driver
+// publishes good chains and bad ones and scribbles over shared memory, the device pops, pushes, loses its process and
+// starts again. After every step: nothing handed out lies outside the guest's memory.
 import Glibc
 import Virtqueue
 import VirtqueueMock

@@ -1,5 +1,5 @@
-// Why this file exists: virtio-blk requests in any cut and with any content. Whatever the door hands on must be a
-// request that cannot be wrong, and whatever it answers must have an answer the driver can see.
+// Virtio-blk requests in any cut and with any content. Whatever the door hands on must be a request that cannot be
+// wrong, and whatever it answers must have an answer the driver can see.
 import DiskTypes
 import Glibc
 import Virtqueue

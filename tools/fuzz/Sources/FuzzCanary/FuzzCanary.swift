@@ -1,5 +1,5 @@
-// Why this file exists: a rig that finds nothing may be a rig that cannot. This has a bug of the kind we hunt: a count
-// out of the image, trusted in arithmetic. `run` fails unless the fuzzer finds it.
+// A rig that finds nothing may be a rig that cannot. This has a bug of the kind we hunt: a count out of the image,
+// trusted in arithmetic. `run` fails unless the fuzzer finds it.
 
 import DiskTypes
 import FuzzKit

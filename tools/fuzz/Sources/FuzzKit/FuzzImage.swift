@@ -1,5 +1,5 @@
-// Why this file exists: all fuzzers read their input the same way: an image, whose last byte may say that the file is
-// sparse and far longer than its bytes, so that claims about sizes are believed as far as a file could back them.
+// All fuzzers read their input the same way: an image, whose last byte may say that the file is sparse and far longer
+// than its bytes, so that claims about sizes are believed as far as a file could back them.
 
 public import DiskTypes
 

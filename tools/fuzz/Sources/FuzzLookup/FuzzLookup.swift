@@ -1,5 +1,5 @@
-// Why this file exists: lookups over any image: the map never traps, never loops, and every answer is in range, with the
-// smallest cache there is.
+// Lookups over any image: the map never traps, never loops, and every answer is in range, with the smallest cache
+// there is.
 
 import DiskTypes
 import FuzzKit

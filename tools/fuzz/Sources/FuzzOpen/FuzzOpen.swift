@@ -1,4 +1,4 @@
-// Why this file exists: opening: header, extensions, snapshot table, bitmap directory. Any bytes open or give one line.
+// Opening: header, extensions, snapshot table, bitmap directory. Any bytes open or give one line.
 
 import DiskTypes
 import FuzzKit

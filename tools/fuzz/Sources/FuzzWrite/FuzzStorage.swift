@@ -1,5 +1,5 @@
-// Why this file exists: the file that an image is written in, in memory. It knows what may be written where: data never into
-// tables, tables never over the header but for its fields, nothing past the bound; and it makes given-back space unreadable.
+// The file that an image is written in, in memory. It knows what may be written where: data never into tables, tables
+// never over the header but for its fields, nothing past the bound; and it makes given-back space unreadable.
 
 import DiskTypes
 import FuzzKit

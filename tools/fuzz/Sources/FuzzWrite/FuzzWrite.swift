@@ -1,6 +1,6 @@
-// Why this file exists: any image, opened for writing and written to: nothing traps or goes on for ever, no table is ever
-// overwritten by data, and an image that a check calls clean is clean afterwards and reads as it should. QBLK_CANARY plants
-// a bug: bytes whose ticket a write-back overtook go one sector too far.
+// Any image, opened for writing and written to: nothing traps or goes on for ever, no table is ever overwritten by
+// data, and an image that a check calls clean is clean afterwards and reads as it should. QBLK_CANARY plants a bug:
+// bytes whose ticket a write-back overtook go one sector too far.
 
 import DiskTypes
 import FuzzKit

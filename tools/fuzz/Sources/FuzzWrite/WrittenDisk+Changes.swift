@@ -1,5 +1,5 @@
-// Why this file exists: what a worker and the image's helper do to an image that is written, one step at a time, each of
-// which the fuzzer chooses.
+// What a worker and the image's helper do to an image that is written, one step at a time, each of which the fuzzer
+// chooses.
 
 import DiskTypes
 import FuzzKit
@@ -84,7 +84,7 @@ extension WrittenDisk {
         switch writer.begin(GuestOffset(guest), length: UInt64(length)) {
         case .inPlace: return 0
         case .busy:
-            require(!tickets.isEmpty, "busy, and nobody has a ticket")
+            require(!tickets.isEmpty, "busy, and no write has a ticket")
             finishAll()
         case .wants:
             help()
@@ -166,7 +166,7 @@ extension WrittenDisk {
                 }
                 done += Int(count)
             case .busy:
-                require(!tickets.isEmpty, "busy, and nobody has a ticket")
+                require(!tickets.isEmpty, "busy, and no write has a ticket")
                 finishAll()
             case .wants:
                 help()

@@ -1,5 +1,5 @@
-// Why this file exists: the shortest I/O that obeys a writer, for any image. Several tickets can be open at once, any of them
-// may fail, write-backs come in between. Where the image was right to begin with, what a guest reads is known throughout.
+// The shortest I/O that obeys a writer, for any image. Several tickets can be open at once, any of them may fail,
+// write-backs come in between. Where the image was right to begin with, what a guest reads is known throughout.
 
 import DiskTypes
 import FuzzKit
