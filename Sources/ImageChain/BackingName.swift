@@ -31,10 +31,11 @@ package struct Reference: Equatable, Sendable {
     /// The driver that JSON names. The format that the header gives beside the name goes before it, as with QEMU.
     package var format: ImageFormat?
 
-    /// Reads a name as QEMU does. Whatever is not a plain file of this host is an error of kind `.reference`.
-    package init(_ text: FileName, role: String) throws(ImageError) {
+    /// Reads a name as QEMU does; `header` is the format that stands beside it. Whatever is not a plain file of this host
+    /// is an error of kind `.reference`.
+    package init(_ text: FileName, header: String?, role: String) throws(ImageError) {
         if text.hasPrefix("json:") {
-            let options = try JSONReference(text.bytes.dropFirst("json:".utf8.count), role: role)
+            let options = try JSONReference(text.bytes.dropFirst("json:".utf8.count), header: header, role: role)
             self.init(name: options.filename, isFromWorkingFolder: true, format: options.format)
         } else if text.hasPrefix("file:") {
             self.init(name: FileName(text.bytes.dropFirst("file:".utf8.count)), isFromWorkingFolder: true, format: nil)

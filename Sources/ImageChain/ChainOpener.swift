@@ -159,9 +159,7 @@ private struct ChainOpener {
         if let next = try known(role: "backing file") {
             return (Self.shownPath(next), next.known.format.flatMap(ImageFormat.init(rawValue:)))
         }
-        let format = try ImageFormat.named(image.extensions.backingFormat)
-        let found = try policy.resolve(reference, from: name, role: "backing file")
-        return (found.path, format ?? found.format)
+        return try policy.resolveBacking(reference, format: image.extensions.backingFormat, from: name)
     }
 
     /// The index of the external data file, or nil where data is in the image itself.

@@ -9,7 +9,8 @@ struct JSONReference {
     private(set) var format: ImageFormat?
     private(set) var filename = FileName("")
 
-    init(_ text: some Sequence<UInt8>, role: String) throws(ImageError) {
+    /// `header`: the format that stands beside the name. QEMU has it replace the driver, and reads the options as that one's.
+    init(_ text: some Sequence<UInt8>, header: String?, role: String) throws(ImageError) {
         var reader = JSONOptionReader(Array(text))
         do throws(JSONOptionReader.Refusal) { try reader.read() } catch {
             throw ImageError(
@@ -17,20 +18,17 @@ struct JSONReference {
         }
         var options = reader.options
         let driver = options.removeValue(forKey: FileName("driver"))
-        let isBare = driver == FileName("file")
+        if let driver {
+            guard let known = try? ImageFormat.named(driver.text ?? "") else {
+                throw Self.unknown("driver \"\(driver)\"", role)
+            }
+            format = known
+        }
+        // These are options of a file, or those of an image in one.
+        let isBare = (header.map { FileName($0) } ?? driver) == FileName("file")
         let prefix = isBare ? "" : "file."
-        if !isBare {
-            if let driver {
-                guard let known = driver.text.flatMap(ImageFormat.init(rawValue:)) else {
-                    throw Self.unknown("driver \"\(driver)\"", role)
-                }
-                format = known
-            }
-            if let inner = options.removeValue(forKey: FileName("file.driver")), inner != FileName("file") {
-                throw Self.unknown("driver \"\(inner)\"", role)
-            }
-        } else {
-            format = .raw
+        if !isBare, let inner = options.removeValue(forKey: FileName("file.driver")), inner != FileName("file") {
+            throw Self.unknown("driver \"\(inner)\"", role)
         }
         guard let name = options.removeValue(forKey: FileName(prefix + "filename")) else {
             throw Self.unknown("no \"\(prefix)filename\"", role)

@@ -19,12 +19,22 @@ package struct ReferencePolicy: Sendable {
         self.workingFolder = workingFolder
     }
 
+    /// The backing file `text`, found in the image `path`, and its format: the one of name `header` that the image gives
+    /// beside the name, else the one that JSON names.
+    package func resolveBacking(
+        _ text: FileName, format header: String?, from path: FilePath
+    ) throws(ImageError) -> (path: FilePath, format: ImageFormat?) {
+        let format = try ImageFormat.named(header)
+        let found = try resolve(text, format: header, from: path, role: "backing file")
+        return (found.path, format ?? found.format)
+    }
+
     /// The name to open for `text`, found in the image `path`, and the format that JSON names for it. Relative names count
     /// from that image's folder; behind `file:` and in JSON from the working folder, as with QEMU.
     package func resolve(
-        _ text: FileName, from path: FilePath, role: String
+        _ text: FileName, format header: String? = nil, from path: FilePath, role: String
     ) throws(ImageError) -> (path: FilePath, format: ImageFormat?) {
-        let reference = try Reference(text, role: role)
+        let reference = try Reference(text, header: header, role: role)
         let given = reference.isFromWorkingFolder ? reference.name : BackingName.full(reference.name, in: path)
         guard var name = FilePath(given) else { throw .malformed("the \(role) name contains a NUL byte") }
         if reference.isFromWorkingFolder, let workingFolder { name = workingFolder.pushing(name) }

@@ -76,9 +76,8 @@ private struct InfoReader {
     /// Where the backing file is. Judged only when it is to be followed: to name a forbidden file is no crime.
     func below(_ image: ImageInfo, _ place: Place) throws(ImageError) -> Place? {
         guard let reference = image.backingFilename else { return nil }
-        let format = try ImageFormat.named(image.backingFormat)
-        let found = try policy.resolve(reference, from: place.path, role: "backing file")
-        return Place(path: found.path, format: format ?? found.format)
+        let found = try policy.resolveBacking(reference, format: image.backingFormat, from: place.path)
+        return Place(path: found.path, format: found.format)
     }
 
     private func raw(_ file: HostFile, _ place: Place) throws(ImageError) -> ImageInfo {
