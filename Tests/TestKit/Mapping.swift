@@ -31,6 +31,14 @@ public final class Mapping: Sendable {
         device = outcome.output.trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
+    /// A map that a test has made by itself, in words that are no text.
+    public init(made name: String, device: String) {
+        self.name = name
+        // Nothing else is known by it.
+        image = name
+        self.device = device
+    }
+
     deinit {
         // A test that failed half-way must not spoil the next; one that unmapped has made this a no-op.
         if !leftovers().isEmpty { _ = try? qblk("unmap", name, deadline: 60) }
