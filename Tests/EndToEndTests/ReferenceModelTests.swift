@@ -96,7 +96,7 @@ struct ReferenceModelTests {
             ["compare", "-f", "qcow2", "-F", "raw"] + allowed, [chain.image, output], in: chain.workingFolder)
         #expect(different.exit == 1, "\(place): \(different)")
         let info = ["info", "-f", "qcow2", "--backing-chain", "--output", "json"]
-        let ours = try ReferenceModel.qblk(info + allowed, [chain.image], in: chain.workingFolder)
+        let ours = try ReferenceModel.qblk(info + allowed, [chain.imageForQEMU], in: chain.workingFolder)
         let theirs = try Ran(["qemu-img"] + info, [chain.imageForQEMU], in: chain.workingFolder)
         guard theirs.exit == 0 || !chain.hasRelativeDataFile else { return }
         #expect(ours.exit == 0 && theirs.exit == 0, "\(place): \(ours) \(theirs)")
