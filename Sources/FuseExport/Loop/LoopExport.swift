@@ -31,8 +31,11 @@ public enum LoopExport {
         var open = options.open
         open.writable = !options.readOnly
         open.takesWriterLock = false
+        // By the name that was given: names in the header count from that name's folder, as everywhere, not from that of the
+        // file that it leads to.
+        open.identity = Filesystem.identity(of: image)
         let chain: ImageChain
-        do throws(ImageError) { chain = try openLocked(image, open, timeout: hasCleaned ? 3000 : 0) } catch {
+        do throws(ImageError) { chain = try openLocked(options.image, open, timeout: hasCleaned ? 3000 : 0) } catch {
             throw error.named(options.image)
         }
         let reservation = try reserve(image, chain, options)
