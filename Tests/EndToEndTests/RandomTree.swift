@@ -1,5 +1,5 @@
-// Why this file exists: a tree of folders in which a name that is repaired, cut at a colon, taken for an option or
-// resolved from the wrong folder leads to another file than the name itself. Every file has bytes of its own.
+// A tree of folders in which a name that is repaired, cut at a colon, taken for an option or resolved from the wrong
+// folder leads to another file than the name itself. Every file has bytes of its own.
 
 import Foundation
 import TestKit

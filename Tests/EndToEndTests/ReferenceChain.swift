@@ -1,5 +1,5 @@
-// Why this file exists: backing chains whose headers name the next file in every way there is. QEMU writes the names
-// where it can; what it refuses to write is patched in, for an image may come from anywhere.
+// Backing chains whose headers name the next file in every way there is. QEMU writes the names where it can; what it
+// refuses to write is patched in, for an image may come from anywhere.
 
 import Foundation
 import TestKit
@@ -44,15 +44,15 @@ struct ImagePattern {
     private static let layouts = [[0..<32], [0..<4, 9..<10, 30..<32], [2..<3, 6..<14, 20..<21]]
 
     private static let prototypes = Result {
-        let shop = Workshop(folder: try Scratch.newFolder("prototypes"))
+        let builder = ImageBuilder(folder: try Scratch.newFolder("prototypes"))
         for (index, layout) in layouts.enumerated() {
             for (name, option) in [("inner", ""), ("outer", ",data_file=data\(index)")] {
-                try shop.create("\(size)", "cluster_size=\(cluster)" + option, as: name + "\(index)")
+                try builder.create("\(size)", "cluster_size=\(cluster)" + option, as: name + "\(index)")
                 let writes = layout.map { "write -q \($0.lowerBound << 12) \($0.count << 12)" }
-                try shop.io(writes, on: name + "\(index)")
+                try builder.io(writes, on: name + "\(index)")
             }
         }
-        return shop.folder
+        return builder.folder
     }
 }
 
@@ -243,22 +243,22 @@ extension RandomTree {
     /// The disk as QEMU reads it when every name in a header leads where it was meant to: from copies that are named anew.
     func meant(by chain: ReferenceChain, _ content: (Place) throws -> Data) throws -> Data {
         try Scratch.withFolder("copies") { folder in
-            let shop = Workshop(folder: folder)
+            let builder = ImageBuilder(folder: folder)
             var isOpaque = false
             for (index, layer) in chain.layers.enumerated() {
-                try content(layer.place).write(to: URL(filePath: shop.path("\(index)")))
-                if let data = layer.data { try content(data).write(to: URL(filePath: shop.path("data\(index)"))) }
+                try content(layer.place).write(to: URL(filePath: builder.path("\(index)")))
+                if let data = layer.data { try content(data).write(to: URL(filePath: builder.path("data\(index)"))) }
                 // What is taken for raw is read as it is, header and all.
                 guard layer.isQCOW2, !isOpaque else { break }
                 isOpaque = ["raw", "file"].contains(layer.format ?? layer.driver)
-                try shop.patch("\(index)") {
+                try builder.patch("\(index)") {
                     $0.putNames(
                         backing: layer.backing.map { _ in Array("\(index + 1)".utf8) },
                         format: layer.format ?? layer.driver, data: layer.data.map { _ in Array("data\(index)".utf8) })
                 }
             }
-            try shop.img("convert", "-f", "qcow2", "-O", "raw", "0", "disk")
-            return try Data(contentsOf: URL(filePath: shop.path("disk")))
+            try builder.img("convert", "-f", "qcow2", "-O", "raw", "0", "disk")
+            return try Data(contentsOf: URL(filePath: builder.path("disk")))
         }
     }
 }

@@ -93,16 +93,16 @@ struct ReferenceNameTests {
     @Test("a map by a link counts from the link's folder", .enabled(if: Tools.canLoop, "\(Tools.loopReason)"))
     func theLinksFolder() throws {
         try Scratch.withFolder { folder in
-            let shop = Workshop(folder: folder)
-            try shop.run("mkdir", "sub", "other")
+            let builder = ImageBuilder(folder: folder)
+            try builder.run("mkdir", "sub", "other")
             for (place, value) in [("sub/base", 1), ("other/base", 2)] {
-                try shop.create("1M", as: place)
-                try shop.io(["write -q -P \(value) 0 64k"], on: place)
+                try builder.create("1M", as: place)
+                try builder.io(["write -q -P \(value) 0 64k"], on: place)
             }
-            try shop.run(
+            try builder.run(
                 "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", "base", "-F", "qcow2", "other/top", "1M")
-            try shop.run("ln", "-s", "../other/top", "sub/link")
-            try shop.img("convert", "-f", "qcow2", "-O", "raw", "sub/link", "theirs")
+            try builder.run("ln", "-s", "../other/top", "sub/link")
+            try builder.img("convert", "-f", "qcow2", "-O", "raw", "sub/link", "theirs")
             for readOnly in [true, false] {
                 let mapping = try Mapping("sub/link", readOnly: readOnly, options: ["-f", "qcow2"], in: folder)
                 #expect(try differenceOfFiles(mapping.device, "\(folder)/theirs") == nil)
