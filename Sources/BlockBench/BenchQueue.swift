@@ -47,7 +47,7 @@ final class BenchBuffers {
         UnsafeMutableRawBufferPointer(start: memory.pointer, count: memory.count)
     }
     var pointer: UnsafeMutableRawPointer { memory.pointer }
-    var file: MemoryFile { MemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0) }
+    var file: GuestMemoryFile { GuestMemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0) }
 
     init(count: Int, blockBytes: Int) throws(ImageError) {
         do throws(Errno) {

@@ -20,9 +20,9 @@ struct ImageQueue: BenchQueue {
         buffers = try BenchBuffers(count: depth, blockBytes: blockBytes)
         memory = buffers.pointer
         // As a door has it whose guest's memory is a file.
-        let partner = TransferPartner(maxIovecs: 1, looks: 32_768)
-        engine = try RequestEngine(chain: chain, ring: ring, slots: depth, seesPages: true, partner: partner)
-        engine.setMemoryFiles([buffers.file])
+        let helper = CopyHelper(maxIovecs: 1, looks: 32_768)
+        engine = try RequestEngine(chain: chain, ring: ring, slots: depth, seesPages: true, helper: helper)
+        engine.setGuestMemoryFiles([buffers.file])
         lists = .allocate(capacity: depth)
         for slot in 0..<depth {
             (lists + slot).initialize(to: iovec(iov_base: memory + slot * blockBytes, iov_len: blockBytes))

@@ -1,4 +1,4 @@
-// Why this file exists: every door (a FUSE queue, a virtqueue, an offline verb) has requests for guest bytes; this is
+// Every door (a FUSE queue, a virtqueue, an offline verb) has requests for guest bytes; this is
 // the one place that turns them into transfers of host files. It knows no formats and no doors. Its data path takes no
 // lock, allocates nothing, throws nothing: whatever a request needs exists before the first one comes.
 public import DiskTypes
@@ -26,10 +26,10 @@ public final class RequestEngine {
     let ring: Ring
 
     // Records: see Slots.swift.
-    let slotCount: Int
-    let slots: UnsafeMutablePointer<Slot>
-    let pieces: UnsafeMutablePointer<Piece>
-    let files: UnsafeMutablePointer<FileSide>
+    let requestCount: Int
+    let requests: UnsafeMutablePointer<Request>
+    let transfers: UnsafeMutablePointer<Transfer>
+    let files: UnsafeMutablePointer<DataFile>
     let fileCount: Int
     /// The file of `ImageChain.plainOffset`.
     let plainFile: UInt16
@@ -39,19 +39,19 @@ public final class RequestEngine {
     /// Zeros to write where the file system cannot make them, as much as `zeroBytes`.
     let zeros: UnsafeMutableRawPointer
 
-    var freePieces: FreeList
-    /// How many of them are for allocating writes alone: who holds clusters must never wait for a piece.
-    let keptPieces: Int
-    var lists: IovecLists
-    var run = Run()
+    var freeTransfers: FreeList
+    /// How many of them are for allocating writes alone: who holds clusters must never wait for a transfer.
+    let reservedTransfers: Int
+    var lists: IovecPool
+    var run = RequestRun()
     let runLimit: Int
-    var flushes = FlushLine()
-    var throttle = Throttle()
-    var faults = FaultWatch()
-    var luck = LookLuck()
-    var copies = CopyLine()
+    var flushes = FlushQueue()
+    var throttle = DirtyThrottleMonitor()
+    var faults = MajorFaultMonitor()
+    var backoff = ResidencyProbeBackoff()
+    var copies = MappedReadBatch()
     /// Where the callers' memory comes from, as far as files can be read that it is.
-    var sources = MemoryFiles()
+    var sources = GuestMemoryFiles()
     /// The active image's file was cut: no write of this engine touches it any more.
     var isCutKnown = false
     /// Writes that reach this position of the file of the data, its end when last looked at, ask first: see `hidesCut`.
@@ -59,18 +59,18 @@ public final class RequestEngine {
     /// What the file of the data can do, as far as it was tried.
     var canPunch = true
     var canZero = true
-    var bounces: BouncePool
-    var tables: TableLoads
+    var bounces: BounceBuffers
+    var tables: L2TableLoads
     var clusters: ClusterCache
     var loads: ClusterLoads
     /// Made for the first compressed cluster: most images have none, and each start of a guest's queue makes an engine.
     var decoder: ClusterDecoder?
 
-    var finished = Queue()
-    /// Slots that wait for a piece or a buffer, first come first served.
-    var parked = Queue()
+    var finished = IndexQueue()
+    /// Requests that wait for a transfer or a buffer, first come first served.
+    var waitingForResources = IndexQueue()
     /// Transfers that the ring had no room for.
-    var deferred: TagQueue
+    var backlog: TagQueue
 
     /// Writes are on the medium before they are answered.
     public var writeThrough = false
@@ -82,9 +82,9 @@ public final class RequestEngine {
     public var discards = true
 
     /// Requests that are submitted and not yet handed out by `nextFinished`.
-    var requests = 0
+    var outstanding = 0
     /// The same, and what else is on the ring: 0 means that the engine can be dropped.
-    public var inFlight: Int { requests &+ (allocations?.isBellArmed == true ? 1 : 0) }
+    public var inFlight: Int { outstanding &+ (allocations?.isPollArmed == true ? 1 : 0) }
     /// What allocates; nil for images whose mapping never changes.
     let allocations: Allocations?
     /// Counts requests in flight for the image's writer.
@@ -92,7 +92,7 @@ public final class RequestEngine {
     /// The first write asks whether it may.
     var isPrepared: Bool
     /// Helps with long transfers, where there is one.
-    let partner: TransferPartner?
+    let helper: CopyHelper?
     /// What happened so far.
     public internal(set) var statistics = Statistics()
 
@@ -100,47 +100,47 @@ public final class RequestEngine {
     /// and compressed clusters: those are made when first needed, and kept.
     ///
     /// - Parameters:
-    ///   - slots: how many requests can be in flight; slot numbers are `0..<slots`.
+    ///   - slots: how many requests can be in flight; their numbers are `0..<slots`.
     ///   - maxIovecs: how many ranges of memory one request can have at most.
     ///   - decodedCacheBytes: how much memory decoded clusters may take (at least one is always kept).
     ///   - number: tells this engine's completions from those of others on the same ring; see `number(of:)`.
     ///   - seesPages: pages of the page cache are reached through mappings. For doors, whose guests come back to them.
-    ///   - partner: shares long transfers of such pages; of the thread that uses the engine, and made for `maxIovecs`.
+    ///   - helper: shares long transfers of such pages; of the thread that uses the engine, and made for `maxIovecs`.
     public init(
         chain: ImageChain, ring: Ring, slots count: Int, maxIovecs: Int = 1, decodedCacheBytes: Int = 8 << 20,
-        number: UInt16 = 0, seesPages: Bool = false, partner: TransferPartner? = nil
+        number: UInt16 = 0, seesPages: Bool = false, helper: CopyHelper? = nil
     ) throws(ImageError) {
         guard count > 0, count <= 65536, maxIovecs > 0, maxIovecs <= 1024 else {
             throw ImageError(.unsupported, "an engine for \(count) requests of \(maxIovecs) memory ranges")
         }
         // Its lists of ranges have no more room than it was made with.
-        guard partner.map({ $0.maxIovecs >= maxIovecs }) ?? true else {
-            throw ImageError(.unsupported, "a partner for requests of fewer memory ranges than \(maxIovecs)")
+        guard helper.map({ $0.maxIovecs >= maxIovecs }) ?? true else {
+            throw ImageError(.unsupported, "a helper for requests of fewer memory ranges than \(maxIovecs)")
         }
         guard let zeros = Self.sharedZeros else { throw ImageError(.system, "no memory for zeros") }
         self.chain = chain
         self.ring = ring
-        self.partner = partner
+        self.helper = helper
         self.zeros = zeros
         plainFile = chain.activeDataFile
-        slotCount = count
-        allocations = try Allocations(chain, slots: count)
+        requestCount = count
+        allocations = try Allocations(chain, requests: count)
         counts = allocations.map { $0.writer.counts(of: $0.client) }
         isPrepared = allocations?.writer.plan.isPrepared ?? true
         let written = chain.files[Int(plainFile)]
         watchedEnd = chain.isWritable && !written.isBlockDevice ? written.assuredLength : .max
         // Those behind the door's own read what allocating writes must copy.
-        slots = slab(count + (allocations?.count ?? 0), of: Slot())
-        // Most requests are one extent; the rest park a moment rather than cost memory always.
-        keptPieces = allocations?.count ?? 0
-        let pieceCount = min(max(count * 2, 64), 65536) + keptPieces
-        pieces = slab(pieceCount, of: Piece())
-        freePieces = FreeList(count: pieceCount)
+        requests = slab(count + (allocations?.count ?? 0), of: Request())
+        // Most requests are one extent; the rest waits a moment rather than cost memory always.
+        reservedTransfers = allocations?.count ?? 0
+        let transferCount = min(max(count * 2, 64), 65536) + reservedTransfers
+        transfers = slab(transferCount, of: Transfer())
+        freeTransfers = FreeList(count: transferCount)
         self.maxIovecs = maxIovecs
-        self.number = UInt64(number) << Tag.numberShift
-        lists = IovecLists(count: 64, length: max(maxIovecs, Run.requestLimit))
-        runLimit = Run.requestLimit
-        files = slab(chain.files.count, of: FileSide(buffered: -1, data: -1, memoryMask: 0, offsetMask: 0))
+        self.number = UInt64(number) << CompletionTag.numberShift
+        lists = IovecPool(count: 64, length: max(maxIovecs, RequestRun.requestLimit))
+        runLimit = RequestRun.requestLimit
+        files = slab(chain.files.count, of: DataFile(buffered: -1, data: -1, memoryMask: 0, offsetMask: 0))
         fileCount = chain.files.count
         var direct = false
         for (i, file) in chain.files.enumerated() {
@@ -148,35 +148,35 @@ public final class RequestEngine {
             let canBypass = allocations == nil || chain.clusterSize(ofLayer: 0) >= 4096
             // What a disk needs more than its size is a fraction of a per cent, and some clusters of snapshots.
             let growth = i == Int(plainFile) && chain.isWritable ? chain.size &+ chain.size / 32 &+ 64 << 20 : 0
-            files[i] = FileSide(file, direct: canBypass, room: seesPages ? growth : nil)
+            files[i] = DataFile(file, direct: canBypass, room: seesPages ? growth : nil)
             files[i].keep(in: ring)
             direct = direct || file.directFD >= 0
         }
-        bounces = BouncePool(count: direct ? 16 : 0)
-        tables = TableLoads(count: min(count, 64))
+        bounces = BounceBuffers(count: direct ? 16 : 0)
+        tables = L2TableLoads(count: min(count, 64))
         loads = ClusterLoads(count: min(count, 32))
         clusters = ClusterCache(bytes: max(decodedCacheBytes, 0))
-        deferred = TagQueue(capacity: pieceCount + tables.count + loads.count + 2)
+        backlog = TagQueue(capacity: transferCount + tables.count + loads.count + 2)
     }
 
     deinit {
         // Dropped with transfers in flight, the kernel may still write into these buffers: better lost than reused.
-        for i in 0..<slotCount where slots[i].state != .free && slots[i].state != .finished { return }
+        for i in 0..<requestCount where requests[i].state != .free && requests[i].state != .finished { return }
         for i in 0..<fileCount { files[i].release(in: ring) }
-        slots.deallocate()
-        pieces.deallocate()
+        requests.deallocate()
+        transfers.deallocate()
         files.deallocate()
         allocations?.end()
         run.members.deallocate()
         lists.free()
         sources.free()
         copies.free()
-        freePieces.free()
+        freeTransfers.free()
         bounces.free()
         tables.free()
         loads.free()
         clusters.free()
-        deferred.free()
+        backlog.free()
     }
 
     /// Whether a completion of the shared ring is the engine's.
@@ -191,7 +191,7 @@ public final class RequestEngine {
     public var seesPages: Bool { files[Int(plainFile)].pages.isThere }
 
     /// Whether another request may be submitted now (on a slot that is free).
-    public var canSubmit: Bool { requests < slotCount }
+    public var canAccept: Bool { outstanding < requestCount }
 
     // MARK: requests out
 
@@ -206,42 +206,42 @@ public final class RequestEngine {
 
     /// The next request that is done, whose slot is free again from here on; nil when there is none now.
     public func nextFinished() -> Finished? {
-        if !deferred.isEmpty { sendDeferred() }
+        if !backlog.isEmpty { sendBacklog() }
         if run.count > 0 { closeRun() }
         if !copies.isEmpty { copyAll() }
-        let slot = finished.pop(from: slots)
-        guard slot >= 0 else { return nil }
-        let record = slots + Int(slot)
+        let request = finished.pop(from: requests)
+        guard request >= 0 else { return nil }
+        let record = requests + Int(request)
         record.pointee.state = .free
-        requests &-= 1
+        outstanding &-= 1
         if let counts { counts.end(record.pointee.parity) }
         if record.pointee.error == 0 {
             statistics.bytes &+= record.pointee.end &- record.pointee.start
-            return Finished(slot: UInt32(bitPattern: slot), error: 0, damage: nil)
+            return Finished(slot: UInt32(bitPattern: request), error: 0, damage: nil)
         }
         statistics.errors &+= 1
         let damage: MapDamage? = record.pointee.hasDamage ? record.pointee.damage : nil
         return Finished(
-            slot: UInt32(bitPattern: slot), error: record.pointee.error, damage: damage)
+            slot: UInt32(bitPattern: request), error: record.pointee.error, damage: damage)
     }
 
     /// Takes in a completion of the ring that `owns` recognises.
     public func complete(_ userData: UInt64, _ result: Int32) {
-        let index = Tag.index(userData)
-        switch userData & Tag.kinds {
-        case Tag.piece: completePiece(index, result)
-        case Tag.table: completeTable(index, result)
-        case Tag.sync: completeSync(result)
-        case Tag.bell: bellRang()
+        let index = CompletionTag.index(userData)
+        switch userData & CompletionTag.kinds {
+        case CompletionTag.transfer: completeTransfer(index, result)
+        case CompletionTag.table: completeTable(index, result)
+        case CompletionTag.sync: completeSync(result)
+        case CompletionTag.wakeup: onWakeup()
         default: completeLoad(index, result)
         }
-        if !parked.isEmpty { resumeParked() }
+        if !waitingForResources.isEmpty { resumeWaiting() }
     }
 
-    /// Memory of a slot's request.
-    @inline(__always) func memory(of slot: Int32) -> CallerMemory {
-        let record = slots + Int(slot)
-        return CallerMemory(
+    /// The caller's memory of a request.
+    @inline(__always) func memory(of request: Int32) -> RequestMemory {
+        let record = requests + Int(request)
+        return RequestMemory(
             base: record.pointee.base, iovecs: record.pointee.iovecs,
             count: Int(record.pointee.iovecCount))
     }

@@ -1,4 +1,4 @@
-// Why this file exists: what an engine did, for people who ask why it is slow. Plain counters of one thread.
+// What an engine did, for people who ask why it is slow. Plain counters of one thread.
 
 /// Counters of one engine since it was made.
 public struct Statistics: Sendable, BitwiseCopyable {
@@ -15,7 +15,7 @@ public struct Statistics: Sendable, BitwiseCopyable {
     /// Requests that ended in an error.
     public var errors: UInt64 = 0
     /// Transfers of guest data that were sent to the kernel, not counting repetitions.
-    public var dataReads: UInt64 = 0
+    public var dataTransfers: UInt64 = 0
     /// Requests that shared a transfer with a neighbour.
     public var merged: UInt64 = 0
     /// Flushes of the file, each for any number of requests.
@@ -31,7 +31,7 @@ public struct Statistics: Sendable, BitwiseCopyable {
     /// Parts of requests that joined a cluster on its way.
     public var cacheJoins: UInt64 = 0
     /// Times a request had to wait for pieces or buffers.
-    public var parks: UInt64 = 0
+    public var resourceWaits: UInt64 = 0
     /// Reads sent again: short, interrupted, or refused for now.
     public var retries: UInt64 = 0
 

@@ -1,4 +1,4 @@
-// Why this file exists: each read, write and sync that the engine hands to the ring fails once, in turn, or does only a part; and
+// Each read, write and sync that the engine hands to the ring fails once, in turn, or does only a part; and
 // so does each call of the helper that writes tables. After each the image has neither errors nor leaks.
 import BlockEngine
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: the data path allocates nothing. The optimised build is what serves; a debug build could box
+// The data path allocates nothing. The optimised build is what serves; a debug build could box
 // what it likes, but does not, so that the claim is held wherever the tests run.
 import BlockEngine
 import CountAllocations

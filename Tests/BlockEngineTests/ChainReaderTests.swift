@@ -1,4 +1,4 @@
-// Why this file exists: what offline verbs rely on: blocking and pipelined reads agree, and a walk covers its range.
+// What offline verbs rely on: blocking and pipelined reads agree, and a walk covers its range.
 import BlockEngine
 import DiskTypes
 import Glibc

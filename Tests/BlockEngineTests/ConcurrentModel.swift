@@ -1,4 +1,4 @@
-// Why this file exists: what threads do to one image at once can only be judged when every sector has an owner and says who
+// What threads do to one image at once can only be judged when every sector has an owner and says who
 // wrote it. Sectors are dealt out in runs of odd sizes, so that threads share clusters and subclusters everywhere; a word
 // that names its sector, its writer and the writer's count fills each, so that another cluster's bytes are seen at once.
 import Glibc

@@ -1,4 +1,4 @@
-// Why this file exists: millions of random requests, from one to four threads on one image, between which the file is closed
+// Millions of random requests, from one to four threads on one image, between which the file is closed
 // and QEMU looks: it finds neither errors nor leaks, and reads what a flat array holds; and so do snapshots.
 import BlockEngine
 import DiskTypes

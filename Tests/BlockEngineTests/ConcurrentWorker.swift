@@ -1,4 +1,4 @@
-// Why this file exists: one of the threads that change an image at once: its own ring and engine, many requests in flight,
+// One of the threads that change an image at once: its own ring and engine, many requests in flight,
 // and its own idea of what the sectors hold that are its own.
 import BlockEngine
 import DiskTypes
@@ -51,11 +51,11 @@ final class ConcurrentWorker: @unchecked Sendable {
         do {
             // Beside each other: those that use the pages of the page cache, and those that do not.
             let seesPages = (Int(index) + burst.number) & 1 == 0
-            let partner = TransferPartner(maxIovecs: 16, looks: 20_000, least: 16 << 10, pieceBytes: 4 << 10)
+            let helper = CopyHelper(maxIovecs: 16, looks: 20_000, least: 16 << 10, chunkBytes: 4 << 10)
             let harness = try EngineHarness(
-                chain, slots: Self.slots, entries: 128, maxIovecs: 16, seesPages: seesPages, partner: partner)
-            harness.engine.setMemoryFiles([
-                MemoryFile(start: memory, count: shared.count, fd: shared.fd, offset: 0)
+                chain, slots: Self.slots, entries: 128, maxIovecs: 16, seesPages: seesPages, helper: helper)
+            harness.engine.setGuestMemoryFiles([
+                GuestMemoryFile(start: memory, count: shared.count, fd: shared.fd, offset: 0)
             ])
             trouble = try work(harness)
             mapped = harness.engine.statistics.mapped

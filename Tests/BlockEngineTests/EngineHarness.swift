@@ -1,4 +1,4 @@
-// Why this file exists: a door for tests. It owns ring and engine, keeps many requests in flight, and can lie to the
+// A door for tests. It owns ring and engine, keeps many requests in flight, and can lie to the
 // engine about what the kernel answered.
 import BlockEngine
 import DiskTypes
@@ -18,13 +18,13 @@ final class EngineHarness {
 
     init(
         _ chain: ImageChain, slots: Int = 16, entries: UInt32 = 64, maxIovecs: Int = 1,
-        decodedCacheBytes: Int = 8 << 20, number: UInt16 = 0, seesPages: Bool = false, partner: TransferPartner? = nil
+        decodedCacheBytes: Int = 8 << 20, number: UInt16 = 0, seesPages: Bool = false, helper: CopyHelper? = nil
     ) throws {
         lists = .allocate(capacity: slots * Self.listLimit)
         ring = try Ring(entries: entries)
         engine = try RequestEngine(
             chain: chain, ring: ring, slots: slots, maxIovecs: maxIovecs, decodedCacheBytes: decodedCacheBytes,
-            number: number, seesPages: seesPages, partner: partner)
+            number: number, seesPages: seesPages, helper: helper)
     }
 
     deinit { lists.deallocate() }

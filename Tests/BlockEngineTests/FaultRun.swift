@@ -1,4 +1,4 @@
-// Why this file exists: disks fail and fill up while clusters are being allocated. A run of requests, during which one transfer
+// Disks fail and fill up while clusters are being allocated. A run of requests, during which one transfer
 // fails or does only a part: the error reaches a request that met it, all others go on, and no sector ever shows what nobody
 // wrote there.
 import BlockEngine

@@ -1,4 +1,4 @@
-// Why this file exists: files end early, kernels answer in parts, streams are broken. Each costs at most the requests
+// Files end early, kernels answer in parts, streams are broken. Each costs at most the requests
 // that touch it, and never a wrong byte.
 import BlockEngine
 import DiskTypes

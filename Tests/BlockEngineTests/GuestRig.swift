@@ -1,4 +1,4 @@
-// Why this file exists: guests' memory is a file, which decides how bytes move; here is an engine whose callers' memory is.
+// Guests' memory is a file, which decides how bytes move; here is an engine whose callers' memory is.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -13,13 +13,13 @@ final class GuestRig {
     let memory: SharedMemory
 
     init(
-        _ chain: ImageChain, maxIovecs: Int = 1, seesPages: Bool = true, partner: TransferPartner? = nil
+        _ chain: ImageChain, maxIovecs: Int = 1, seesPages: Bool = true, helper: CopyHelper? = nil
     ) throws {
         self.chain = chain
-        harness = try EngineHarness(chain, maxIovecs: maxIovecs, seesPages: seesPages, partner: partner)
+        harness = try EngineHarness(chain, maxIovecs: maxIovecs, seesPages: seesPages, helper: helper)
         memory = try SharedMemory("qblk-test", count: 4 << 20)
-        harness.engine.setMemoryFiles([
-            MemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0)
+        harness.engine.setGuestMemoryFiles([
+            GuestMemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0)
         ])
     }
 

@@ -1,4 +1,4 @@
-// Why this file exists: what the helper of an image writes goes by no ring: tables, syncs, the file's length. The same requests as
+// What the helper of an image writes goes by no ring: tables, syncs, the file's length. The same requests as
 // in FaultRun, during which one of its calls fails and does nothing, or writes a half.
 import BlockEngine
 import DiskTypes

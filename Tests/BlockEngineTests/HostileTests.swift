@@ -1,4 +1,4 @@
-// Why this file exists: images are written by strangers, and workers share what they read of them. Neither broken
+// Images are written by strangers, and workers share what they read of them. Neither broken
 // bytes nor each other may make an engine trap, hang or lie.
 import BlockEngine
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: the engine is tested on images that QEMU made, against what QEMU itself reads out of them.
+// The engine is tested on images that QEMU made, against what QEMU itself reads out of them.
 import DiskTypes
 import Glibc
 import ImageChain

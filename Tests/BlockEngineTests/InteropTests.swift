@@ -1,4 +1,4 @@
-// Why this file exists: an image that qblk writes stays QEMU's to write, and the other way round. The two take turns on one
+// An image that qblk writes stays QEMU's to write, and the other way round. The two take turns on one
 // image, never at once, and a flat array of bytes says after each turn what must be there. Locks keep the turns apart.
 import BlockEngine
 import DiskTypes

@@ -1,4 +1,4 @@
-// Why this file exists: transfers by way of the page cache's own pages: the same bytes, the same errors, and nothing lost
+// Transfers by way of the page cache's own pages: the same bytes, the same errors, and nothing lost
 // where a file ends, is cut, or leaves memory.
 
 import DiskTypes
@@ -144,25 +144,25 @@ struct MappedTests {
     }
 }
 
-@Suite struct LookLuckTests {
-    @Test("Questions in vain are asked ever more seldom, and a single answer brings them back")
-    func luck() {
-        var luck = LookLuck()
+@Suite struct ResidencyProbeBackoffTests {
+    @Test("Questions answered by no are asked less and less often, and a single yes ends that")
+    func backsOff() {
+        var backoff = ResidencyProbeBackoff()
         var asked = 0
-        for _ in 0..<6400 where luck.tries() {
+        for _ in 0..<6400 where backoff.shouldProbe() {
             asked += 1
-            luck.saw(false)
+            backoff.record(false)
         }
         #expect((100...110).contains(asked))
-        while !luck.tries() {}
-        luck.saw(true)
+        while !backoff.shouldProbe() {}
+        backoff.record(true)
         for _ in 0..<10 {
-            let tries = luck.tries()
+            let tries = backoff.shouldProbe()
             #expect(tries)
-            luck.saw(true)
+            backoff.record(true)
         }
-        luck.saw(false)
-        let tries = luck.tries()
+        backoff.record(false)
+        let tries = backoff.shouldProbe()
         #expect(!tries)
     }
 }

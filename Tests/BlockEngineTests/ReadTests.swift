@@ -1,4 +1,4 @@
-// Why this file exists: whatever an image is made of and however it is asked, the engine reads what QEMU reads.
+// Whatever an image is made of and however it is asked, the engine reads what QEMU reads.
 import BlockEngine
 import DiskTypes
 import ImageChain
@@ -128,7 +128,7 @@ import Testing
                 return Planned(guest: 0, length: 3 << 20, parts: [(skew, 3 << 20)])
             }
             #expect(harness.compare(with: truth, count: 24, seed: 3, slots: 8, all) == nil)
-            #expect(harness.engine.statistics.parks > 0)
+            #expect(harness.engine.statistics.resourceWaits > 0)
         }
     }
 
@@ -144,6 +144,6 @@ import Testing
         let harness = try EngineHarness(chain, slots: 8)
         let all: (inout Random) -> Planned = { _ in Planned(guest: 0, length: 2 << 20, parts: [(0, 2 << 20)]) }
         #expect(harness.compare(with: truth, count: 24, seed: 3, slots: 8, all) == nil)
-        #expect(harness.engine.statistics.parks > 0)
+        #expect(harness.engine.statistics.resourceWaits > 0)
     }
 }

@@ -1,4 +1,4 @@
-// Why this file exists: requests that want the same thing share it: one table read, one decoding, one read where the
+// Requests that want the same thing share it: one table read, one decoding, one read where the
 // host is contiguous. And what is shared costs the data path no allocation.
 import BlockEngine
 import DiskTypes
@@ -74,9 +74,9 @@ import Testing
         let harness = try EngineHarness(chain)
         let at = Int(longest.guest.bytes)
         #expect(harness.read(at, Int(longest.length)).error == 0)
-        let before = harness.engine.statistics.dataReads
+        let before = harness.engine.statistics.dataTransfers
         #expect(harness.read(at, Int(longest.length)).error == 0)
-        #expect(harness.engine.statistics.dataReads == before + 1)
+        #expect(harness.engine.statistics.dataTransfers == before + 1)
     }
 
     @Test func piecesOfOneRequestAreInFlightTogether() throws {

@@ -1,4 +1,4 @@
-// Why this file exists: a file system in memory that is soon full, without a mount that anybody else sees.
+// A file system in memory that is soon full, without a mount that anybody else sees.
 import Glibc
 import Testing
 

@@ -1,4 +1,4 @@
-// Why this file exists: a discard of a guest is worth something only when the host gets the space.
+// A discard of a guest is worth something only when the host gets the space.
 import BlockEngine
 import DiskTypes
 import Glibc

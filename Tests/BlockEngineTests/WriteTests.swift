@@ -1,4 +1,4 @@
-// Why this file exists: writes in place, zeros, discards and flushes are held against a flat array of bytes, with many in
+// Writes in place, zeros, discards and flushes are held against a flat array of bytes, with many in
 // flight, in every mix of memory and alignment, and with a kernel that answers in parts. What cannot be written in place
 // must fail and leave every byte as it was.
 import BlockEngine
@@ -342,7 +342,7 @@ private final class WriteModel {
                 slot: slot, guest: GuestOffset(UInt64(slot << 12)), buffer: memory + slot << 12, length: 4096)
         }
         for _ in 0..<32 { #expect(harness.wait()?.error == 0) }
-        #expect(harness.engine.statistics.dataReads == 1)
+        #expect(harness.engine.statistics.dataTransfers == 1)
         #expect(harness.engine.statistics.merged == 32)
         #expect(Array(UnsafeRawBufferPointer(start: memory, count: 32 << 12)) == Array(truth[..<(32 << 12)]))
     }

@@ -24,7 +24,7 @@ extension FuseWorker {
         let alone = engine.inFlight == 0
         if engine.inFlight != 1 || !awaitImage() {
             ring.submitAndWait(scarce ? 1 : UInt32(truncatingIfNeeded: repliesInFlight &+ 1))
-            if engine.inFlight == 1 { patience.slept() }
+            if engine.inFlight == 1 { polling.recordSleep() }
         }
         drain()
         // A request that came while others were under way is seldom the only one.
@@ -48,12 +48,12 @@ extension FuseWorker {
     /// (Looking for the next request in the same way does not pay: its sender needs the processor meanwhile.)
     @inline(never) private func awaitImage() -> Bool {
         ring.submit()
-        patience.starts()
+        polling.begin()
         // Replies are complete by now; anything beyond them is news.
         while ring.completionsReady <= repliesInFlight {
-            if ring.hasDeferredWork { ring.submitAndWait(0) } else if !patience.lasts() { return false }
+            if ring.hasDeferredWork { ring.submitAndWait(0) } else if !polling.shouldContinue() { return false }
         }
-        patience.found()
+        polling.recordHit()
         return true
     }
 

@@ -39,7 +39,7 @@ final class FuseWorker {
     var unsentCount = 0
 
     /// How long to look for the end of a single image read before sleeping.
-    var patience = Patience(limit: 80_000)
+    var polling = AdaptivePolling(limit: 80_000)
 
     /// Request buffers of a worker. What only reads leaves them at once; changes stay in them, and the loop driver has 128
     /// under way at most.

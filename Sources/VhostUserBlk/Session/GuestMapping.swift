@@ -15,7 +15,7 @@ final class GuestMapping: Sendable {
     /// Kept for the writes that take the guest's bytes from the file.
     private let descriptor: SharedFD
     /// The mapping as a file, if reading the file is the same as reading the memory.
-    let file: MemoryFile?
+    let file: GuestMemoryFile?
 
     /// The region as virtqueues know it.
     var guestRegion: GuestRegion {
@@ -49,7 +49,8 @@ final class GuestMapping: Sendable {
         self.region = region
         self.descriptor = descriptor
         // What else can be mapped may answer a read in its own way.
-        file = SharedMemory.isMemory(fd) ? MemoryFile(start: mapping.pointer, count: count, fd: fd, offset: 0) : nil
+        file =
+            SharedMemory.isMemory(fd) ? GuestMemoryFile(start: mapping.pointer, count: count, fd: fd, offset: 0) : nil
         guarded = SIGBUSGuard.add(mapping.pointer, count: count)
     }
 

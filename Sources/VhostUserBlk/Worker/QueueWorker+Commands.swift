@@ -25,7 +25,7 @@ extension QueueWorker {
         case .event(let id, let event, let fd, let answer): answer.give(with(id) { setEvent($0, event, fd) })
         case .memory(let export, let snapshot, let files, let places, let answer):
             for place in self.places(of: export) {
-                queues[place].engine._withUnsafeGuaranteedRef { $0.setMemoryFiles(files) }
+                queues[place].engine._withUnsafeGuaranteedRef { $0.setGuestMemoryFiles(files) }
                 queues[place].virtqueue.adopt(snapshot, places[queues[place].id])
             }
             settling.append((export, answer))
@@ -67,8 +67,8 @@ extension QueueWorker {
             var virtqueue = try Virtqueue(size: start.size, features: start.features, memory: start.memory)
             let engine = try RequestEngine(
                 chain: start.export.chain, ring: ring, slots: start.size, maxIovecs: ChainLimits.segments,
-                number: UInt16(truncatingIfNeeded: place), seesPages: true, partner: partner)
-            engine.setMemoryFiles(start.memoryFiles)
+                number: UInt16(truncatingIfNeeded: place), seesPages: true, helper: helper)
+            engine.setGuestMemoryFiles(start.memoryFiles)
             engine.writeThrough = start.isDurable
             engine.ignoresFlushes = start.export.ignoresFlushes
             engine.discards = start.export.discards

@@ -44,7 +44,7 @@ final class QueueWorker {
     let mailbox: Mailbox<WorkerCommand>
     let poll: PollMode
     let log: Logger
-    var patience: Patience
+    var polling: AdaptivePolling
 
     /// `queueLimit` places, those in `active` initialised.
     let queues: UnsafeMutablePointer<ServedQueue>
@@ -53,7 +53,7 @@ final class QueueWorker {
     var freePlaces: [Int]
 
     /// Shares long transfers; made with the first queue.
-    private(set) lazy var partner = TransferPartner(
+    private(set) lazy var helper = CopyHelper(
         maxIovecs: ChainLimits.segments, looks: poll == .off ? 0 : Self.longestLook)
 
     var mailboxArmed = false
@@ -71,7 +71,7 @@ final class QueueWorker {
         self.mailbox = mailbox
         self.poll = poll
         self.log = log
-        patience = Patience(limit: Self.longestLook)
+        polling = AdaptivePolling(limit: Self.longestLook)
         queues = .allocate(capacity: Self.queueLimit)
         active = .allocate(capacity: Self.queueLimit)
         freePlaces = Array((0..<Self.queueLimit).reversed())
@@ -106,7 +106,7 @@ final class QueueWorker {
         guard poll != .off, activeCount > 0 else { return false }
         // What is prepared (the look at the mailbox, say) must be with the kernel, or its end could never be seen.
         if ring.hasPrepared { ring.submitAndWait(0) }
-        patience.starts()
+        polling.begin()
         while true {
             if ring.completionsReady > 0 { break }
             if ring.hasDeferredWork {
@@ -116,9 +116,9 @@ final class QueueWorker {
             if anyAvailable() { break }
             // A sibling thread or the guest itself may need the rest of this core's time.
             cpuRelax()
-            if !patience.lasts(), poll == .adaptive { return false }
+            if !polling.shouldContinue(), poll == .adaptive { return false }
         }
-        patience.found()
+        polling.recordHit()
         return true
     }
 
@@ -144,7 +144,7 @@ final class QueueWorker {
             ring.submitAndWait(0)
         } else {
             ring.submitAndWait(1)
-            if poll == .adaptive { patience.slept() }
+            if poll == .adaptive { polling.recordSleep() }
         }
         for i in 0..<activeCount where queues[Int(active[i])].isOpen {
             queues[Int(active[i])].virtqueue.disableKicks()

@@ -28,7 +28,7 @@ struct QueueStart: Sendable {
     let size: Int
     let features: RingFeatures
     let memory: GuestMemorySnapshot
-    let memoryFiles: [MemoryFile]
+    let memoryFiles: [GuestMemoryFile]
     let places: RingAddresses
     let base: UInt32
     let inflight: InflightMemory?
@@ -71,7 +71,7 @@ enum WorkerCommand: Sendable {
     case enable(QueueID, Bool, Answer<Bool>)
     case event(QueueID, QueueEvent, SharedFD?, Answer<Bool>)
     /// The guest's memory changed; answered when nothing in flight was read with the old one.
-    case memory(export: Int, GuestMemorySnapshot, [MemoryFile], [QueueID: RingAddresses], Answer<Bool>)
+    case memory(export: Int, GuestMemorySnapshot, [GuestMemoryFile], [QueueID: RingAddresses], Answer<Bool>)
     case log(QueueID, DirtyLog, ring: Bool, usedGuestAddress: UInt64, Answer<Bool>)
     /// Size or cache mode changed.
     case disk(export: Int, VirtioBlkDisk, isDurable: Bool, Answer<Bool>)

@@ -1,0 +1,180 @@
+// A compressed cluster is decoded whole, though guests ask for it in 4 KiB steps. The decoded
+// bytes stay here a while, and requests that come while one is on its way join its line instead of decoding it again.
+import DiskTypes
+
+/// Which compressed stream: two guest clusters that share one share its decoded bytes too.
+struct ClusterKey: Equatable, BitwiseCopyable {
+    var host: UInt64
+    var length: UInt32
+    var layer: UInt16
+    var file: UInt16
+
+    init(_ extent: Extent) {
+        host = extent.host.bytes
+        length = extent.hostLength
+        layer = extent.layer
+        file = extent.file
+    }
+
+    @inline(__always) var hash: UInt64 {
+        var x = host &+ UInt64(layer) << 56
+        x = (x ^ x >> 29) &* 0x9e37_79b9_7f4a_7c15
+        return x >> 20
+    }
+}
+
+/// One decoded cluster, or the place of one that is on its way.
+struct CachedCluster: BitwiseCopyable {
+    var key: ClusterKey
+    var bytes: UnsafeMutableRawPointer?
+    var size = 0
+    /// Not decoded yet: `waiters` (transfers) want it, and it is not in the order of use.
+    var isLoading = false
+    var waiters = IndexQueue()
+    var nextInBucket: Int32 = none
+    /// Neighbours in the order of use.
+    var newer: Int32 = none
+    var older: Int32 = none
+}
+
+/// Decoded clusters up to a number of bytes; the one unused for longest goes first.
+struct ClusterCache {
+    /// One record and one bucket, empty, before there is a first cluster: most images have none.
+    private(set) var records: UnsafeMutablePointer<CachedCluster>
+    private var buckets: UnsafeMutablePointer<Int32>
+    private var bucketMask: UInt64 = 0
+    private var list: FreeList
+    private var isMade = false
+    private let limit: Int
+    private(set) var used = 0
+    private var newest: Int32 = none
+    private var oldest: Int32 = none
+
+    init(bytes: Int) {
+        limit = bytes
+        records = slab(1, of: Self.empty)
+        buckets = slab(1, of: none)
+        list = FreeList(count: 0)
+    }
+
+    private static var empty: CachedCluster {
+        CachedCluster(key: ClusterKey(Extent(guest: GuestOffset(0), length: 0, kind: .zero)))
+    }
+
+    private mutating func grow() {
+        isMade = true
+        // Images with tiny clusters are rare; they get as many entries as 4 KiB clusters would.
+        let count = min(max(limit / 4096, 8), 65536)
+        var bucketCount = 16
+        while bucketCount < count { bucketCount *= 2 }
+        records.deallocate()
+        buckets.deallocate()
+        list.free()
+        records = slab(count, of: Self.empty)
+        buckets = slab(bucketCount, of: none)
+        bucketMask = UInt64(bucketCount - 1)
+        list = FreeList(count: count)
+    }
+
+    func free() {
+        var index = oldest
+        while index >= 0 {
+            records[Int(index)].bytes?.deallocate()
+            index = records[Int(index)].newer
+        }
+        for i in 0...Int(bucketMask) {
+            var index = buckets[i]
+            while index >= 0 {
+                if records[Int(index)].isLoading { records[Int(index)].bytes?.deallocate() }
+                index = records[Int(index)].nextInBucket
+            }
+        }
+        records.deallocate()
+        buckets.deallocate()
+        list.free()
+    }
+
+    /// The entry of a cluster, decoded or on its way; `none` if there is none.
+    @inline(__always) func find(_ key: ClusterKey) -> Int32 {
+        var index = buckets[Int(key.hash & bucketMask)]
+        while index >= 0, records[Int(index)].key != key { index = records[Int(index)].nextInBucket }
+        return index
+    }
+
+    /// A new entry of `size` bytes, loading, for a key that has none; `none` while everything is on its way.
+    mutating func make(_ key: ClusterKey, size: Int) -> Int32 {
+        if !isMade { grow() }
+        var bytes: UnsafeMutableRawPointer?
+        while list.available == 0 || (used &+ size > limit && used > 0) {
+            guard oldest >= 0 else {
+                bytes?.deallocate()
+                return none
+            }
+            let victim = oldest
+            // The usual case: the new one moves into the memory of the old one.
+            if bytes == nil, records[Int(victim)].size == size {
+                bytes = records[Int(victim)].bytes
+                records[Int(victim)].bytes = nil
+            }
+            remove(victim)
+        }
+        let index = list.take()
+        let record = records + Int(index)
+        record.pointee.key = key
+        record.pointee.size = size
+        record.pointee.bytes = bytes ?? .allocate(byteCount: size, alignment: 64)
+        record.pointee.isLoading = true
+        record.pointee.waiters = IndexQueue()
+        used &+= size
+        let bucket = Int(key.hash & bucketMask)
+        record.pointee.nextInBucket = buckets[bucket]
+        buckets[bucket] = index
+        return index
+    }
+
+    /// The entry is decoded: from now on it may be used, and pushed out.
+    mutating func ready(_ index: Int32) {
+        records[Int(index)].isLoading = false
+        append(index)
+    }
+
+    /// The entry was used just now.
+    @inline(__always) mutating func touch(_ index: Int32) {
+        guard newest != index else { return }
+        detach(index)
+        append(index)
+    }
+
+    /// Forgets an entry. One that is loading must have no waiters left.
+    mutating func remove(_ index: Int32) {
+        let record = records + Int(index)
+        if !record.pointee.isLoading { detach(index) }
+        let bucket = Int(record.pointee.key.hash & bucketMask)
+        if buckets[bucket] == index {
+            buckets[bucket] = record.pointee.nextInBucket
+        } else {
+            var before = buckets[bucket]
+            while records[Int(before)].nextInBucket != index { before = records[Int(before)].nextInBucket }
+            records[Int(before)].nextInBucket = record.pointee.nextInBucket
+        }
+        record.pointee.bytes?.deallocate()
+        record.pointee.bytes = nil
+        used &-= record.pointee.size
+        list.give(index)
+    }
+
+    // MARK: order of use
+
+    private mutating func append(_ index: Int32) {
+        records[Int(index)].older = newest
+        records[Int(index)].newer = none
+        if newest >= 0 { records[Int(newest)].newer = index } else { oldest = index }
+        newest = index
+    }
+
+    private mutating func detach(_ index: Int32) {
+        let record = records[Int(index)]
+        if record.newer >= 0 { records[Int(record.newer)].older = record.older } else { newest = record.older }
+        if record.older >= 0 { records[Int(record.older)].newer = record.newer } else { oldest = record.newer }
+    }
+}

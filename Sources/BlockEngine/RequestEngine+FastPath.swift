@@ -1,0 +1,136 @@
+// How a request comes in. Nearly all are one aligned extent of plain data whose table is in memory,
+// and are on their way after a few comparisons; all others advance the long way.
+public import DiskTypes
+public import Glibc
+import ImageChain
+import LinuxIO
+
+extension RequestEngine {
+    /// Reads `length` bytes of the disk at `guest` into `buffer`, which stays the engine's until `nextFinished` hands
+    /// the slot back.
+    public func submitRead(slot: Int, guest: GuestOffset, buffer: UnsafeMutableRawPointer, length: Int) {
+        let index = Int32(truncatingIfNeeded: slot)
+        if open(slot, guest, length) { begin(index, guest, buffer, length) }
+    }
+
+    /// Reads `length` bytes of the disk at `guest` into `count` ranges of memory, one after the other. List and memory
+    /// stay the engine's until `nextFinished` hands the slot back.
+    public func submitRead(slot: Int, guest: GuestOffset, iovecs: UnsafePointer<iovec>, count: Int, length: Int) {
+        guard open(slot, guest, length) else { return }
+        transfer(Int32(truncatingIfNeeded: slot), guest, iovecs, count, length)
+    }
+
+    /// Takes in a request as a door has checked it. Its list and memory stay the engine's until `nextFinished` hands
+    /// the slot back.
+    @inline(__always)
+    public func submit(_ asked: BlockRequest) {
+        let request = Int(asked.slot)
+        let length = Int(truncatingIfNeeded: asked.length)
+        guard open(request, asked.guest, length) else { return }
+        let record = requests + request
+        record.pointee.operation = asked.operation
+        guard asked.operation == .read || chain.isWritable || asked.operation == .flush else {
+            return refuse(Int32(truncatingIfNeeded: request), EROFS)
+        }
+        if asked.operation == .read || asked.operation == .write, let list = asked.iovecs {
+            return transfer(
+                Int32(truncatingIfNeeded: request), asked.guest, list, Int(asked.iovecCount), length)
+        }
+        record.pointee.mayUnmap = asked.mayUnmap
+        beginAdvance(Int32(truncatingIfNeeded: request))
+    }
+
+    @inline(__always) private func transfer(
+        _ request: Int32, _ guest: GuestOffset, _ list: UnsafePointer<iovec>, _ count: Int, _ length: Int
+    ) {
+        if count == 1, let base = list.pointee.iov_base, list.pointee.iov_len >= length {
+            return begin(request, guest, base, length)
+        }
+        transferList(request, list, count, length)
+    }
+
+    @inline(never) private func transferList(
+        _ request: Int32, _ list: UnsafePointer<iovec>, _ count: Int, _ length: Int
+    ) {
+        guard count <= maxIovecs, maxIovecs > 1 else { return refuse(request, EINVAL) }
+        var room = 0
+        for i in 0..<max(count, 0) {
+            let (sum, overflow) = room.addingReportingOverflow(list[i].iov_len)
+            guard !overflow, list[i].iov_len >= 0, list[i].iov_len == 0 || list[i].iov_base != nil else {
+                return refuse(request, EINVAL)
+            }
+            room = sum
+        }
+        guard room >= length else { return refuse(request, EINVAL) }
+        let record = requests + Int(request)
+        record.pointee.base = nil
+        record.pointee.iovecs = UnsafeMutablePointer(mutating: list)
+        record.pointee.iovecCount = Int32(truncatingIfNeeded: count)
+        record.pointee.isExact = room == length
+        beginAdvance(request)
+    }
+
+    /// Takes the request into use; false when the request is finished already because it makes no sense.
+    @inline(__always) private func open(_ slot: Int, _ guest: GuestOffset, _ length: Int) -> Bool {
+        precondition(slot >= 0 && slot < requestCount, "no such request")
+        let record = requests + slot
+        precondition(record.pointee.state == .free, "the request is in flight")
+        outstanding &+= 1
+        statistics.requests &+= 1
+        record.pointee.start = guest.bytes
+        record.pointee.end = guest.bytes &+ UInt64(truncatingIfNeeded: length)
+        record.pointee.operation = .read
+        record.pointee.transfers = 0
+        record.pointee.error = 0
+        record.pointee.hasDamage = false
+        record.pointee.needsSync = false
+        if let counts { record.pointee.parity = counts.begin() }
+        let diskSize = chain.size
+        guard length >= 0, length <= Int(Int32.max), guest.bytes <= diskSize,
+            UInt64(length) <= diskSize &- guest.bytes
+        else {
+            refuse(Int32(truncatingIfNeeded: slot), EINVAL)
+            return false
+        }
+        return true
+    }
+
+    /// Starts a transfer with one range of memory. Nearly all are one aligned extent of plain data whose table is in
+    /// memory: the short way is theirs.
+    @inline(__always)
+    private func begin(_ request: Int32, _ guest: GuestOffset, _ base: UnsafeMutableRawPointer, _ length: Int) {
+        let record = requests + Int(request)
+        record.pointee.base = base
+        guard waitingForResources.isEmpty, length > 0 else { return beginAdvance(request) }
+        let isWrite = record.pointee.operation == .write
+        if isWrite, !isPrepared { return beginAdvance(request) }
+        let bytes = UInt64(truncatingIfNeeded: length)
+        let host = isWrite ? chain.overwritableOffset(guest, length: bytes) : chain.plainOffset(guest, length: bytes)
+        guard let host, isStraight(plainFile, host.bytes, base, length) else { return beginAdvance(request) }
+        record.pointee.state = .draining
+        if isWrite {
+            if hidesCut(host.bytes, length) {
+                failCut(request)
+                return finish(request)
+            }
+            if writeInline(host.bytes, base, length, request) { return }
+        } else if copySoon(host.bytes, base, length, request) {
+            return
+        }
+        addToRun(request, host: host.bytes, length: length, isWrite: isWrite)
+    }
+
+    /// Starts a request the long way, behind those that wait for resources already. `after`: bytes that are done.
+    func beginAdvance(_ request: Int32, after done: UInt64 = 0) {
+        let record = requests + Int(request)
+        record.pointee.cursor = record.pointee.start &+ done
+        record.pointee.tableTries = 0
+        if waitingForResources.isEmpty { advance(request) } else { waitForResources(request) }
+    }
+
+    private func refuse(_ request: Int32, _ error: Int32) {
+        requests[Int(request)].error = error
+        requests[Int(request)].state = .finished
+        finished.push(request, in: requests)
+    }
+}

@@ -1,0 +1,71 @@
+// O_DIRECT wants aligned memory and aligned ranges; guests and file ends do not always oblige.
+// A few buffers in between serve all transfers; a request that finds none waits in line.
+import LinuxIO
+
+/// Aligned buffers of one size, made once.
+struct BounceBuffers {
+    /// Room for a cluster of the usual size with a block of slack on either side.
+    static let bufferBytes = 128 << 10
+    private static let alignment = 4096
+
+    private let memory: UnsafeMutableRawPointer?
+    private var list: FreeList
+
+    init(count: Int) {
+        list = FreeList(count: count)
+        memory =
+            count > 0
+            ? UnsafeMutableRawPointer.allocate(
+                byteCount: count * BounceBuffers.bufferBytes, alignment: BounceBuffers.alignment) : nil
+    }
+
+    @inline(__always) var available: Int { list.available }
+    mutating func take() -> Int32 { list.take() }
+    mutating func give(_ index: Int32) { if index >= 0 { list.give(index) } }
+
+    /// The memory of a buffer that was taken.
+    func buffer(_ index: Int32) -> UnsafeMutableRawPointer {
+        // Only pools with buffers give out indices.
+        memory.unsafelyUnwrapped + Int(index) &* BounceBuffers.bufferBytes
+    }
+
+    func free() {
+        list.free()
+        memory?.deallocate()
+    }
+}
+
+extension DataFile {
+    /// Data goes past the page cache where the file allows it, unless its blocks are too large to bounce.
+    /// `direct`: past the page cache, where the file can.
+    /// `room`: how large the file may become; nil when its pages are not wanted.
+    init(_ file: HostFile, direct: Bool, room: UInt64?) {
+        let memory = max(file.directMemoryAlignment, 1)
+        let offset = max(file.directOffsetAlignment, 1)
+        let usable = direct && file.directFD >= 0 && DataFile.fits(memory) && DataFile.fits(offset)
+        self.init(
+            buffered: file.fd, data: usable ? file.directFD : file.fd,
+            memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0,
+            writesInline: !usable && file.isWritable)
+        ringData = data
+        isMemory = file.isTmpfs
+        guard !usable, let room, let window = file.pages(room: room) else { return }
+        pages = window.pages
+        // The file system of a disk is asked about each page that becomes dirty; about a long write it is asked once.
+        mappedWrite = writesInline ? file.isTmpfs ? RequestEngine.mappedCopyLimit : 64 << 10 : 0
+        self.window = Unmanaged.passUnretained(window)
+    }
+
+    /// Makes the file known to the ring beforehand, if that can be.
+    mutating func keep(in ring: Ring) {
+        let place = ring.registerFile(data)
+        guard place >= 0 else { return }
+        ringData = place
+        flags = Ring.Flag.fixedFile
+    }
+
+    func release(in ring: Ring) { if flags != 0 { ring.releaseFile(ringData) } }
+
+    /// Masks need powers of two, and bounce buffers start on pages.
+    private static func fits(_ alignment: Int) -> Bool { alignment <= 4096 && alignment & (alignment - 1) == 0 }
+}

@@ -1,0 +1,26 @@
+// A transfer that is not the whole of its request, or is that of several, needs a list of ranges of
+// its own, which the kernel reads when it is submitted. Few transfers do, so the lists are few; who finds none waits.
+import Glibc
+
+/// Lists of `length` ranges each. Address space is taken for all of them, memory only for those ever used.
+struct IovecPool: BitwiseCopyable {
+    let length: Int
+    private let memory: UnsafeMutablePointer<iovec>
+    private var list: FreeList
+
+    init(count: Int, length: Int) {
+        self.length = length
+        memory = .allocate(capacity: max(count * length, 1))
+        list = FreeList(count: count)
+    }
+
+    @inline(__always) var available: Int { list.available }
+    @inline(__always) mutating func take() -> Int32 { list.take() }
+    @inline(__always) mutating func give(_ index: Int32) { list.give(index) }
+    @inline(__always) subscript(_ index: Int32) -> UnsafeMutablePointer<iovec> { memory + Int(index) &* length }
+
+    func free() {
+        memory.deallocate()
+        list.free()
+    }
+}

@@ -1,0 +1,156 @@
+// Bytes on their way into the image. Only what has a cluster of its own is overwritten; anything
+// else fails, and says so. Zeros and discards go by the file system's own means where it has them.
+import DiskTypes
+import Glibc
+import LinuxIO
+
+extension RequestEngine {
+    /// Goes on with a write from its cursor.
+    func advanceWrite(_ request: Int32) {
+        let record = requests + Int(request)
+        record.pointee.state = .advancing
+        guard isPrepared || prepareToWrite(request) else { return }
+        while record.pointee.error == 0, record.pointee.cursor < record.pointee.end {
+            switch chain.lookupForWrite(
+                GuestOffset(record.pointee.cursor), length: record.pointee.end &- record.pointee.cursor)
+            {
+            case .inPlace(let extent):
+                guard isSound(extent, record) else {
+                    fail(request, EIO)
+                    break
+                }
+                record.pointee.tableTries = 0
+                guard submitData(extent, request) else { return }
+            case .allocate(let length):
+                guard allocate(request, length, zeros: false) else { return }
+            case .needs(let table):
+                if awaitTable(table, request) { return }
+            case .damaged(let damage):
+                failDamaged(request, damage)
+            }
+        }
+        drainOrFinish(request)
+    }
+
+    /// Goes on with writeZeroes or discard from its cursor.
+    func advanceZeroes(_ request: Int32) {
+        if allocations != nil { return advanceMappedZeroes(request) }
+        let record = requests + Int(request)
+        record.pointee.state = .advancing
+        while record.pointee.error == 0, record.pointee.cursor < record.pointee.end {
+            guard let extent = zeroStep(request, record) else {
+                if record.pointee.state != .advancing { return }
+                continue
+            }
+            guard submitZeroes(extent, request) else { return }
+        }
+        drainOrFinish(request)
+    }
+
+    /// The next extent that must be made zero in place. Nil: nothing to do for the step, or the request waits or failed.
+    private func zeroStep(_ request: Int32, _ record: UnsafeMutablePointer<Request>) -> Extent? {
+        let left = record.pointee.end &- record.pointee.cursor
+        // What reads as zeros already stays as it is.
+        switch chain.lookup(GuestOffset(record.pointee.cursor), length: left) {
+        case .extent(let extent) where extent.kind.isZero || extent.kind.isUnallocated:
+            record.pointee.cursor &+= min(max(extent.length, 1), left)
+            return nil
+        case .extent: break
+        case .needs(let table):
+            _ = awaitTable(table, request)
+            return nil
+        case .damaged(let damage):
+            failDamaged(request, damage)
+            return nil
+        }
+        switch chain.lookupForWrite(GuestOffset(record.pointee.cursor), length: left) {
+        case .inPlace(let extent) where isSound(extent, record): return extent
+        case .inPlace: fail(request, EIO)
+        // Bytes that need not be kept may as well stay.
+        case .allocate(let length) where record.pointee.operation == .discard:
+            record.pointee.cursor &+= min(max(length, 1), left)
+        // Only mapped images allocate, and their zeros go another way.
+        case .allocate: fail(request, EIO)
+        case .needs(let table): _ = awaitTable(table, request)
+        case .damaged(let damage): failDamaged(request, damage)
+        }
+        return nil
+    }
+
+    /// Starts to make an extent zero. False: the request waits for resources.
+    func submitZeroes(_ extent: Extent, _ request: Int32) -> Bool {
+        let record = requests + Int(request)
+        let isDiscard = record.pointee.operation == .discard
+        guard let mode = firstMode(isDiscard: isDiscard, mayUnmap: record.pointee.mayUnmap) else {
+            record.pointee.cursor &+= extent.length
+            return true
+        }
+        guard !hidesCut(extent.host.bytes, Int(truncatingIfNeeded: extent.length)) else {
+            failCut(request)
+            return true
+        }
+        let transfer = takeTransfer(for: request)
+        guard transfer >= 0 else { return waitForResources(request) }
+        let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
+        fill(
+            transfer, mode == 0 ? .zeros : .allocation, extent.file, at: at,
+            length: Int(truncatingIfNeeded: extent.length),
+            host: extent.host.bytes)
+        transfers[Int(transfer)].mode = mode
+        record.pointee.cursor &+= extent.length
+        send(transfer)
+        return true
+    }
+
+    /// fallocate's mode to begin with; 0: zeros are written out; nil: nothing is done. A file that refused a mode is not
+    /// asked again. Clusters of QCOW2 keep their storage: a hole there would only be filled again.
+    private func firstMode(isDiscard: Bool, mayUnmap: Bool) -> Int32? {
+        if isDiscard { return chain.isRaw && canPunch && discards ? HostFile.Allocation.punchHole : nil }
+        if mayUnmap, chain.isRaw, canPunch { return HostFile.Allocation.punchHole }
+        return canZero ? HostFile.Allocation.zeroRange : 0
+    }
+
+    /// A zeroing or a hole is there, or has to be made by other means.
+    func completeAllocation(_ transfer: Int32, _ result: Int32) {
+        let record = transfers + Int(transfer)
+        if result == 0 {
+            // The kernel has dropped what it had in memory there.
+            files[Int(record.pointee.file)].window?._withUnsafeGuaranteedRef {
+                $0.forget(record.pointee.host, UInt64(record.pointee.left))
+            }
+            return release(transfer, error: 0)
+        }
+        if result == -EINTR || result == -EAGAIN, record.pointee.retries < RequestEngine.retryLimit {
+            record.pointee.retries &+= 1
+            return send(transfer)
+        }
+        guard [EOPNOTSUPP, ENOSYS, ENODEV, EINVAL].contains(0 &- result) else {
+            return release(transfer, error: 0 &- result)
+        }
+        let wasPunch = record.pointee.mode == HostFile.Allocation.punchHole
+        if wasPunch { canPunch = false } else { canZero = false }
+        if requests[Int(record.pointee.request)].operation == .discard { return release(transfer, error: 0) }
+        if wasPunch, canZero {
+            record.pointee.mode = HostFile.Allocation.zeroRange
+        } else {
+            record.pointee.kind = .zeros
+        }
+        send(transfer)
+    }
+
+    // MARK: failures
+
+    func isSound(_ extent: Extent, _ record: UnsafeMutablePointer<Request>) -> Bool {
+        extent.length > 0 && extent.length <= record.pointee.end &- record.pointee.cursor
+            && Int(extent.file) < fileCount
+    }
+
+    func failDamaged(_ request: Int32, _ damage: MapDamage) {
+        if damage.reason == .overlapsMetadata, damage.layer == 0, requests[Int(request)].operation != .read {
+            allocations?.writer.foundCorruption()
+        }
+        requests[Int(request)].damage = damage
+        requests[Int(request)].hasDamage = true
+        fail(request, EIO)
+    }
+}
