@@ -43,13 +43,13 @@ bench: test-deps release ## speed against the peers, as ratios, in one run
 	@tools/bench/run $(RELEASE)
 
 fuzz: test-deps ## the fuzzers, a minute each
-	@tools/fuzz/run 60 && tools/fuzz-virtqueue/run 60 && tools/fuzz-vhost-user/run 60
+	@tools/fuzz/qcow2/run 60 && tools/fuzz/virtqueue/run 60 && tools/fuzz/vhost-user/run 60
 
 fuzz-smoke: test-deps ## a short run of each fuzzer, the same each time, after it has found a planted bug
-	@tools/fuzz/run smoke && tools/fuzz-virtqueue/run smoke && tools/fuzz-vhost-user/run smoke
+	@tools/fuzz/qcow2/run smoke && tools/fuzz/virtqueue/run smoke && tools/fuzz/vhost-user/run smoke
 
 cost: test-deps ## instructions a request costs, held against the recorded ones
-	@tools/worker-cost/cost --check
+	@tools/cost/worker/cost --check && tools/cost/virtqueue/cost --check
 
 man: deps ## write the man pages from the option tables
 	@tools/man

@@ -36,9 +36,9 @@ let package = Package(
         .library(
             name: "BlockServing",
             targets: ["Virtqueue", "BlockEngine", "VhostUserBlk", "FuseExport", "DeviceMapperMap"]),
-        // For tools/fuzz-virtqueue.
+        // For tools/fuzz/virtqueue and tools/cost/virtqueue.
         .library(name: "VirtqueueParts", targets: ["DiskTypes", "Virtqueue", "VirtqueueMock"]),
-        // For tools/fuzz-vhost-user.
+        // For tools/fuzz/vhost-user.
         .library(
             name: "VhostUserParts",
             targets: ["VhostUserBlk", "VhostUserFrontend", "VhostUserWire", "Virtqueue", "ImageChain", "LinuxIO"]),
@@ -126,7 +126,7 @@ let package = Package(
         .executableTarget(
             name: "WorkerCost",
             dependencies: ["VhostUserBlk", "Virtqueue", "VirtqueueMock", "ImageChain", "DiskTypes", system],
-            path: "tools/worker-cost", exclude: ["cost", "cost.tsv"], swiftSettings: hot),
+            path: "tools/cost/worker", exclude: ["cost", "cost.tsv"], swiftSettings: hot),
         // tests
         .testTarget(
             name: "BlockBenchTests",

@@ -1,5 +1,6 @@
-// Instructions per request on the device's side, which do not depend on the machine's load. Callgrind counts
-// `devicePass` only, in a run of N and one of 2N passes; `cost` beside the package does that.
+// Instructions per request on the device's side, which do not depend on the machine's load.
+// Callgrind counts `devicePass` and `requestPass` only, in a run of N and one of 2N passes; `cost` beside the package
+// does that.
 import DiskTypes
 import Virtqueue
 import VirtqueueMock

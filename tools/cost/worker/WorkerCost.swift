@@ -1,6 +1,6 @@
-// The instructions of one request, from the virtqueue to the ring and back, on workers that one thread drives. Run
-// under callgrind by tools/worker-cost/cost, which takes the difference of two numbers of rounds. Arguments: IMAGE
-// qcow2|raw read|write split|packed WORKERS ROUNDS
+// The instructions of one request, from the virtqueue to the ring and back, on workers that one
+// thread drives. Run under callgrind by tools/cost/worker/cost, which takes the difference of two numbers of rounds.
+// Arguments: IMAGE qcow2|raw read|write split|packed WORKERS ROUNDS
 import DiskTypes
 import Glibc
 import ImageChain

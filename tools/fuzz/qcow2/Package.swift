@@ -1,6 +1,6 @@
 // swift-tools-version: 6.3
-// Why this package exists: fuzzers are never shipped, and need every source built with coverage instrumentation. The
-// sources under test are links into the tree; nothing is downloaded. Run them with ./run.
+// The fuzzers of the qcow2 reader and writer. They are never shipped, and need every source built with coverage
+// instrumentation: the sources under test are links into the tree; nothing is downloaded. Run them with ./run.
 import PackageDescription
 
 let fuzzer: [SwiftSetting] = [
@@ -10,7 +10,7 @@ let fuzzer: [SwiftSetting] = [
 let link: [LinkerSetting] = [.unsafeFlags(["-use-ld=lld"])]
 
 let package = Package(
-    name: "fuzz",
+    name: "fuzz-qcow2",
     targets: [
         .target(name: "DiskTypes", swiftSettings: fuzzer),
         .target(name: "QCOW2", dependencies: ["DiskTypes"], swiftSettings: fuzzer),
