@@ -23,7 +23,11 @@ enum LayoutTable {
     static let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
         .appendingPathComponent("../../formats/qcow2").standardizedFileURL
 
-    static let rows: [LayoutRow] = {
+    static let rows = read(folder)
+    /// The table of the memory that outlives a killed writer.
+    static let journal = read(folder.appendingPathComponent("../mapping-journal").standardizedFileURL)
+
+    private static func read(_ folder: URL) -> [LayoutRow] {
         guard let text = try? String(contentsOf: folder.appendingPathComponent("layout.tsv"), encoding: .utf8) else {
             return []
         }
@@ -34,7 +38,7 @@ enum LayoutTable {
             }
             return LayoutRow(name: c[0], offset: offset, width: width, inBits: c[1].hasPrefix("b"), since: since)
         }
-    }()
+    }
     private static func number(_ cell: String) -> Int? { Int(cell.hasPrefix("b") ? String(cell.dropFirst()) : cell) }
 
     /// Rows of one structure.
