@@ -24,8 +24,8 @@ release: deps ## release build, the Swift runtime inside
 demo: test-deps release ## make an image with a filesystem, map it, mount it, compare a file, unmap it
 	@tools/demo $(RELEASE)
 
-test: test-deps release ## all tests; those that need another kernel run in the test guest
-	@tools/test $(RELEASE)
+test: test-deps release ## all tests, or those that FILTER=REGEX names; some run in the kernel guest
+	@tools/test $(RELEASE) $(if $(FILTER),--filter '$(FILTER)')
 
 test-backend: test-deps release ## the tests of serve's backend by themselves
 	@tools/test $(RELEASE) --filter '^VhostUserBlkTests\.'
