@@ -4,7 +4,7 @@ SWIFT ?= swift
 RELEASE = .build/release/qblk
 PREFIX ?= /usr/local
 
-.PHONY: help deps test-deps build release demo test test-backend check fmt lint bench fuzz fuzz-smoke cost man install clean
+.PHONY: help deps test-deps build release demo test test-backend check fmt lint bench fuzz fuzz-smoke cost docs man install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -50,6 +50,9 @@ fuzz-smoke: test-deps ## a short run of each fuzzer, the same each time, after i
 
 cost: test-deps ## instructions a request costs, held against the recorded ones
 	@tools/cost/worker/cost --check && tools/cost/virtqueue/cost --check
+
+docs: deps ## build the reference documentation (DocC) as HTML, in .build/docs
+	@tools/docs
 
 man: deps ## write the man pages from the option tables
 	@tools/man
