@@ -1,5 +1,5 @@
-// Why this file exists: from a path to an opened chain. Files and headers first, from the top down, each reference
-// judged by the policy before it is followed; maps last, when it is known how many share the memory for L2 tables.
+// From a path to an opened chain. Files and headers first, from the top down, each reference judged by the policy
+// before it is followed; maps last, when it is known how many share the memory for L2 tables.
 
 public import DiskTypes
 import LinuxIO

@@ -1,5 +1,5 @@
-// Why this file exists: an opened image with everything below it, as one map: ask where bytes are, get the answer of
-// the first layer that has one. Doors and the engine see no formats, only this.
+// An opened image with everything below it, as one map: ask where bytes are, get the answer of the first layer that
+// has one. Doors and the engine see no formats, only this.
 
 public import DiskTypes
 import Glibc
@@ -40,7 +40,7 @@ public final class ImageChain: BlockMap {
     }
 
     deinit {
-        do throws(ImageError) { try close() } catch {}  // Whoever wants to know has closed it before.
+        do throws(ImageError) { try close() } catch {}  // A caller that wants the error has closed it before.
         sides.deallocate()
     }
 
@@ -71,7 +71,7 @@ public final class ImageChain: BlockMap {
         return true
     }
 
-    /// Where `length` bytes at `guest` are, in the first layer that has a say. `unallocated` means no layer has: the
+    /// Where `length` bytes at `guest` are, in the first layer that maps them. `unallocated` means no layer has: the
     /// bytes read as zeros. See `BlockMap.lookup`.
     public func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
         var length = length

@@ -1,4 +1,4 @@
-// Why this file exists: one image of a chain: its file, what its header says, and its map.
+// One image of a chain: its file, what its header says, and its map.
 
 public import DiskTypes
 import LinuxIO
@@ -43,7 +43,7 @@ enum LayerMap: Sendable {
     /// Owned by the layer, which lives as long as the chain; nil for raw layers.
     private let qcow2: Unmanaged<QCOW2Map>?
 
-    /// `canGrow`: the layer is raw and ends only where the disk does, which whoever asks has checked.
+    /// `canGrow`: the layer is raw and ends only where the disk does, which the caller has checked.
     init(_ layer: ImageLayer, canGrow: Bool) {
         size = canGrow ? RawMap.largest : layer.size
         metadataFile = layer.metadataFile

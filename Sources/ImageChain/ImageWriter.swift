@@ -1,5 +1,5 @@
-// Why this file exists: a QCOW2 image that is written has one helper thread. It does with plain reads and writes what a
-// request must not wait for on a worker: tables, refcounts, and the write-back in the order of the law. Workers ask it and
+// A QCOW2 image that is written has one helper thread. It does with plain reads and writes what a request must not
+// wait for on a worker: tables, refcounts, and the write-back in the order of WriteOrdering.md. Workers ask it and
 // are rung when something has changed.
 
 public import DiskTypes
@@ -23,7 +23,7 @@ public final class ImageWriter: Sendable {
     private let thread = Mutex<HelperThread>(HelperThread())
     private let quits = Atomic<Bool>(false)
     private let discards = Atomic<Bool>(false)
-    /// What only the helper may do, for somebody who waits.
+    /// What only the helper thread may do, for a caller that waits.
     private let tasks = Mutex<[WriterTask]>([])
 
     private struct WriterTask {
@@ -163,13 +163,13 @@ public final class ImageWriter: Sendable {
         try result.get()
     }
 
-    /// Brings everything to the disk and ends the helper. Nobody may write any more.
+    /// Brings everything to the disk and ends the helper thread. No write may come after it.
     public func close() throws(ImageError) {
         quits.store(true, ordering: .sequentiallyConsistent)
         event.signal()
         let running = thread.withLock { $0.running.take() }
         guard let running else {
-            // Once it has failed it cannot be mended here: nobody may be told otherwise.
+            // Once it has failed it cannot be mended here: every later answer must say so.
             if let why = closeFailure.withLock({ $0 }) { throw why }
             return
         }
@@ -181,7 +181,7 @@ public final class ImageWriter: Sendable {
     }
     private let closeFailure = Mutex<ImageError?>(nil)
 
-    /// The last changes, when nobody makes others any more.
+    /// The last changes, when no more can come.
     private func end() throws(ImageError) {
         if plan.isCut {
             throw ImageError(

@@ -1,4 +1,4 @@
-// Why this file exists: everything the caller may decide about opening an image, with the safe answer as default.
+// Everything the caller may decide about opening an image, with the safe answer as default.
 public import SystemPackage
 
 public import LinuxIO
@@ -24,7 +24,7 @@ public struct OpenOptions: Sendable {
     public var l2CacheLimit: UInt64 = 64 << 20
     /// Take QEMU-compatible locks. Off only for `-U`.
     public var lock: Bool = true
-    /// A process that started this one holds the locks already: they are taken here too, and nobody is asked.
+    /// A process that started this one holds the locks already: they are taken here too, without a test.
     public var joinsLocks: Bool = false
     /// Writes will go through this chain. Then those of a predecessor that was killed are waited for (`WriterLock`). Off
     /// for who opens an image for writing only to hold its locks, or to look.

@@ -1,5 +1,5 @@
-// Why this file exists: raw is a format too: guest offset = host offset, and zeros past the end of the file. As a map
-// it is this small, and the engine never asks which kind it has.
+// Raw is a format too: guest offset = host offset, and zeros past the end of the file. As a map it is this small, and
+// the engine never asks which kind it has.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: the names of backing and data files come from the image, and an image from a stranger may
-// name /etc/shadow, a URL or a FIFO. Here is decided which of them are opened at all.
+// The names of backing and data files come from the image, and an image from a stranger may name /etc/shadow, a URL
+// or a FIFO. Here is decided which of them are opened at all.
 
 package import DiskTypes
 import LinuxIO
@@ -58,7 +58,7 @@ package struct ReferencePolicy: Sendable {
     }
 
     private func judge(_ name: FilePath, _ reference: FileName, _ role: String) throws(ImageError) {
-        // Outside the folder, whether the file exists is nobody's business.
+        // Outside the folder, whether the file exists is not told.
         let real = Self.realPath(name)
         guard isAllowed(real ?? Self.missingPath(name)) else {
             throw ImageError(

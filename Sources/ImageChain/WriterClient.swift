@@ -1,5 +1,5 @@
-// Why this file exists: what a worker and an image's helper thread share: a bell, and how many of the worker's requests are
-// in flight, so that no cluster is given to somebody else while an old request may still touch it.
+// What a worker and an image's helper thread share: a bell, and how many of the worker's requests are in flight, so
+// that no cluster is given to another write while an old request may still touch it.
 
 public import LinuxIO
 public import Synchronization

@@ -1,5 +1,5 @@
-// Why this file exists: the counterpart of `BigEndianBytes`: tables and headers that are written are put together here,
-// in memory, with every field's width in its call.
+// The counterpart of `BigEndianBytes`: tables and headers that are written are put together here, in memory, with
+// every field's width in its call.
 
 /// Bytes being filled with big-endian integers.
 struct BigEndianTable {

@@ -1,5 +1,5 @@
-// Why this file exists: persistent dirty bitmaps are listed by `info`; a writer must keep or drop them. A broken
-// directory is reported where bitmaps are asked for and never blocks reading data.
+// Persistent dirty bitmaps are listed by `info`; a writer must keep or drop them. A broken directory is reported
+// where bitmaps are asked for and never blocks reading data.
 
 public import DiskTypes
 

@@ -1,4 +1,4 @@
-// Why this file exists: a refcount block that a writer has in memory, as it is on disk, and which part of it the disk lacks.
+// A refcount block that a writer has in memory, as it is on disk, and which part of it the disk lacks.
 
 /// One refcount block in memory.
 final class CachedRefcountBlock {

@@ -1,5 +1,5 @@
-// Why this file exists: a table that grows must lie in one piece: a row of free clusters, wherever there is one. And where the
-// last clusters of a file have become free, the file can end earlier.
+// A table that grows must lie in one piece: a row of free clusters, wherever there is one. And where the last
+// clusters of a file have become free, the file can end earlier.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: which host clusters are free. Blocks of refcounts come in when they are asked for; new blocks, and a
-// larger table for them, are laid out in memory at once and reach the disk in the order that WriteBack keeps.
+// Which host clusters are free. Blocks of refcounts come in when they are asked for; new blocks, and a larger table
+// for them, are laid out in memory at once and reach the disk in the order that WriteBack keeps.
 
 import DiskTypes
 

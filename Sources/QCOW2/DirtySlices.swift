@@ -1,5 +1,5 @@
-// Why this file exists: every allocating write changes an entry, and the write-back must know which. A bit for each word of
-// each slice that is in memory, found by the slice's slot: no hashing and no allocation for a write.
+// Every allocating write changes an entry, and the write-back must know which. A bit for each word of each slice that
+// is in memory, found by the slice's slot: no hashing and no allocation for a write.
 
 #if canImport(Glibc)
     import Glibc
@@ -81,7 +81,7 @@ struct DirtyWords {
     }
 }
 
-/// Guest clusters that somebody has a ticket for: as many ranges as tickets, which are few.
+/// Guest clusters of writes in flight: as many ranges as writes, which are few.
 struct InFlightClusters {
     private var ranges: [(first: UInt64, end: UInt64)] = []
 

@@ -1,4 +1,4 @@
-// Why this file exists: the feature bits of version 3 headers, their names, and what an unknown one means.
+// The feature bits of version 3 headers, their names, and what an unknown one means.
 
 import DiskTypes
 

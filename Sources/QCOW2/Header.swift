@@ -1,5 +1,5 @@
-// Why this file exists: the fixed part of the header, decoded field by field and validated at the door, so that the
-// rest of the program never meets an impossible cluster size or a table that cannot exist.
+// The fixed part of the header, decoded field by field and validated at the door, so that the rest of the program
+// never meets an impossible cluster size or a table that cannot exist.
 
 public import DiskTypes
 

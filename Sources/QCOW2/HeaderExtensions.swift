@@ -1,5 +1,5 @@
-// Why this file exists: what follows the fixed header inside the first cluster: typed extensions and the backing
-// file's name. Unknown extensions are kept for a later rewrite; known ones may not lie about their length.
+// What follows the fixed header inside the first cluster: typed extensions and the backing file's name. Unknown
+// extensions are kept for a later rewrite; known ones may not lie about their length.
 
 public import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: the first cluster of an image that is made: header, extensions, backing name, byte for byte as
-// QEMU lays them out, so that who compares finds nothing.
+// The first cluster of an image that is made: header, extensions, backing name, byte for byte as QEMU lays them out,
+// so that who compares finds nothing.
 
 import DiskTypes
 

@@ -1,9 +1,9 @@
-// Why this file exists: the steps of changing a disk's size, on any storage, so that crash tests take the very steps that
-// files do. The header gets the new size last: until then the disk has its old one, and nothing of it has moved.
+// The steps of changing a disk's size, on any storage, so that crash tests take the very steps that files do. The
+// header gets the new size last: until then the disk has its old one, and nothing of it has moved.
 
 public import DiskTypes
 
-/// Changes the size of an image's disk. Whoever calls has the image to itself.
+/// Changes the size of an image's disk. The caller has the image to itself.
 public enum ImageResize {
     /// Refuses what cannot be done. Changes nothing.
     public static func judge(_ image: QCOW2Image, to newSize: UInt64) throws(ImageError) {

@@ -1,5 +1,5 @@
-// Why this file exists: L1 is in memory whole. All workers read it without a lock while one writer changes an entry now
-// and then; and as the file grows, entries that were wrong once become right.
+// L1 is in memory whole. All workers read it without a lock while one writer changes an entry now and then; and as
+// the file grows, entries that were wrong once become right.
 
 import DiskTypes
 import Synchronization

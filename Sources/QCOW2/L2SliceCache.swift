@@ -1,7 +1,7 @@
-// Why this file exists: every worker of an image looks L2 tables up millions of times a second. Slices of tables are
-// kept in a slab that is never unmapped; a reader takes no lock and does no atomic read-modify-write: it loads the
-// directory word, reads entries, and checks that the word is still the same (a seqlock a slice, with a generation). A
-// writer changes entries in place, under the writer's own lock; what it has changed stays until it is on the disk.
+// Every worker of an image looks L2 tables up millions of times a second. Slices of tables are kept in a slab that is
+// never unmapped; a reader takes no lock and does no atomic read-modify-write: it loads the directory word, reads
+// entries, and checks that the word is still the same (a seqlock a slice, with a generation). A writer changes
+// entries in place, under the writer's own lock; what it has changed stays until it is on the disk.
 
 import DiskTypes
 import Synchronization
@@ -91,7 +91,7 @@ import Synchronization
         return unsafe directory[view.table].load(ordering: .relaxed) == view.stamp
     }
 
-    /// The word once nobody is changing the slice: that takes a few stores.
+    /// The word once the slice is not being changed: that takes a few stores.
     @inline(never) private func settled(_ table: Int) -> UInt64 {
         while true {
             let stamp = unsafe directory[table].load(ordering: .acquiring)
@@ -148,7 +148,7 @@ import Synchronization
     }
 }
 
-// MARK: changes. All by one thread at a time: whoever holds the writer's lock.
+// MARK: changes. All by one thread at a time: the holder of the writer's lock.
 
 extension L2SliceCache {
     /// There is room for every slice of the image: none is ever thrown out.

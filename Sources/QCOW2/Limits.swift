@@ -1,5 +1,5 @@
-// Why this file exists: every count, offset and size that an image may claim has a named maximum, in one place.
-// They are the specification's where it has one and QEMU's where it is silent, so that no image QEMU writes is refused.
+// Every count, offset and size that an image may claim has a named maximum, in one place. They are the
+// specification's where it has one and QEMU's where it is silent, so that no image QEMU writes is refused.
 
 public enum Limits {
     /// Cluster sizes 512 B to 2 MiB (spec: at least 9; QEMU: at most 21).

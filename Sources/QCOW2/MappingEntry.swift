@@ -1,5 +1,5 @@
-// Why this file exists: L1 and L2 entries are judged once, when their table is loaded. What survives is either a
-// right entry or a damage mark in the same word, so a lookup checks nothing and cannot be led astray.
+// L1 and L2 entries are judged once, when their table is loaded. What survives is either a right entry or a damage
+// mark in the same word, so a lookup checks nothing and cannot be led astray.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: a process that is killed takes the mapping in its memory along, and with it what was answered since
-// the last write-back. What it changed therefore stands in memory that outlives it, too, until the disk has it: the next
+// A process that is killed takes the mapping in its memory along, and with it what was answered since the last
+// write-back. What it changed therefore stands in memory that outlives it, too, until the disk has it: the next
 // process takes it from there, and the guest sees a pause.
 
 import DiskTypes
@@ -32,7 +32,7 @@ import Synchronization
         static let identity = 8
         static let tail = 16
         static let head = 24
-        /// 1: somebody writes, or was killed. 2: and a sync had failed before. 0: closed in order.
+        /// 0: closed cleanly. 1: in use, or its process was killed. 2: as 1, and an fsync had failed.
         static let state = 32
         static let bytes = 64
     }
@@ -107,9 +107,9 @@ import Synchronization
         store(Head.magic, Self.magic)
     }
 
-    /// A sync has failed: whoever comes after must not promise anything either.
+    /// An fsync has failed: a successor must not promise anything either.
     func fail() { store(Head.state, 2) }
-    /// The disk has everything, and nobody writes any more.
+    /// The disk has everything, and no write is under way.
     func end() { store(Head.state, 0) }
 
     // MARK: writing

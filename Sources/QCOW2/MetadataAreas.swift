@@ -1,5 +1,5 @@
-// Why this file exists: a data cluster that lies inside the image's own tables is damage (or an attack). The areas
-// that never move while an image is open are few; every mapping entry is held against them when its table is loaded.
+// A data cluster that lies inside the image's own tables is damage (or an attack). The areas that never move while an
+// image is open are few; every mapping entry is held against them when its table is loaded.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: a cluster that holds a table must never be given to data, whatever its refcount says: that is how
-// one damaged refcount ruins a whole image. Before the first write all tables are listed.
+// A cluster that holds a table must never be given to data, whatever its refcount says: that is how one damaged
+// refcount ruins a whole image. Before the first write all tables are listed.
 
 public import DiskTypes
 import Synchronization

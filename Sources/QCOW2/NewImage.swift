@@ -1,5 +1,5 @@
-// Why this file exists: an image that is made must be one that every reader takes. What `create` and `convert` are asked
-// for is judged here, once, with QEMU's rules; behind this door only images that can exist are laid out.
+// An image that is made must be one that every reader takes. What `create` and `convert` are asked for is judged
+// here, once, with QEMU's rules; behind this door only images that can exist are laid out.
 
 public import DiskTypes
 

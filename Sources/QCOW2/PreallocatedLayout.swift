@@ -1,5 +1,5 @@
-// Why this file exists: an image that is made empty, or with every cluster mapped, has a layout that follows from its
-// size alone. All tables come first, so the data is one run: preallocated images have one extent.
+// An image that is made empty, or with every cluster mapped, has a layout that follows from its size alone. All
+// tables come first, so the data is one run: preallocated images have one extent.
 //
 //     header | refcount table | refcount blocks | L1 | L2 tables | data
 //

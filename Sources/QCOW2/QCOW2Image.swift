@@ -1,5 +1,5 @@
-// Why this file exists: the image as a whole once its header is read: what `info` prints, and the way from the bytes
-// of a file to a map of its active state or of one snapshot.
+// The image as a whole once its header is read: what `info` prints, and the way from the bytes of a file to a map of
+// its active state or of one snapshot.
 
 public import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: the lookup itself, the one function every request of every guest goes through. It takes no
-// lock, allocates nothing and answers with the longest run it can see without I/O.
+// The lookup itself, the one function every request of every guest goes through. It takes no lock, allocates nothing
+// and answers with the longest run it can see without I/O.
 
 public import DiskTypes
 

@@ -1,6 +1,6 @@
-// Why this file exists: a write may go where the bytes are only if nothing else refers to that cluster: the COPIED flag
-// of its entry, in a table that is not shared either (specification: "L2 table entry"). Whatever is not so is a matter
-// of allocation, never of overwriting.
+// A write may go where the bytes are only if nothing else refers to that cluster: the COPIED flag of its entry, in a
+// table that is not shared either (specification: "L2 table entry"). Whatever is not so is a matter of allocation,
+// never of overwriting.
 
 public import DiskTypes
 

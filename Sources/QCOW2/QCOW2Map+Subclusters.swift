@@ -1,5 +1,5 @@
-// Why this file exists: extended L2 entries (specification: "Extended L2 Entries") say for each of a cluster's 32
-// subclusters whether it is allocated or zero. Runs go across subclusters and across clusters alike.
+// Extended L2 entries (specification: "Extended L2 Entries") say for each of a cluster's 32 subclusters whether it is
+// allocated or zero. Runs go across subclusters and across clusters alike.
 
 import DiskTypes
 

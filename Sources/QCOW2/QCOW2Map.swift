@@ -1,10 +1,10 @@
-// Why this file exists: where the bytes of one QCOW2 layer are, for any number of threads at once. L1 is in memory;
-// L2 tables come in slices, by the caller's I/O, when a lookup names them.
+// Where the bytes of one QCOW2 layer are, for any number of threads at once. L1 is in memory; L2 tables come in
+// slices, by the caller's I/O, when a lookup names them.
 
 public import DiskTypes
 import Synchronization
 
-/// The map of an image's active state, or of one of its snapshots. A `QCOW2Writer` changes it, nobody else does.
+/// The map of an image's active state, or of one of its snapshots. Only a `QCOW2Writer` changes it.
 public final class QCOW2Map: BlockMap {
     public let size: UInt64
     public let clusterSize: UInt64

@@ -1,5 +1,5 @@
-// Why this file exists: where new bytes go. Whole clusters get a run of host clusters at once; a part of a cluster gets one
-// cluster, or with extended L2 entries just the subclusters it touches.
+// Where new bytes go. Whole clusters get a run of host clusters at once; a part of a cluster gets one cluster, or
+// with extended L2 entries just the subclusters it touches.
 
 public import DiskTypes
 import Synchronization

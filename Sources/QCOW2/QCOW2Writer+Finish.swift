@@ -1,5 +1,5 @@
-// Why this file exists: the moment at which new bytes become the guest's: they are written, and the entry that names them
-// changes in memory. What the entry named before is given up, but not free before the disk has forgotten it, too.
+// The moment at which new bytes become the guest's: they are written, and the entry that names them changes in
+// memory. What the entry named before is given up, but not free before the disk has forgotten it, too.
 
 import DiskTypes
 import Synchronization
@@ -19,7 +19,7 @@ extension QCOW2Writer {
                 for i in 0..<ticket.clusters { _ = try? state.refcounts.release(host + i) }
             }
             map.cache.unpin(slice)
-            // Once it is being written out, nobody need be asked again.
+            // Once it is being written out, the check need not be made again.
             return isFull(state) && !state.isWritingBack
         }
     }

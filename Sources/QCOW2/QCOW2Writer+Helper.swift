@@ -1,5 +1,5 @@
-// Why this file exists: what a write must wait for: a table that must exist first, refcounts that are on the disk, a longer
-// file. One helper thread does all of it, with plain reads and writes.
+// What a write must wait for: a table that must exist first, refcounts that are on the disk, a longer file. One
+// helper thread does all of it, with plain reads and writes.
 
 public import DiskTypes
 import Synchronization
@@ -56,7 +56,7 @@ extension QCOW2Writer {
         }
     }
 
-    /// Unused growth is given back. Only when nobody writes any more.
+    /// Unused growth is given back. Only when no write can come any more.
     public func trim(_ storage: some ResizableStorage, startLength: UInt64) throws(ImageError) {
         let (end, length) = state.withLock { ($0.refcounts.end << map.clusterBits, $0.fileLength) }
         let wanted = max(end, startLength)
@@ -89,7 +89,7 @@ extension QCOW2Writer {
         var bytes = [UInt8](repeating: 0, count: size)
         if old.offset != 0 {
             bytes = try storage.readAll(at: HostOffset(old.offset), count: size, what: "an L2 table")
-            // What a snapshot shares is nobody's alone.
+            // What a snapshot shares has two owners.
             let stride = map.rules.subclusters ? 16 : 8
             if !map.rules.external { for i in Swift.stride(from: 0, to: size, by: stride) { bytes[i] &= 0x7f } }
         }

@@ -1,5 +1,5 @@
-// Why this file exists: what nobody refers to any more becomes free, and its space goes back first: once it is free somebody
-// else may have it.
+// Clusters without a reference become free, and its space goes back first: once it is free another write else may
+// have it.
 public import DiskTypes
 
 extension QCOW2Writer {
@@ -14,7 +14,7 @@ extension QCOW2Writer {
         }
     }
 
-    /// Gives the space of those clusters back that have no other reference. Until they are released nobody else can have
+    /// Gives the space of those clusters back that have no other reference. Until they are released no other write can have
     /// them, so no lock is held; neighbours go together, because a file system frees whole blocks of its own only.
     private func discardUnreferenced(_ freed: FreedClusters, _ storage: some ResizableStorage) throws(ImageError) {
         var given: [UInt64: References] = [:]

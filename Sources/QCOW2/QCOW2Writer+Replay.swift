@@ -1,5 +1,5 @@
-// Why this file exists: a writer that takes over from one that was killed. What that one had changed is in the journal; the
-// disk has all, some or none of it, for a write-back may have been under way. Afterwards the mapping in memory is as it was.
+// A writer that takes over from one that was killed. What that one had changed is in the journal; the disk has all,
+// some or none of it, for a write-back may have been under way. Afterwards the mapping in memory is as it was.
 
 public import DiskTypes
 import Synchronization
@@ -18,7 +18,7 @@ public enum JournalReplay: Equatable, Sendable {
 
 extension QCOW2Writer {
     /// From here on changes stand in `journal` until the disk has them, and what is in it already is true again.
-    /// `identity` tells images apart. To be called by the thread that calls `writeBack`, while nobody reads or writes.
+    /// `identity` tells images apart. To be called by the thread that calls `writeBack`, while no request is in flight.
     ///
     /// When it throws, the changes are still in the journal, and it can be tried again.
     public func use(
@@ -38,7 +38,7 @@ extension QCOW2Writer {
         }
     }
 
-    /// After a sync that failed no mapping may reach the disk, for the sake of a journal neither; and whoever comes next must
+    /// After a sync that failed no mapping may reach the disk, for the sake of a journal neither; and the next writer must
     /// hear of it from this one, too.
     private func refuseForGood(_ journal: MappingJournal, _ identity: UInt64) -> JournalReplay {
         if case .nothing = journal.left(identity) {
@@ -56,9 +56,9 @@ extension QCOW2Writer {
         state.withLock { $0.unlinked = freed.list + $0.unlinked }
     }
 
-    /// Closed in order: whoever comes next has nothing to take over.
+    /// Closed in order: the next writer has nothing to replay.
     public func endJournal() { state.withLock { $0.journal?.end() } }
-    /// A process before this one was killed: clusters that it had taken may count as used and be nobody's.
+    /// A process before this one was killed: clusters that it had taken may count as used without a reference.
     public var mayLeak: Bool { state.withLock { $0.mayLeak } }
 
     private func begin(

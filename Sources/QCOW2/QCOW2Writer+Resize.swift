@@ -1,5 +1,5 @@
-// Why this file exists: what a change of the disk's size needs of the writer beyond writes: a place for a larger L1 table, L2
-// tables given up whole, zeros where the disk grows. For one caller, who has the image to itself.
+// What a change of the disk's size needs of the writer beyond writes: a place for a larger L1 table, L2 tables given
+// up whole, zeros where the disk grows. For one caller, who has the image to itself.
 
 import DiskTypes
 import Synchronization

@@ -1,5 +1,5 @@
-// Why this file exists: zeros and discards change the mapping and move no bytes, where the format has an entry for that:
-// whole clusters, or subclusters of extended entries. What it has no entry for is written out.
+// Zeros and discards change the mapping and move no bytes, where the format has an entry for that: whole clusters, or
+// subclusters of extended entries. What it has no entry for is written out.
 
 public import DiskTypes
 import Synchronization

@@ -1,6 +1,6 @@
-// Why this file exists: the one place that changes an image's mapping. It plans and does no I/O: a write asks for a ticket,
-// puts its bytes where the ticket says, and hands the ticket back; only then does the mapping change, in memory. How
-// changes reach the disk is WriteBack's. The order is the law of WriteOrdering.md.
+// The one place that changes an image's mapping. It plans and does no I/O: a write asks for a ticket, puts its bytes
+// where the ticket says, and hands the ticket back; only then does the mapping change, in memory. How changes reach
+// the disk is WriteBack's. The order is that of WriteOrdering.md.
 
 public import DiskTypes
 import Synchronization
@@ -21,7 +21,7 @@ public final class QCOW2Writer: Sendable {
     /// What only the lock's holder may touch.
     struct State {
         var refcounts: ClusterAllocator
-        /// Guest clusters that somebody has a ticket for.
+        /// Guest clusters of writes in flight.
         var tickets = InFlightClusters()
         /// Words of L2 slices that the disk does not have yet.
         var dirtySlices: DirtySlices
@@ -37,9 +37,9 @@ public final class QCOW2Writer: Sendable {
         var growth: UInt64 = 64 << 20
         /// The file must be so long for the writes that wait.
         var neededLength: UInt64 = 0
-        /// The header says that somebody writes, as far as it must.
+        /// The header says that the image is being written, as far as it must.
         var isPrepared: Bool
-        /// Nothing may change any more: the image is corrupt, or nobody knows what of it is on the disk.
+        /// Nothing may change any more: the image is corrupt, or what of it is on the disk is unknown.
         var isClosed = false
         var hasFailedSync = false
         /// Another program has cut the file.
@@ -172,7 +172,7 @@ public final class QCOW2Writer: Sendable {
 public enum WriteGrant: Sendable {
     /// Write where the ticket says, then `finish`.
     case ticket(AllocatingWrite)
-    /// It can be overwritten in place after all: somebody was faster.
+    /// It can be overwritten in place after all: another write was faster.
     case inPlace
     /// Another write must end first: ask again when one has.
     case busy

@@ -1,5 +1,5 @@
-// Why this file exists: every cluster of a file has a refcount, and a file being written grows cluster by cluster. The
-// counts gather here and leave block by block, so that a terabyte's worth never sits in memory.
+// Every cluster of a file has a refcount, and a file being written grows cluster by cluster. The counts gather here
+// and leave block by block, so that a terabyte's worth never sits in memory.
 
 import DiskTypes
 

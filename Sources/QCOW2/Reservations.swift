@@ -1,5 +1,5 @@
-// Why this file exists: workers that write one image at a time, each in a row, would leave their clusters mixed in the file,
-// and every read of a row would be many. Each worker takes free clusters in batches, and its next ones from its own.
+// Workers that write one image at a time, each in a row, would leave their clusters mixed in the file, and every read
+// of a row would be many. Each worker takes free clusters in batches, and its next ones from its own.
 
 public import DiskTypes
 import Synchronization
@@ -13,7 +13,7 @@ struct Reservations {
         var isUntouched = false
     }
 
-    /// By the worker's place; who is alone needs none.
+    /// By the worker's place; a single worker needs none.
     private var runs: [Int: Run] = [:]
     /// What workers left behind.
     private var loose: [Range<UInt64>] = []
@@ -55,7 +55,7 @@ struct Reservations {
         return clusters.lowerBound..<end
     }
 
-    /// A cluster that somebody keeps; `dropLast` takes it from them.
+    /// A cluster that a worker keeps; `dropLast` takes it back.
     var last: UInt64? {
         if let run = loose.last { return run.upperBound - 1 }
         return keeper.map { $0.value.clusters.upperBound - 1 }

@@ -1,7 +1,7 @@
-// Why this file exists: an image that is written from start to end, by many threads, needs one place that says what
-// goes where. This is it: pieces of the guest's disk come in increasing order, each gets its place in the file, and the
-// tables that are full by then come along. Nothing here reads or writes, and what it holds does not grow with the disk
-// (but for the L1 and refcount tables, which the format bounds).
+// An image that is written from start to end, by many threads, needs one place that says what goes where. This is it:
+// pieces of the guest's disk come in increasing order, each gets its place in the file, and the tables that are full
+// by then come along. Nothing here reads or writes, and what it holds does not grow with the disk (but for the L1 and
+// refcount tables, which the format bounds).
 //
 //     header | data, L2 tables and refcount blocks as they fill | L1 | refcount blocks | refcount table
 
@@ -25,7 +25,7 @@ public struct ChunkPlacement: Sendable {
     public var plain = HostOffset(0)
     /// The streams, in their order: each run takes the next `count` bytes of them. Runs of one piece do not touch.
     public var streams: [(host: HostOffset, count: Int)] = []
-    /// Tables that are complete now; somebody has to write them before the header.
+    /// Tables that are complete now; the caller writes them before the header.
     public var tables: [TableWrite] = []
 }
 

@@ -1,5 +1,5 @@
-// Why this file exists: the entries that a write-back has for a slice are often many and seldom neighbours; a write for each
-// would be thousands. What lies between two of them goes along where it is the same on the disk.
+// The entries that a write-back has for a slice are often many and seldom neighbours; a write for each would be
+// thousands. What lies between two of them goes along where it is the same on the disk.
 
 import DiskTypes
 

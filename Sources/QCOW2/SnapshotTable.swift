@@ -1,5 +1,5 @@
-// Why this file exists: internal snapshots, listed for `info` and opened read-only by id or name. A broken table
-// never blocks reading the active state, so it is decoded apart from the header.
+// Internal snapshots, listed for `info` and opened read-only by id or name. A broken table never blocks reading the
+// active state, so it is decoded apart from the header.
 
 public import DiskTypes
 

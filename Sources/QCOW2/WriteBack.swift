@@ -1,11 +1,11 @@
-// Why this file exists: the law of order. What is in memory reaches the disk in three steps, a sync after each: refcounts
-// and data before the mapping that refers to them, and only when the disk has forgotten an old mapping are its clusters
-// free. A crash between any two writes leaves an image without errors; WriteOrdering.md says for each gap why.
+// The write order. What is in memory reaches the disk in three steps, a sync after each: refcounts and data before
+// the mapping that refers to them, and only when the disk has forgotten an old mapping are its clusters free. A crash
+// between any two writes leaves an image without errors; WriteOrdering.md says for each gap why.
 
 public import DiskTypes
 import Synchronization
 
-/// References that nobody has any more, on the disk neither. Free once no request that began before is in flight.
+/// References that are gone, on the disk too. Free once no request that began before is in flight.
 public struct FreedClusters: Sendable {
     var list: [DroppedReference] = []
     public init() {}

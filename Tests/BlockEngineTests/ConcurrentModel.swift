@@ -38,7 +38,7 @@ extension SectorMark: CustomStringConvertible {
     }
 }
 
-/// A flat array of sectors. After a discard a sector may be zeros or as it was, until somebody looks.
+/// A flat array of sectors. After a discard a sector may be zeros or as it was, until it is read.
 struct SectorModel: Sendable {
     var marks: [UInt64]
     var mayBeZero: [Bool]
@@ -47,7 +47,7 @@ struct SectorModel: Sendable {
         marks = []
         for sector in 0..<bytes.count / 512 {
             let mark = bytes.withUnsafeBytes { $0.baseAddress.flatMap { SectorMark($0 + sector * 512) } }
-            guard let mark else { throw TestFailure("sector \(sector) begins with what nobody wrote") }
+            guard let mark else { throw TestFailure("sector \(sector) begins with what was not written") }
             marks.append(mark.word)
         }
         mayBeZero = [Bool](repeating: false, count: marks.count)
@@ -128,7 +128,7 @@ struct Burst: Sendable {
     /// The longest transfer, in bytes.
     var room: Int { max(64 << 10, min(cluster * 2 + 1536, 512 << 10)) }
 
-    /// Whether a word that was read may be in a sector that somebody else changes meanwhile.
+    /// Whether a word that was read may be in a sector that another thread changes meanwhile.
     @inline(__always) func allows(_ word: UInt64, _ sector: Int) -> Bool {
         if word == 0 || word == before.marks[sector] { return true }
         return word >> 24 == SectorMark(sector: sector, owner: Int(owners.owner[sector]), burst: number, count: 0).word

@@ -235,7 +235,7 @@ private final class ConcurrentRun {
 @Suite("An image that several threads change", .enabled(if: Tools.haveQemu, "\(Tools.qemuReason)"))
 struct ConcurrentModelTests {
     /// Of each shape. More when hunting: QBLK_MODEL_OPERATIONS=100000 and a release build. QBLK_SEED repeats the requests of
-    /// each thread, but not who is faster.
+    /// each thread, but not which is faster.
     static let operations =
         ProcessInfo.processInfo.environment["QBLK_MODEL_OPERATIONS"].flatMap { Int($0) } ?? 1000
 

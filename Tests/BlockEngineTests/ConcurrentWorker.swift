@@ -124,7 +124,7 @@ final class ConcurrentWorker: @unchecked Sendable {
         harness.engine.submit(request)
     }
 
-    /// Sectors of whoever's, often around an edge between two owners.
+    /// Sectors of any owner, often around an edge between two owners.
     private func anywhere() -> Range<Int> {
         let all = model.marks.count
         let first = random.below(all)
@@ -223,7 +223,7 @@ final class ConcurrentWorker: @unchecked Sendable {
             } else if let seen = SectorMark(place), burst.allows(seen.word, sector) {
                 continue
             } else {
-                // Somebody may be writing, in pieces that end anywhere: then each byte is one or the other.
+                // Another thread may be writing, in pieces that end anywhere: then each byte is one or the other.
                 for word in 0..<64 {
                     let seen = place.loadUnaligned(fromByteOffset: word * 8, as: UInt64.self)
                     guard !burst.allowsParts(of: seen, sector) else { continue }

@@ -1,6 +1,6 @@
 // Disks fail and fill up while clusters are being allocated. A run of requests, during which one transfer
-// fails or does only a part: the error reaches a request that met it, all others go on, and no sector ever shows what nobody
-// wrote there.
+// fails or does only a part: the error reaches a request that met it, all others go on, and no sector ever shows what was not
+// written there.
 import BlockEngine
 import DiskTypes
 import Glibc
@@ -148,7 +148,7 @@ final class FaultRun {
 
     // MARK: what must be
 
-    /// The failure is somebody's, and nobody has one without it.
+    /// The failure reaches a request, and no other has one.
     private func blame(_ fault: RingFault) -> String? {
         guard let hit else { return failures.isEmpty ? nil : "nothing failed, and requests did: \(failures)" }
         // fallocate may fail for what is written out by other means then.
@@ -174,7 +174,7 @@ final class FaultRun {
         guard read.error == 0 else { return "the disk cannot be read: \(read.error)" }
         for sector in sectors.indices {
             let fits = sectors[sector].contains { holds(read.bytes, sector, $0) }
-            if !fits { return "sector \(sector) has what nobody wrote there: it may be \(sectors[sector])" }
+            if !fits { return "sector \(sector) has what was not written there: it may be \(sectors[sector])" }
         }
         return nil
     }

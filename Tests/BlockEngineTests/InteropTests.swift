@@ -254,7 +254,7 @@ private final class Interop {
     @Test("qblk is refused what qemu-io writes, until it ends") func weAreRefused() throws {
         let images = try Images()
         try images.run("qemu-img create -f qcow2 a.img 1M && mkfifo orders")
-        // Opened for both: nobody waits for the other end.
+        // Opened for both: no process waits for the other end.
         var qemu = try Command(["sh", "-c", "exec qemu-io -f qcow2 a.img <>orders"], in: images.folder).spawn()
         defer { qemu.end() }
         try images.run("printf 'write -P 9 0 64k\\nflush\\n' >orders")

@@ -1,5 +1,5 @@
-// Why this file exists: the bitmap directory: fields where layout.tsv says; broken in any way, it is reported where
-// bitmaps are asked for and the image still opens.
+// The bitmap directory: fields where layout.tsv says; broken in any way, it is reported where bitmaps are asked for
+// and the image still opens.
 
 import DiskTypes
 import Testing

@@ -1,5 +1,5 @@
-// Why this file exists: each kind of damage is found, is called what it is, and nothing else is found; and what a stranger
-// wrote makes a check neither trap nor run for ever nor take the machine's memory.
+// Each kind of damage is found, is called what it is, and nothing else is found; and what a stranger wrote makes a
+// check neither trap nor run for ever nor take the machine's memory.
 
 import DiskTypes
 import Testing

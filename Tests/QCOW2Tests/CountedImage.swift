@@ -1,5 +1,5 @@
-// Why this file exists: checks and repairs are tested on images whose every cluster is known: small ones, made here with
-// right refcounts, in which a test then breaks one thing.
+// Checks and repairs are tested on images whose every cluster is known: small ones, made here with right refcounts,
+// in which a test then breaks one thing.
 
 import DiskTypes
 

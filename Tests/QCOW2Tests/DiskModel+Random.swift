@@ -1,4 +1,4 @@
-// Why this file exists: random disks, dense where mistakes hide: at the ends of slices, of tables and of the disk.
+// Random disks, dense where mistakes hide: at the ends of slices, of tables and of the disk.
 
 import DiskTypes
 

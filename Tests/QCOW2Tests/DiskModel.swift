@@ -1,5 +1,5 @@
-// Why this file exists: a naive picture of a disk, cluster by cluster, that can say what any byte is and can be written as
-// an image. The map under test shares no code with it.
+// A naive picture of a disk, cluster by cluster, that can say what any byte is and can be written as an image. The
+// map under test shares no code with it.
 
 import DiskTypes
 

@@ -1,4 +1,4 @@
-// Why this file exists: every mapping entry is judged once, here; what a lookup later believes is what these tables say.
+// Every mapping entry is judged once, here; what a lookup later believes is what these tables say.
 
 import DiskTypes
 import Testing

@@ -1,4 +1,4 @@
-// Why this file exists: header extensions and the backing file's name: what is taken, kept, tolerated and refused.
+// Header extensions and the backing file's name: what is taken, kept, tolerated and refused.
 
 import DiskTypes
 import Testing

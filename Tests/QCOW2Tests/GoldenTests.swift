@@ -1,5 +1,5 @@
-// Why this file exists: images that QEMU made, and some broken on purpose, with what must come out of them, word for word;
-// and what qemu-img itself says of them. QBLK_WRITE_GOLDEN=1 writes the expected files; read what changed.
+// Images that QEMU made, and some broken on purpose, with what must come out of them, word for word; and what
+// qemu-img itself says of them. QBLK_WRITE_GOLDEN=1 writes the expected files; read what changed.
 
 import DiskTypes
 import Foundation

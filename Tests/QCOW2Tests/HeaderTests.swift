@@ -1,4 +1,4 @@
-// Why this file exists: the header's fields are where layout.tsv says, and every refusal says what is wrong.
+// The header's fields are where layout.tsv says, and every refusal says what is wrong.
 
 import DiskTypes
 import Testing

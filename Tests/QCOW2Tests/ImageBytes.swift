@@ -1,4 +1,4 @@
-// Why this file exists: tests say an image in a few words: a minimal valid one, then the bytes that matter changed.
+// Tests say an image in a few words: a minimal valid one, then the bytes that matter changed.
 
 import DiskTypes
 import Foundation

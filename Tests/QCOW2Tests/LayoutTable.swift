@@ -1,5 +1,5 @@
-// Why this file exists: formats/qcow2/layout.tsv is the truth about bytes; the tests read it, so that neither it nor the
-// decoder can drift alone.
+// Formats/qcow2/layout.tsv is the truth about bytes; the tests read it, so that neither it nor the decoder can drift
+// alone.
 
 import Foundation
 import Testing

@@ -1,5 +1,5 @@
-// Why this file exists: random images of every cluster size, asked anywhere: the map must say of each byte what the naive
-// model says, in extents as long as they can be.
+// Random images of every cluster size, asked anywhere: the map must say of each byte what the naive model says, in
+// extents as long as they can be.
 
 import DiskTypes
 import Testing

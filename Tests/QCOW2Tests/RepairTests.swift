@@ -1,5 +1,5 @@
-// Why this file exists: a repair may be cut off anywhere. Whatever of its writes has reached the medium by then, the image
-// must be no worse than before, the guest's bytes must be where they were, and a second repair must finish the work.
+// A repair may be cut off anywhere. Whatever of its writes has reached the medium by then, the image must be no worse
+// than before, the guest's bytes must be where they were, and a second repair must finish the work.
 
 import DiskTypes
 import Testing

@@ -1,5 +1,5 @@
-// Why this file exists: the snapshot table: fields where layout.tsv says, version 2's short entries, broken tables that
-// never block the active state, and maps of snapshots with another size than the image.
+// The snapshot table: fields where layout.tsv says, version 2's short entries, broken tables that never block the
+// active state, and maps of snapshots with another size than the image.
 
 import DiskTypes
 import Testing

@@ -1,5 +1,5 @@
-// Why this file exists: readers of the table cache take no lock. Here they race with constant eviction, and every word and
-// every answer is compared: a torn read must never get out.
+// Readers of the table cache take no lock. Here they race with constant eviction, and every word and every answer is
+// compared: a torn read must never get out.
 
 import DiskTypes
 import Dispatch

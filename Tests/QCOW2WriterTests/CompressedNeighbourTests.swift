@@ -1,6 +1,6 @@
-// Why this file exists: compressed streams share host clusters. QEMU 10.0.2 keeps the place for its next stream when the
-// cluster around it is freed and given to somebody else, and then writes into that one's bytes. Here streams are given up one
-// by one, in any order and by every means, while new clusters are taken: each stream that is left keeps every byte, each host
+// Compressed streams share host clusters. QEMU 10.0.2 keeps the place for its next stream when the cluster around it
+// is freed and given to another write, and then writes into that one's bytes. Here streams are given up one by one,
+// in any order and by every means, while new clusters are taken: each stream that is left keeps every byte, each host
 // cluster counts the streams that are left in it, and none is given out before the last is gone.
 import DiskTypes
 import Foundation
@@ -62,7 +62,7 @@ struct CompressedNeighbourTests {
                 try giveUp(disk, at, cluster, byte, &model, &dice)
                 left[at] = nil
                 if dice.below(2) == 0 {
-                    // Somebody else takes a cluster.
+                    // Another write takes a cluster.
                     let other = (disk.size / 2 + dice.below(disk.size / 2)) / cluster * cluster
                     try disk.write(other, [UInt8](repeating: byte, count: cluster))
                     model.replaceSubrange(other..<other + cluster, with: repeatElement(byte, count: cluster))

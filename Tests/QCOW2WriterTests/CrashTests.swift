@@ -1,6 +1,6 @@
-// Why this file exists: the law of order, held against every crash: the storage's log is cut anywhere, writes since the last
-// sync are lost, kept or torn at random, and what is left must be an image without corruption in which everything flushed is
-// there, and every other sector is old or new: never another cluster's.
+// The write order, held against every crash: the storage's log is cut anywhere, writes since the last sync are lost,
+// kept or torn at random, and what is left must be an image without corruption in which everything flushed is there,
+// and every other sector is old or new: never another cluster's.
 import DiskTypes
 import Foundation
 import QCOW2
@@ -141,7 +141,7 @@ struct CrashTests {
                 let isNew = since.contains {
                     $0.sectors.contains(sector) && $0.marks[sector - $0.sectors.lowerBound] == mark
                 }
-                if !isNew { return "sector \(sector) has \(hex(mark)), which nobody wrote there since the last flush" }
+                if !isNew { return "sector \(sector) has \(hex(mark)), which was not written there since the last flush" }
             }
             return nil
         }

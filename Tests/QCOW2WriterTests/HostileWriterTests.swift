@@ -1,5 +1,5 @@
-// Why this file exists: an image that a stranger made is opened for writing, and its tables lie about each other. A write may
-// fail; it must not put a guest's bytes where the image's own tables are, nor free a table for somebody to do so later.
+// An image that a stranger made is opened for writing, and its tables lie about each other. A write may fail; it must
+// not put a guest's bytes where the image's own tables are, nor free a table so that a later write does.
 import DiskTypes
 import Foundation
 import QCOW2

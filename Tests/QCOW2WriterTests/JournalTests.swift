@@ -1,5 +1,5 @@
-// Why this file exists: a process that is killed loses nothing that it has answered: its storage stops anywhere, what is in
-// the journal at that moment goes to the next writer, and the disk must read as if nothing had happened.
+// A process that is killed loses nothing that it has answered: its storage stops anywhere, what is in the journal at
+// that moment goes to the next writer, and the disk must read as if nothing had happened.
 import DiskTypes
 import Foundation
 import QCOW2
@@ -145,7 +145,7 @@ struct JournalTests {
                 #expect(adoption == .afterFailure(0))
                 let isUntouched = storage.memory.bytes == before
                 #expect(isUntouched)
-                // And whoever comes after it, should it be killed, hears of it.
+                // And its successor, should it be killed, hears of it.
                 guard case .afterFailure = try use(memory, before, identity: 7) else {
                     Issue.record("the failure is forgotten")
                     return
@@ -164,7 +164,7 @@ struct JournalTests {
         }
     }
 
-    @Test("whose journal somebody has scribbled on is refused or taken over, and nothing breaks")
+    @Test("whose journal was scribbled on is refused or taken over, and nothing breaks")
     func scribbledOn() throws {
         try Scratch.withFolder { folder in
             let (image, memory) = try left(folder)
@@ -213,7 +213,7 @@ struct JournalTests {
                 return try accept(storage, memory, backing, before, &model, &ghost, place)
             }
         }
-        // Killed between two requests: nobody noticed.
+        // Killed between two requests: without effect.
         storage.left = 0
         _ = try? disk.flush()
     }

@@ -1,5 +1,5 @@
-// Why this file exists: the writer plans and does no I/O; here is the shortest I/O that obeys it, one request at a time on a
-// storage in memory. Models and crash tests run the very code that workers run, and can stop it between any two writes.
+// The writer plans and does no I/O; here is the shortest I/O that obeys it, one request at a time on a storage in
+// memory. Models and crash tests run the very code that workers run, and can stop it between any two writes.
 import DiskTypes
 import QCOW2
 import Testing
@@ -106,7 +106,7 @@ final class OfflineDisk<Storage: ResizableStorage> {
         turn = (turn + 1) % places
         switch writer.begin(guest, length: UInt64(bytes.count), at: turn) {
         case .inPlace: return 0
-        case .busy: throw DiskError("busy, and nobody else is here")
+        case .busy: throw DiskError("busy, and no other write is in flight")
         case .wants: try help()
         case .needs(let table): try supply(table)
         case .failed(let error): throw DiskError("errno \(error)")
@@ -147,7 +147,7 @@ final class OfflineDisk<Storage: ResizableStorage> {
             case .write(let count):
                 try write(at + done, [UInt8](repeating: 0, count: Int(count)))
                 done += Int(count)
-            case .busy: throw DiskError("busy, and nobody else is here")
+            case .busy: throw DiskError("busy, and no other write is in flight")
             case .wants: try help()
             case .needs(let table): try supply(table)
             case .failed(let error): throw DiskError("errno \(error)")

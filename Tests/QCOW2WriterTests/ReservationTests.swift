@@ -1,5 +1,4 @@
-// Why this file exists: clusters that workers keep for later must lie together, must not be lost, and must not be what a write
-// fails for.
+// Clusters that workers keep for later must lie together, must not be lost, and must not be what a write fails for.
 import DiskTypes
 import Foundation
 import QCOW2
@@ -51,7 +50,7 @@ struct ReservationTests {
         #expect(storage.length <= 4096 * (3 + 2 + 5 + 3 * 64))
     }
 
-    @Test("a storage that cannot grow is full only when nobody keeps anything any more")
+    @Test("a storage that cannot grow is full only when no worker keeps clusters")
     func full() throws {
         let memory = MemoryStorage(try Self.image())
         try memory.truncate(to: 4096 * 200)

@@ -1,6 +1,6 @@
-// Why this file exists: a disk that grows or shrinks, held against every crash: the storage's log is cut anywhere, what was
-// not synced is lost, kept or torn, and what is left must be an image without corruption, of the old size or the new, with
-// every byte of the part that both have.
+// A disk that grows or shrinks, held against every crash: the storage's log is cut anywhere, what was not synced is
+// lost, kept or torn, and what is left must be an image without corruption, of the old size or the new, with every
+// byte of the part that both have.
 import DiskTypes
 import Foundation
 import TestKit

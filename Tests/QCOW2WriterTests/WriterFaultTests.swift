@@ -1,5 +1,5 @@
-// Why this file exists: disks fail and fill up. Every write and every sync of a run fails once, in turn; the error is
-// reported, nothing else is lost, the image stays without errors, and work goes on.
+// Disks fail and fill up. Every write and every sync of a run fails once, in turn; the error is reported, nothing
+// else is lost, the image stays without errors, and work goes on.
 import DiskTypes
 import Foundation
 import QCOW2

@@ -1,5 +1,5 @@
-// Why this file exists: images to write to, of every shape that has rules of its own, made by qemu-img: what we make
-// ourselves would share our mistakes.
+// Images to write to, of every shape that has rules of its own, made by qemu-img: what we make ourselves would share
+// our mistakes.
 import DiskTypes
 import Foundation
 import QCOW2

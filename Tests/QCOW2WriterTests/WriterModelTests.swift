@@ -1,5 +1,5 @@
-// Why this file exists: whatever is written in whatever order, the disk is a flat array of bytes, the image has neither
-// errors nor leaks, and QEMU reads the same.
+// Whatever is written in whatever order, the disk is a flat array of bytes, the image has neither errors nor leaks,
+// and QEMU reads the same.
 import DiskTypes
 import Foundation
 import QCOW2

@@ -47,7 +47,7 @@ extension RequestEngine {
         var grant = allocations.writer.begin(guest, length: wanted, by: allocations.client)
         switch grant {
         case .busy, .wants:
-            // Whoever changes something from here on rings; what changed before is seen now.
+            // A change from here on signals this worker; what changed before is seen now.
             allocations.writer.startWaiting(allocations.client)
             grant = allocations.writer.begin(guest, length: wanted, by: allocations.client)
         default: break

@@ -1,5 +1,5 @@
-// Why this file exists: what a check found, for `check`, for tests and for a repair that wants to know what is left. The
-// numbers are exact; the list of places is bounded, for a hostile image could name billions.
+// What a check found, for `check`, for tests and for a repair that wants to know what is left. The numbers are exact;
+// the list of places is bounded, for a hostile image could name billions.
 
 public import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: the two things one can ask of an image's metadata: is it right, and make it right. Both work on
-// any storage, so crash tests ask them of images in memory.
+// The two things one can ask of an image's metadata: is it right, and make it right. Both work on any storage, so
+// crash tests ask them of images in memory.
 
 public import DiskTypes
 
@@ -19,7 +19,7 @@ public enum ImageCheck {
     /// Checks, puts right what `mode` allows, and checks again: the report says what is left, and how much was fixed.
     /// `found` hears the first check's report.
     ///
-    /// The law of order, with an fdatasync between the steps, so that a crash in any gap leaves leaks or flags to fix but
+    /// The write order, with an fdatasync between the steps, so that a crash in any gap leaves leaks or flags to fix but
     /// never a cluster that is used and counted free:
     ///
     /// 1. Unknown autoclear bits are cleared, as any writer must who does not know them.

@@ -1,5 +1,5 @@
-// Why this file exists: the refcount structure is held against the references that were counted, its own clusters
-// included. Broken, it loses nothing: the references say what it must be.
+// The refcount structure is held against the references that were counted, its own clusters included. Broken, it
+// loses nothing: the references say what it must be.
 
 import DiskTypes
 

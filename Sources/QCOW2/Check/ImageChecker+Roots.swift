@@ -1,5 +1,5 @@
-// Why this file exists: what hangs on the header besides the refcounts: the active L1 table, snapshots and theirs, bitmaps,
-// the LUKS header. Each belongs to one user; where two claim a cluster, at least one of them is wrong.
+// What hangs on the header besides the refcounts: the active L1 table, snapshots and theirs, bitmaps, the LUKS
+// header. Each belongs to one user; where two claim a cluster, at least one of them is wrong.
 
 import DiskTypes
 
@@ -85,7 +85,7 @@ extension ImageChecker {
         _ = try claim(area.offset, bytes: area.length, as: .unique, "the LUKS header")
     }
 
-    /// Bitmaps count while autoclear bit 0 says that they are right; else nobody may use them, and they are leaks.
+    /// Bitmaps count while autoclear bit 0 says that they are right; else they are not used, and they are leaks.
     private func claimBitmaps() throws(ImageError) {
         guard header.autoclear.contains(.bitmaps) else { return }
         if let problem = extensions.bitmapsProblem { return findBroken(problem.what, at: problem.at) }

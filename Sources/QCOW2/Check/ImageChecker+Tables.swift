@@ -1,5 +1,5 @@
-// Why this file exists: L1 tables and L2 tables. An L2 table that a hundred snapshots share is read once and counts a
-// hundred times; so an image whose tables all name each other costs no more than its size.
+// L1 tables and L2 tables. An L2 table that a hundred snapshots share is read once and counts a hundred times; so an
+// image whose tables all name each other costs no more than its size.
 
 import DiskTypes
 

@@ -1,6 +1,6 @@
-// Why this file exists: the walk through everything an image says, in the order that finds contradictions: what belongs
-// to one user first, then L1 tables, then each L2 table once, the refcount structure last, for it can be made anew.
-// It changes nothing, and nothing that an image claims makes it trap, loop or take memory without bound.
+// The walk through everything an image says, in the order that finds contradictions: what belongs to one user first,
+// then L1 tables, then each L2 table once, the refcount structure last, for it can be made anew. It changes nothing,
+// and nothing that an image claims makes it trap, loop or take memory without bound.
 
 import DiskTypes
 
@@ -29,7 +29,7 @@ final class ImageChecker<Storage: ByteSource> {
     var counts: ClusterCounts
     var stored: StoredRefcounts<Storage>
     var tables: [UInt64: TableUse] = [:]
-    /// Clusters that entries point to but that were not counted: past the end of the file, or not aligned. Whoever makes
+    /// Clusters that entries point to but that were not counted: past the end of the file, or not aligned. Code that makes
     /// new clusters stays away from them.
     var dangling: [ClosedRange<UInt64>] = []
     var hasTooManyDangling = false

@@ -1,5 +1,5 @@
-// Why this file exists: COPIED flags follow the refcounts. They are put right in one pass over the L1 table and the L2
-// tables, by what the refcounts are once the repair is done.
+// COPIED flags follow the refcounts. They are put right in one pass over the L1 table and the L2 tables, by what the
+// refcounts are once the repair is done.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// Why this file exists: the steps of a repair, each of which may be the last before the power fails. What may follow
-// what is the law in `ImageCheck.repair`; nothing here writes out of its turn.
+// The steps of a repair, each of which may be the last before the power fails. What may follow the order of
+// `ImageCheck.repair`; nothing here writes out of its turn.
 
 import DiskTypes
 
@@ -22,7 +22,7 @@ final class ImageRepair<Storage: ImageStorage> {
         let report = checker.report
         switch mode {
         case .leaks:
-            // A structure that needs to be made anew may lie in somebody's data: only `all` deals with that.
+            // A structure that needs to be made anew may lie in the guest's data: only `all` deals with that.
             guard report.leaks > 0, mayLower, !report.needsRebuild else { return }
             try dropUnknownAutoclear()
             try adjust(.lower)

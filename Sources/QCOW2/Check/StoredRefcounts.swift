@@ -1,5 +1,5 @@
-// Why this file exists: the refcounts as the image has them: a table of blocks of counters, 1 to 64 bits wide. Read block
-// by block through a small cache, because L2 tables ask for clusters in any order.
+// The refcounts as the image has them: a table of blocks of counters, 1 to 64 bits wide. Read block by block through
+// a small cache, because L2 tables ask for clusters in any order.
 
 import DiskTypes
 
