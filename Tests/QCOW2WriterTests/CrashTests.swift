@@ -141,7 +141,9 @@ struct CrashTests {
                 let isNew = since.contains {
                     $0.sectors.contains(sector) && $0.marks[sector - $0.sectors.lowerBound] == mark
                 }
-                if !isNew { return "sector \(sector) has \(hex(mark)), which was not written there since the last flush" }
+                if !isNew {
+                    return "sector \(sector) has \(hex(mark)), which was not written there since the last flush"
+                }
             }
             return nil
         }
