@@ -30,8 +30,11 @@ struct DiskSource {
         }
         // The server takes the locks.
         open.lock = false
+        // By the name that was given: names in the header count from that name's folder, not from that of the file that a
+        // link leads to.
+        open.identity = Filesystem.identity(of: path)
         let chain: ImageChain
-        do throws(ImageError) { chain = try ImageChain.open(path: path, options: open) } catch {
+        do throws(ImageError) { chain = try ImageChain.open(path: options.image, options: open) } catch {
             throw error.named(options.image)
         }
         format = chain.layers[0].format.rawValue
