@@ -25,7 +25,7 @@ extension LoopDevice {
     /// server is dead or stuck.
     public var backingFile: FilePath? { LoopDevice.backingFile(number) }
 
-    /// The same for a device of which only the number is known. A path may handle line breaks; the kernel adds one.
+    /// The same for a device of which only the number is known. A path may contain line breaks; the kernel adds one.
     public static func backingFile(_ number: Int32) -> FilePath? {
         do throws(Errno) {
             var bytes = try Filesystem.readBytes("/sys/block/loop\(number)/loop/backing_file")

@@ -4,7 +4,7 @@ public import CQblk
 import Glibc
 public import SystemPackage
 
-/// Which registeredFiles of a ring's table of registered files are free. Made with the first file; nil where there is none.
+/// Which entries of a ring's table of registered files are free. Made with the first file; nil where there is none.
 struct RegisteredFiles {
     static let count = 1024
     var free: [Int32]
