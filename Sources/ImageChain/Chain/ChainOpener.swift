@@ -69,49 +69,36 @@ private struct ChainOpener {
         let file = files[Int(top.metadataFile)]
         do throws(ImageError) {
             let plan = try QCOW2Writer(image, map: map, storage: file, hasBacking: built.count > 1)
-            let endsInsideCluster = !file.isBlockDevice && file.length & (image.header.clusterSize - 1) != 0
-            if plan.hasMissingClusters || endsInsideCluster { try refuseTruncated(file) }
-            if top.dataFile != top.metadataFile { try refuseTruncated(map, files[Int(top.dataFile)]) }
-            return try ImageWriter(
-                plan: plan, storage: file, data: top.dataFile == top.metadataFile ? nil : files[Int(top.dataFile)])
+            let data = top.dataFile == top.metadataFile ? nil : files[Int(top.dataFile)]
+            try refuseTruncated(plan, image.header, file, data)
+            return try ImageWriter(plan: plan, storage: file, data: data)
         } catch { throw error.named(path) }
     }
 
-    /// Clusters behind the file's end count as used, or the file ends inside a cluster. Where entries name what is not there
-    /// the file must not grow: what was lost would read as zeros from then on. Else it is what a crash or QEMU's
-    /// preallocation has left.
-    private func refuseTruncated(_ file: HostFile) throws(ImageError) {
-        guard try ImageCheck.check(file).isTruncated else { return }
-        throw .malformed(
-            "the image is truncated: it uses clusters behind the end of its file, and is not written to",
-            advice: "open it read-only (-r), or copy what is left of it with qblk convert --salvage")
-    }
-
-    /// The same for an external data file, whose clusters lie where the guest sees them. It may be shorter than the disk,
-    /// but not than the mapping.
-    private func refuseTruncated(_ map: QCOW2Map, _ data: HostFile) throws(ImageError) {
-        var place = GuestOffset(min(data.length, map.size))
-        while place.bytes < map.size {
-            let isLost: Bool
-            switch map.lookup(place, length: map.size - place.bytes) {
-            case .extent(let extent):
-                isLost = extent.kind == .data
-                if !isLost { place = extent.end }
-            case .damaged(let damage):
-                isLost = damage.reason == .beyondEndOfFile
-                if !isLost { place = GuestOffset(place.bytes + max(damage.length, 1)) }
-            case .needs(let table):
-                isLost = false
-                let bytes = try files[0].read(at: table.host, count: Int(table.length))
-                bytes.withUnsafeBytes { map.supply(table, $0) }
-            }
-            guard !isLost else {
-                throw ImageError(
-                    .malformed,
-                    "the data file is truncated: it ends at \(data.length), and the disk has data at \(place)",
-                    advice: "open it read-only (-r), or copy what is left of it with qblk convert --salvage",
-                    path: data.path)
-            }
+    /// Refuses a file that has lost bytes which the mapping names: were it to grow, they would read as zeros from then on.
+    /// The walk through the tables is made only where something may be missing: clusters behind the file's end count as used,
+    /// the file ends inside a cluster, or an external data file is shorter than the disk. All three may also be what a crash,
+    /// QEMU's preallocation or a sparse file has left.
+    private func refuseTruncated(_ plan: QCOW2Writer, _ header: Header, _ file: HostFile, _ data: HostFile?)
+        throws(ImageError)
+    {
+        let endsInsideCluster = !file.isBlockDevice && file.length & (header.clusterSize - 1) != 0
+        let shortData = data.flatMap { $0.length < header.diskSize ? $0 : nil }
+        guard plan.hasMissingClusters || endsInsideCluster || shortData != nil else { return }
+        var options = CheckOptions()
+        options.dataLength = data?.length
+        let report = try ImageCheck.check(file, options)
+        let advice = "open it read-only (-r), or copy what is left of it with qblk convert --salvage"
+        if report.isTruncated {
+            throw .malformed(
+                "the image is truncated: it uses clusters behind the end of its file, and is not written to",
+                advice: advice)
+        }
+        if report.isDataTruncated, let shortData {
+            throw ImageError(
+                .malformed,
+                "the data file is truncated: it ends at \(shortData.length), and the disk has data behind that",
+                advice: advice, path: shortData.path)
         }
     }
 

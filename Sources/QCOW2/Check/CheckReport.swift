@@ -51,6 +51,8 @@ public struct CheckReport: Sendable, Equatable {
     public internal(set) var needsRebuild = false
     /// Something that the image uses lies behind the end of its file.
     public internal(set) var isTruncated = false
+    /// Guest data lies behind the end of the external data file; known only where the options give its length.
+    public internal(set) var isDataTruncated = false
     /// Why the refcounts of clusters that seem unused were kept by a repair; nil when they may be given back.
     public internal(set) var keepsLeaks: String?
 
@@ -73,6 +75,8 @@ public struct CheckOptions {
     public var findingLimit = 1000
     /// Bytes for counting references. One cluster of the file takes one byte, and only where there are references.
     public var memoryLimit = 1 << 30
+    /// Bytes of the external data file, to find guest data behind its end; nil: that is not checked.
+    public var dataLength: UInt64?
     /// Hears how far it is. Called between two tables.
     public var progress: (_ done: UInt64, _ total: UInt64) -> Void = { _, _ in }
     /// Asked between two tables and, in a repair, between two steps: whether to stop.

@@ -142,6 +142,9 @@ extension ImageChecker {
         guard !rules.external else {
             if host.bytes != guest(walk).bytes || walk.use.activeUses > 1 {
                 find(.corruption, "\(name(walk)) is at another offset in the external data file", at: host)
+            } else if let end = options.dataLength, host.bytes &+ neededBytes(word, bitmap, walk) > end {
+                find(.corruption, "the data of \(name(walk)) lies past the end of the data file", at: host)
+                report.isDataTruncated = true
             }
             return
         }
