@@ -14,7 +14,7 @@ struct AttachGuestTests {
         arguments: ["q35": ["--ports", "2"], "pc": []])
     func disks(machine kind: String, options: [String]) throws {
         try Scratch.withFolder { folder in
-            let builder = AttachShop(folder)
+            let builder = AttachedDisks(folder)
             defer { builder.clear() }
             let raw = try PartitionedDisk.blank(in: folder)
             let image = try FilesystemImage(in: folder)
@@ -41,7 +41,7 @@ struct AttachGuestTests {
     }
 
     private func attach(
-        _ builder: AttachShop, _ machine: GuestMachine, _ image: String, as id: String, _ device: String,
+        _ builder: AttachedDisks, _ machine: GuestMachine, _ image: String, as id: String, _ device: String,
         _ options: [String]
     ) throws {
         let words = ["attach", image, "--qmp", machine.qmpPath, "--id", id]
@@ -51,7 +51,7 @@ struct AttachGuestTests {
     }
 
     /// The writable disk's server is killed while the guest works; the guest must not notice more than a pause.
-    private func loseServer(_ builder: AttachShop, _ machine: GuestMachine) throws {
+    private func loseServer(_ builder: AttachedDisks, _ machine: GuestMachine) throws {
         let job = PartitionedDisk.fio("/dev/vda2", "--randseed=5")
         try machine.succeed("(\(job) >/tmp/out 2>&1; echo $? >/tmp/status) &")
         try machine.wait(until: "test $(awk '{ print $1 + $2 }' /sys/block/vda/inflight) -gt 0")

@@ -15,9 +15,9 @@ enum AttachTools {
     .timeLimit(.minutes(20)))
 struct AttachTests {
     /// A folder with a QCOW2 image and a registry.
-    private func withShop(_ body: (AttachShop) throws -> Void) throws {
+    private func withAttachedDisks(_ body: (AttachedDisks) throws -> Void) throws {
         try Scratch.withFolder("attach") { folder in
-            let builder = AttachShop(folder)
+            let builder = AttachedDisks(folder)
             defer { builder.clear() }
             let maker = ImageBuilder(folder: folder)
             try maker.create("64M", "preallocation=metadata")
@@ -33,7 +33,7 @@ struct AttachTests {
 
     @Test("an image is in the VM, in the list, and locked; with the VM everything goes")
     func image() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let machine = try PausedMachine(in: builder.folder)
             let outcome = try builder.qblk("attach", "image.qcow2", "-r", "--qmp", "vm.qmp", "--queues", "4")
             #expect(outcome.exit == 0 && outcome.output == "qblk0\n" && outcome.errors.isEmpty, "\(outcome)")
@@ -53,7 +53,7 @@ struct AttachTests {
 
     @Test("a name, a serial, packed rings and a second disk")
     func options() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let machine = try PausedMachine(in: builder.folder)
             let words = ["--id", "data", "--packed", "--serial", "S1", "--workers", "2", "--poll", "off", "--json"]
             let first = try builder.command(["attach", "image.qcow2", "-r", "--qmp", "vm.qmp"] + words).run()
@@ -70,7 +70,7 @@ struct AttachTests {
 
     @Test("two VMs may have disks of one id")
     func sameID() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let one = try PausedMachine(in: builder.folder, name: "one")
             let two = try PausedMachine(in: builder.folder, name: "two")
             for name in ["one", "two"] {
@@ -89,7 +89,7 @@ struct AttachTests {
         "a block device becomes a virtio-blk disk, as `info block` says",
         .enabled(if: Tools.canLoop, "\(Tools.loopReason)"))
     func device() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let machine = try PausedMachine(in: builder.folder, sharedMemory: false)
             let loop = try Command(["losetup", "-r", "-f", "--show", "image.qcow2"], in: builder.folder).succeed()
                 .output
@@ -135,7 +135,7 @@ struct AttachTests {
 
     @Test("what cannot be is refused in one line, and nothing stays", arguments: refusals)
     func refused(_ refusal: Refusal) throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             try ImageBuilder(folder: builder.folder).run(
                 "sh", "-c", "head -c 1M /dev/urandom | tee noise.raw >noise.qcow2")
             let machine = try PausedMachine(
@@ -150,7 +150,7 @@ struct AttachTests {
 
     @Test("a monitor that another client holds is told from a VM that is not there")
     func monitors() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let machine = try PausedMachine(in: builder.folder)
             let other = try machine.monitor()
             let busy = try builder.qblk("attach", "image.qcow2", "-r", "--qmp", "vm.qmp")
@@ -167,7 +167,7 @@ struct AttachTests {
 
     @Test("detach says what is wrong with an id, and with a guest that does not let go")
     func detaching() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let machine = try PausedMachine(in: builder.folder)
             #expect(try builder.qblk("attach", "image.qcow2", "-r", "--qmp", "vm.qmp").exit == 0)
             let unknown = try builder.qblk("detach", "nothing", "--qmp", "vm.qmp")
@@ -197,7 +197,7 @@ struct AttachTests {
 
     @Test("a server that is killed is started again, and the VM talks to the new one")
     func restart() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let machine = try PausedMachine(in: builder.folder)
             #expect(try builder.qblk("attach", "image.qcow2", "-r", "--qmp", "vm.qmp").exit == 0)
             let first = try #require(try builder.listed()["qblk0"]?["server-pid"]?.integer)
@@ -222,7 +222,7 @@ struct AttachTests {
     }
 
     /// The server of a disk, once it is another than `old`.
-    private func newServer(_ builder: AttachShop, after old: Int64) throws -> Int64 {
+    private func newServer(_ builder: AttachedDisks, after old: Int64) throws -> Int64 {
         for _ in 0..<200 {
             usleep(50_000)
             let next = try builder.listed()["qblk0"]?["server-pid"]?.integer ?? old
@@ -246,7 +246,7 @@ struct AttachTests {
 
     @Test("SIGHUP to the supervisor takes nothing away")
     func hangUp() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let machine = try PausedMachine(in: builder.folder)
             #expect(try builder.qblk("attach", "image.qcow2", "--qmp", "vm.qmp").exit == 0)
             let entry = try #require(try builder.listed()["qblk0"])
@@ -264,7 +264,7 @@ struct AttachTests {
 
     @Test("a disk that lost supervisor and server is mended by the next attach")
     func mended() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let machine = try PausedMachine(in: builder.folder)
             #expect(try builder.qblk("attach", "image.qcow2", "--qmp", "vm.qmp").exit == 0)
             let entry = try #require(try builder.listed()["qblk0"])
@@ -284,7 +284,7 @@ struct AttachTests {
 
     @Test("a server that follows a killed one has the image that it had, whatever became of its name")
     func renamed() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let maker = ImageBuilder(folder: builder.folder)
             try maker.create("64M", "preallocation=metadata", as: "other.qcow2")
             let machine = try PausedMachine(in: builder.folder)
@@ -303,9 +303,31 @@ struct AttachTests {
         }
     }
 
+    @Test("a disk attached by a symbolic link has the backing file that the link's folder has")
+    func link() throws {
+        try withAttachedDisks { builder in
+            let maker = ImageBuilder(folder: builder.folder)
+            try maker.run("mkdir", "sub", "other")
+            for place in ["sub/base", "other/base"] { try maker.create("1M", as: place) }
+            try maker.run(
+                "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", "base", "-F", "qcow2", "other/top", "1M")
+            try maker.run("ln", "-s", "../other/top", "sub/link")
+            let machine = try PausedMachine(in: builder.folder)
+            let outcome = try builder.qblk("attach", "-f", "qcow2", "sub/link", "--qmp", "vm.qmp")
+            #expect(outcome.exit == 0, "\(outcome)")
+            try expectConnected(machine)
+            // The server's lock tells which file it has.
+            for (name, isHeld) in [("sub/base", true), ("other/base", false)] {
+                let write = try Command(["qemu-io", "-f", "qcow2", "-c", "write 0 512", "\(builder.folder)/\(name)"])
+                    .run()
+                #expect(write.errors.contains("lock") == isHeld, "\(name): \(write)")
+            }
+        }
+    }
+
     @Test("a disk whose image has another file's name is not mended with that file")
     func replaced() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let maker = ImageBuilder(folder: builder.folder)
             try maker.create("64M", "preallocation=metadata", as: "other.qcow2")
             let machine = try PausedMachine(in: builder.folder)
@@ -332,7 +354,7 @@ struct AttachTests {
 
     @Test("attach that is killed at any moment is cleaned up by the next")
     func killed() throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let machine = try PausedMachine(in: builder.folder, ports: 30)
             for step in 0..<24 {
                 var victim = try builder.command(["attach", "image.qcow2", "-r", "--qmp", "vm.qmp"]).spawn()
@@ -354,7 +376,7 @@ struct AttachTests {
 
     @Test("QEMU takes the arguments that serve prints", arguments: [1, 4])
     func advice(queues: Int) throws {
-        try withShop { builder in
+        try withAttachedDisks { builder in
             let server = try DiskServer(
                 "\(builder.folder)/image.qcow2", format: "qcow2", socket: "\(builder.folder)/disk,1.sock",
                 readOnly: true,

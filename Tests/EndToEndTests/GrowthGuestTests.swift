@@ -45,7 +45,7 @@ struct GrowthGuestTests {
         try Scratch.withFolder { folder in
             let path = "\(folder)/disk.raw"
             try Command(["truncate", "-s", "32M", path]).succeed()
-            let builder = AttachShop(folder)
+            let builder = AttachedDisks(folder)
             defer { builder.clear() }
             var server =
                 try attached

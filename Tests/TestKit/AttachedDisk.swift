@@ -4,7 +4,7 @@
 import Foundation
 
 /// A registry of its own for attach, detach and list, in a test's folder.
-public struct AttachShop: Sendable {
+public struct AttachedDisks: Sendable {
     public let folder: String
     private var registry: String { "\(folder)/run" }
 
