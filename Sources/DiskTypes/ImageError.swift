@@ -1,5 +1,11 @@
 // One shape for everything that can be wrong with an image, so that each reaches the user as one line: what is wrong,
-// where, what to do.
+// where, what to do. A guest gets its number instead.
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
 
 /// An image that cannot be used as asked. `description` is the line the user sees, without the image's name.
 public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -26,8 +32,11 @@ public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
     public let advice: String?
     /// The image it was found in, filled in by the caller that opened it.
     public var path: FileName?
-    /// The errno with which the system refused, if it was the system: who has a kernel or a guest to answer gives it on.
+    /// The errno with which the system refused, if it was the system.
     public let number: Int32?
+    /// The errno that answers a kernel or a guest whose request met this error: the system's own number, or EIO where the
+    /// image itself is at fault.
+    public var answer: Int32 { number ?? EIO }
 
     public init(
         _ kind: Kind, _ what: String, at: HostOffset? = nil, advice: String? = nil, path: FileName? = nil,

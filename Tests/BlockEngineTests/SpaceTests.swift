@@ -44,7 +44,7 @@ struct SpaceTests {
         let chain = try images.open("a.qcow2", direct: false, writable: true)
         let writer = try #require(chain.writer)
         _ = try EngineHarness(chain).read(0, 512)
-        writer.foundLoss()
+        writer.foundLoss(ENOSPC)
         for _ in 0..<2 { #expect(throws: ImageError.self) { try chain.close() } }
     }
 }

@@ -43,7 +43,7 @@ final class Allocations {
     init?(_ chain: ImageChain, requests: Int) throws(ImageError) {
         guard let writer = chain.writer else { return nil }
         do throws(Errno) { client = try writer.addClient() } catch {
-            throw ImageError(.system, "cannot start the image's writer: \(error)")
+            throw ImageError(.system, "cannot start the image's writer: \(error)", number: error.rawValue)
         }
         self.writer = writer
         clusterSize = chain.clusterSize(ofLayer: 0)

@@ -44,7 +44,7 @@ extension RequestEngine {
         }
         let isBuffered = files[Int(plainFile)].data == files[Int(plainFile)].buffered
         let error = chain.flushed(0 &- result, buffered: isBuffered)
-        if result < 0, isBuffered { allocations?.writer.foundLoss() }
+        if result < 0, isBuffered { allocations?.writer.foundLoss(0 &- result) }
         var covered = flushes.covered.takeAll()
         flushes.isRunning = false
         if !flushes.next.isEmpty {

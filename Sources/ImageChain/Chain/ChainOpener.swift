@@ -176,7 +176,8 @@ private struct ChainOpener {
         let file: HostFile
         do throws(ImageError) { file = try openFile(name, writable: writable) } catch {
             guard let role else { throw error }
-            throw ImageError(.reference, "the \(role) \"\(name)\" \(error.what)", advice: error.advice)
+            throw ImageError(
+                .reference, "the \(role) \"\(name)\" \(error.what)", advice: error.advice, number: error.number)
         }
         guard role != nil || options.identity.map({ $0 == file.identity }) ?? true else {
             throw ImageError(.reference, "another file has taken this name meanwhile", advice: "try again")

@@ -58,7 +58,7 @@ public final class ImageWriter: Sendable {
         self.data = data
         startLength = storage.length
         do throws(Errno) { event = try EventFD() } catch {
-            throw ImageError(.system, "cannot make an event descriptor: \(error)")
+            throw ImageError(.system, "cannot make an event descriptor: \(error)", number: error.rawValue)
         }
         epoch = .allocate(capacity: 1)
         epoch.initialize(to: Atomic(0))
@@ -189,8 +189,9 @@ public final class ImageWriter: Sendable {
                 "the file was cut while it was in use: what came after the last good flush is not in the image",
                 path: storage.path)
         }
-        if hasLost {
-            throw ImageError(.system, "a flush has failed: what came after the last good one is not in the image")
+        if let lost = plan.syncFailure {
+            throw ImageError(
+                .system, "a flush has failed: what came after the last good one is not in the image", number: lost)
         }
         try plan.giveBackReserved(storage)
         // Freeing was the last change.
@@ -249,7 +250,9 @@ public final class ImageWriter: Sendable {
         do throws(Errno) {
             outcome = try Mailbox()
             try startHelper()
-        } catch { throw ImageError(.system, "cannot start the image's writer: \(error)") }
+        } catch {
+            throw ImageError(.system, "cannot start the image's writer: \(error)", number: error.rawValue)
+        }
         tasks.withLock { $0.append(WriterTask(journal: journal, outcome: outcome)) }
         event.signal()
         while true {
@@ -279,7 +282,7 @@ public final class ImageWriter: Sendable {
     }
 
     private func bringAll() throws(ImageError) -> FreedClusters {
-        guard !hasLost else { throw ImageError(.system, "a flush has failed before") }
+        if let lost = plan.syncFailure { throw ImageError(.system, "a flush has failed before", number: lost) }
         try plan.giveBackReserved(storage)
         return try plan.writeBack(to: storage, data: data)
     }
@@ -290,7 +293,8 @@ public final class ImageWriter: Sendable {
             journal, identity: file.device &* 0x9e37_79b9_7f4a_7c15 ^ file.inode, storage: storage, data: data)
         switch adoption {
         case .fresh, .changes: break
-        case .afterFailure: foundLoss()
+        // The killed process left no number.
+        case .afterFailure: foundLoss(EIO)
         case .refused: owesError.store(true, ordering: .relaxed)
         }
         return adoption
@@ -300,7 +304,7 @@ public final class ImageWriter: Sendable {
     private func fulfilWants() -> Bool {
         let wants = plan.takePrerequisites()
         for want in wants where want != .writeBack {
-            do throws(ImageError) { try plan.satisfy(want, storage) } catch { plan.fail(want, error.number ?? EIO) }
+            do throws(ImageError) { try plan.satisfy(want, storage) } catch { plan.fail(want, error.answer) }
         }
         if !wants.isEmpty { ring() }
         return wants.contains(.writeBack)
@@ -310,12 +314,12 @@ public final class ImageWriter: Sendable {
     private func writeBack(upTo target: UInt64?, isAwaited: Bool) -> FreedClusters {
         var error: Int32 = 0
         var freed = FreedClusters()
-        if hasLost {
-            error = EIO
+        if let lost = plan.syncFailure {
+            error = lost
         } else {
             do throws(ImageError) { freed = try plan.writeBack(to: storage, data: data) } catch let failure {
-                error = failure.number ?? EIO
-                if plan.hasFailedSync { foundLoss() }
+                error = failure.answer
+                if plan.hasFailedSync { foundLoss(error) }
             }
         }
         if isAwaited, error != 0 { plan.fail(.writeBack, error) }
@@ -325,17 +329,12 @@ public final class ImageWriter: Sendable {
         return freed
     }
 
-    /// A sync failed, here or on a worker's ring: the kernel has forgotten what it could not write. No mapping that names
-    /// those clusters may reach the disk from here on, and no flush succeeds.
-    public func foundLoss() {
-        plan.giveUp()
-        isLost.store(true, ordering: .sequentiallyConsistent)
-    }
-    private let isLost = Atomic<Bool>(false)
-    private var hasLost: Bool { isLost.load(ordering: .sequentiallyConsistent) || plan.hasFailedSync }
+    /// A sync failed with errno `error`, here or on a worker's ring: the kernel has forgotten what it could not write. No
+    /// mapping that names those clusters may reach the disk from here on, and every later flush and change gets that errno.
+    public func foundLoss(_ error: Int32) { plan.giveUp(error) }
 
     /// Whether a flush must go by the helper.
-    public var flushesMapping: Bool { owesError.load(ordering: .relaxed) || hasLost || plan.isDirty }
+    public var flushesMapping: Bool { owesError.load(ordering: .relaxed) || plan.hasFailedSync || plan.isDirty }
     /// Changes of a killed process are lost: the guest must not be told that they are safe, so its next flush fails.
     private let owesError = Atomic<Bool>(false)
 

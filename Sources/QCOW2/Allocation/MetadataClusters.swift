@@ -4,6 +4,12 @@
 public import DiskTypes
 import Synchronization
 
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
 extension QCOW2Writer {
     /// Opens an image for writing: reads its refcount table and notes where its tables are. `map` is that of the active
     /// state.
@@ -51,7 +57,7 @@ extension QCOW2Writer {
                 "the image's tables take more clusters than a writer can keep apart", advice: "open it read-only (-r)")
         }
         guard let dirtySlices = DirtySlices(slots: map.cache.slots, wordsPerSlice: map.cache.wordsPerSlice) else {
-            throw ImageError(.system, "there is not enough memory for the L2 cache")
+            throw ImageError(.system, "there is not enough memory for the L2 cache", number: ENOMEM)
         }
         map.guarded.withLock { $0 = ForbiddenClusters(tables: clusters.set, missing: missing) }
         self.init(

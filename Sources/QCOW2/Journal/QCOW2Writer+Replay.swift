@@ -59,7 +59,7 @@ extension QCOW2Writer {
     /// Closed in order: the next writer has nothing to replay.
     public func endJournal() { state.withLock { $0.journal?.end() } }
     /// A process before this one was killed: clusters that it had taken may count as used without a reference.
-    public var mayLeak: Bool { state.withLock { $0.mayLeak } }
+    public var mayLeak: Bool { state.withLock { $0.status.mayLeak } }
 
     private func begin(
         _ journal: MappingJournal, _ identity: UInt64, _ adoption: JournalReplay, mayLeak: Bool = false
@@ -67,7 +67,7 @@ extension QCOW2Writer {
         journal.start(identity)
         state.withLock { state in
             state.journal = journal
-            if mayLeak || adoption != .fresh { state.mayLeak = true }
+            if mayLeak || adoption != .fresh { state.status.followKilledProcess() }
         }
         return adoption
     }
@@ -78,7 +78,7 @@ extension QCOW2Writer {
     ) throws(ImageError) -> JournalReplay {
         state.withLock { state in
             state.isAdopting = true
-            state.mayLeak = true
+            state.status.followKilledProcess()
         }
         defer { state.withLock { $0.isAdopting = false } }
         do throws(ImageError) {

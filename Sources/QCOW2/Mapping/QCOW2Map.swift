@@ -4,6 +4,12 @@
 public import DiskTypes
 import Synchronization
 
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
 /// The map of an image's active state, or of one of its snapshots. Only a `QCOW2Writer` changes it.
 public final class QCOW2Map: BlockMap {
     public let size: UInt64
@@ -44,7 +50,7 @@ public final class QCOW2Map: BlockMap {
             areas: MetadataAreas(header, l1Offset: l1Offset, l1Bytes: needed * 8))
         ends = FileEnds(file: rules.fileLength, data: rules.dataLength)
         guard let l1 = L1Table(try Self.readL1(source, at: l1Offset, entries: needed, rules)) else {
-            throw ImageError(.system, "there is not enough memory for the L1 table")
+            throw ImageError(.system, "there is not enough memory for the L1 table", number: ENOMEM)
         }
         self.l1 = l1
         sliceBytes = Self.sliceSize(clusterSize: header.clusterSize, l2Tables: needed)
@@ -55,7 +61,7 @@ public final class QCOW2Map: BlockMap {
             let cache = L2SliceCache(
                 tables: Int(slices), wordsPerSlice: Int(sliceBytes / 8), byteLimit: cacheLimit,
                 least: forWriting ? 8 : 2)
-        else { throw ImageError(.system, "there is not enough memory for the L2 cache") }
+        else { throw ImageError(.system, "there is not enough memory for the L2 cache", number: ENOMEM) }
         self.cache = cache
     }
 

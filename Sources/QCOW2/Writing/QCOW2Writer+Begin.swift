@@ -15,8 +15,8 @@ extension QCOW2Writer {
     /// has one (see `enter`).
     public func begin(_ guest: GuestOffset, length: UInt64, at place: Int = 0) -> WriteGrant {
         state.withLock { state in
-            guard !state.isClosed else { return .failed(EIO) }
-            guard state.isPrepared else { return want(.preparation, &state) }
+            if let error = state.status.closedBy { return .failed(error) }
+            guard state.status.isPrepared else { return want(.preparation, &state) }
             let cluster = guest.bytes >> map.clusterBits
             if let wait = withoutTable(guest, &state) { return wait }
             guard hasRoom(1, state) else { return want(.writeBack, &state) }
@@ -254,7 +254,7 @@ extension QCOW2Writer {
         case .block(let b): return want(.block(b), &state)
         case .full: return .failed(ENOSPC)
         case .corrupt:
-            state.isClosed = true
+            state.status.closeAsCorrupt()
             state.wanted.add(.corruption)
             return .failed(EIO)
         }

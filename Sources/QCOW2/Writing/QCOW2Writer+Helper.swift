@@ -138,7 +138,7 @@ extension QCOW2Writer {
             case .failure(.full): throw ImageError(.system, "there is no room for another table", number: ENOSPC)
             case .failure(.corrupt(let cluster)):
                 state.withLock { state in
-                    state.isClosed = true
+                    state.status.closeAsCorrupt()
                     state.wanted.add(.corruption)
                 }
                 throw .malformed(
@@ -153,7 +153,7 @@ extension QCOW2Writer {
     /// Bitmaps that should follow every write are marked as behind, unknown autoclear features are cleared
     /// (specification: "autoclear_features", "Bitmap directory entry", in_use).
     private func prepare(_ storage: some ResizableStorage) throws(ImageError) {
-        guard !state.withLock({ $0.isPrepared }) else { return }
+        guard !state.withLock({ $0.status.isPrepared }) else { return }
         var features = header.autoclear.intersection([.bitmaps, .rawExternalData])
         if header.autoclear.contains(.bitmaps), let directory = bitmapDirectory {
             do throws(ImageError) { try markBitmaps(directory, storage) } catch {
@@ -166,7 +166,7 @@ extension QCOW2Writer {
             try storage.write(at: HostOffset(88), bigEndian(features.rawValue))
             try sync(storage)
         }
-        state.withLock { $0.isPrepared = true }
+        state.withLock { $0.status.finishPreparation() }
     }
 
     private func markBitmaps(

@@ -37,8 +37,8 @@ extension QCOW2Writer {
     /// Makes bytes at `guest` zero by their entries: as many of `length` (> 0) as one slice has.
     public func zero(_ guest: GuestOffset, length: UInt64, _ mode: ZeroMode) -> ZeroGrant {
         state.withLock { state in
-            guard !state.isClosed else { return .failed(EIO) }
-            guard state.isPrepared else { return zeroGrant(want(.preparation, &state)) }
+            if let error = state.status.closedBy { return .failed(error) }
+            guard state.status.isPrepared else { return zeroGrant(want(.preparation, &state)) }
             let rest = UInt64(1) << map.coverageBits - guest.bytes & (1 << map.coverageBits - 1)
             if mode == .forget, map.l1[Int(truncatingIfNeeded: guest.bytes >> map.coverageBits)] == 0 {
                 return .done(min(length, rest))

@@ -37,21 +37,13 @@ public final class QCOW2Writer: Sendable {
         var growth: UInt64 = 64 << 20
         /// The file must be so long for the writes that wait.
         var neededLength: UInt64 = 0
-        /// The header says that the image is being written, as far as it must.
-        var isPrepared: Bool
-        /// Nothing may change any more: the image is corrupt, or what of it is on the disk is unknown.
-        var isClosed = false
-        var hasFailedSync = false
-        /// Another program has cut the file.
-        var isCut = false
+        var status: WriterStatus
         var wanted = Wanted()
         var failures: [Prerequisite: Int32] = [:]
         /// Where changes stand that the disk lacks, should this process be killed.
         var journal: MappingJournal?
         /// Changes come out of the journal: they are in it.
         var isAdopting = false
-        /// A process before this one was killed.
-        var mayLeak = false
         /// The mapping is no longer what it was when the image was opened.
         var hasChanged = false
         /// Write-backs that took changes away and have not ended.
@@ -102,11 +94,11 @@ public final class QCOW2Writer: Sendable {
             State(
                 refcounts: refcounts, dirtySlices: dirtySlices, untouched: canGrow ? refcounts.end : .max,
                 reservations: Reservations(clusterSize: image.header.clusterSize), fileLength: fileLength,
-                isPrepared: !mustPrepare))
+                status: WriterStatus(isPrepared: !mustPrepare)))
     }
 
-    /// Whether writes may begin without asking: else ask `prepare` first.
-    public var isPrepared: Bool { state.withLock { $0.isPrepared } }
+    /// Whether the header and the bitmaps are marked for writing. Until then `begin` asks for `Prerequisite.preparation`.
+    public var isPrepared: Bool { state.withLock { $0.status.isPrepared } }
 
     /// What the helper thread is to do now, oldest first; taken.
     public func takePrerequisites() -> [Prerequisite] {
@@ -123,20 +115,20 @@ public final class QCOW2Writer: Sendable {
     /// An entry names a cluster of the image's own tables: nothing is written any more, and the header says so.
     public func foundCorruption() {
         state.withLock { state in
-            guard !state.isClosed else { return }
-            state.isClosed = true
-            state.wanted.add(.corruption)
+            if state.status.closeAsCorrupt() { state.wanted.add(.corruption) }
         }
     }
 
     /// A sync has failed: what was written before may or may not be on the disk, whatever later ones say.
-    public var hasFailedSync: Bool { state.withLock { $0.hasFailedSync } }
+    public var hasFailedSync: Bool { syncFailure != nil }
+    /// The errno of the first sync that failed; nil while none has.
+    public var syncFailure: Int32? { state.withLock { $0.status.syncFailure } }
 
-    /// A sync has failed elsewhere, on a worker's ring: no mapping changes any more, and nothing can be promised.
-    public func giveUp() {
+    /// A sync has failed with errno `error`, here or on a worker's ring: no mapping changes any more, and nothing can be
+    /// promised. Every later change gets that errno.
+    public func giveUp(_ error: Int32) {
         state.withLock { state in
-            state.isClosed = true
-            state.hasFailedSync = true
+            state.status.giveUp(error)
             state.journal?.fail()
         }
     }
@@ -145,15 +137,13 @@ public final class QCOW2Writer: Sendable {
     /// longer again, with zeros in between. So no byte of it is believed any more, and none is written.
     public func foundCut() {
         state.withLock { state in
-            state.isClosed = true
-            state.hasFailedSync = true
-            state.isCut = true
+            state.status.cut()
             state.journal?.fail()
             map.loseFile()
         }
     }
     /// See `foundCut`.
-    public var isCut: Bool { state.withLock { $0.isCut } }
+    public var isCut: Bool { state.withLock { $0.status.isCut } }
 
     /// Clusters behind the file's end counted as used when it was opened: it is truncated, or a crash has left leaks.
     public var hasMissingClusters: Bool { map.guarded.withLock { !$0.missing.isEmpty } }

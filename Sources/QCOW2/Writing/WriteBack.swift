@@ -95,7 +95,7 @@ extension QCOW2Writer {
     func sync(_ storage: some ImageStorage) throws(ImageError) {
         do throws(ImageError) { try storage.sync() } catch {
             state.withLock { state in
-                state.hasFailedSync = true
+                state.status.failSync(error.answer)
                 state.journal?.fail()
             }
             throw error

@@ -68,8 +68,8 @@ final class MigratableImage: Sendable {
     private func sync(_ chain: ImageChain) throws(ImageError) {
         do throws(ImageError) { for file in chain.files where file.isWritable { try file.sync() } } catch {
             // The kernel reports it once; each later flush must report it, too.
-            _ = chain.flushed(error.number ?? EIO, buffered: true)
-            chain.writer?.foundLoss()
+            _ = chain.flushed(error.answer, buffered: true)
+            chain.writer?.foundLoss(error.answer)
             throw error
         }
     }
