@@ -1,56 +1,35 @@
-// A QCOW2 image that is written has one helper thread. It does with plain reads and writes what a request must not
-// wait for on a worker: tables, refcounts, and the write-back in the order of WriteOrdering.md. Workers ask it and
-// are rung when something has changed.
+// What changes one QCOW2 image, for all of its workers: they ask here for clusters, zeros and flushes. What needs I/O on
+// the image's tables is left to one helper thread (WriterThread), which wakes the workers that wait for it.
 
 public import DiskTypes
-import Glibc
 import LinuxIO
 public import QCOW2
 import Synchronization
 public import SystemPackage
 
-/// What changes one image, for all of its workers.
+/// The writer of one image that is open for writing. Any thread may use it.
 public final class ImageWriter: Sendable {
+    /// The mapping's changes, in memory.
     public let plan: QCOW2Writer
-    private let storage: HostFile
+    let storage: HostFile
     /// The external data file.
-    private let data: HostFile?
+    let data: HostFile?
+    /// Bytes that the file had when the writer was made.
     private let startLength: UInt64
-    private let event: EventFD
-    private let clients = Mutex<[WriterClient]>([])
-    private let clientCount = Atomic<Int>(0)
-    private let flushes = Mutex<Flushes>(Flushes())
-    private let thread = Mutex<HelperThread>(HelperThread())
-    private let quits = Atomic<Bool>(false)
-    private let discards = Atomic<Bool>(false)
-    /// What only the helper thread may do, for a caller that waits.
-    private let tasks = Mutex<[WriterTask]>([])
+    /// Wakes the helper thread.
+    let event: EventFD
+    let clients = WriterClients()
+    let epoch = RequestEpoch()
+    let flushes = FlushTickets()
+    let tasks = WriterTasks()
+    /// The helper thread ends once nothing is left to do.
+    let quits = Atomic<Bool>(false)
+    /// The space of freed clusters goes back to the file system.
+    let discards = Atomic<Bool>(false)
 
-    private struct WriterTask {
-        /// Nil: bring everything to the disk.
-        let journal: MappingJournal?
-        let outcome: Mailbox<Result<JournalReplay, ImageError>>
-    }
-
-    private struct Flushes {
-        var wanted: UInt64 = 0
-        var done: UInt64 = 0
-        /// Those that failed, and why.
-        var failures: [(tickets: ClosedRange<UInt64>, error: Int32)] = []
-
-        mutating func end(_ target: UInt64, _ error: Int32) {
-            defer { done = target }
-            guard error != 0, target > done else { return }
-            // One entry for failures in a row: they may go on for ever.
-            if let last = failures.last, last.error == error, last.tickets.upperBound == done {
-                failures[failures.count - 1].tickets = last.tickets.lowerBound...target
-            } else {
-                failures.append((done + 1...target, error))
-            }
-        }
-    }
-
-    private struct HelperThread: ~Copyable { var running: WorkerThread? }
+    private struct Helper: ~Copyable { var running: WorkerThread? }
+    private let helper = Mutex<Helper>(Helper())
+    private let closeFailure = Mutex<ImageError?>(nil)
 
     init(plan: QCOW2Writer, storage: HostFile, data: HostFile?) throws(ImageError) {
         self.plan = plan
@@ -60,48 +39,59 @@ public final class ImageWriter: Sendable {
         do throws(Errno) { event = try EventFD() } catch {
             throw ImageError(.system, "cannot make an event descriptor: \(error)", number: error.rawValue)
         }
-        epoch = .allocate(capacity: 1)
-        epoch.initialize(to: Atomic(0))
     }
 
-    deinit { epoch.deallocate() }
+    // MARK: clients
 
-    // MARK: workers
-
-    /// A worker's place: made before its first request, given back after its last.
+    /// A worker's client, made before its first request. `leave` gives it back after its last. Throws when the system has
+    /// no descriptor or no thread left.
     public func addClient() throws(Errno) -> WriterClient {
-        let client = WriterClient(clientCount.add(1, ordering: .relaxed).newValue, try EventFD())
+        let client = try clients.make()
         try startHelper()
-        clients.withLock { $0.append(client) }
+        clients.add(client)
         plan.enter(client.number)
         return client
     }
 
+    /// Gives a client back that has no request in flight.
     public func leave(_ client: WriterClient) {
         stopWaiting(client)
         plan.leave(client.number)
-        clients.withLock { $0.removeAll { $0 === client } }
+        clients.remove(client)
     }
 
-    /// Space of freed clusters goes back to the file system.
+    /// Where the requests of a client's worker are counted.
+    public func counts(of client: WriterClient) -> InFlightCounts { InFlightCounts(client, epoch) }
+
+    /// The client is woken from here on when something changes.
+    public func startWaiting(_ client: WriterClient) { clients.startWaiting(client) }
+    /// The client is not woken any more.
+    public func stopWaiting(_ client: WriterClient) { clients.stopWaiting(client) }
+
+    // MARK: changes
+
+    /// Whether the space of freed clusters goes back to the file system.
     public func returnsSpace(_ does: Bool) { discards.store(does, ordering: .relaxed) }
 
-    /// Begins a write that allocates. `.busy` and `.wants`: the client is rung when to ask again, if it `waits`.
+    /// Begins a write of up to `length` bytes that allocates. After `.busy` and `.wants` the client is woken when to ask
+    /// again, if it `waits`.
     public func begin(_ guest: GuestOffset, length: UInt64, by client: WriterClient) -> WriteGrant {
         let grant = plan.begin(guest, length: length, at: client.number)
         if case .wants = grant { event.signal() }
         return grant
     }
 
+    /// Makes up to `length` bytes at `guest` zero by their entries. See `QCOW2Writer.zero`.
     public func zero(_ guest: GuestOffset, length: UInt64, _ mode: ZeroMode) -> ZeroGrant {
         let grant = plan.zero(guest, length: length, mode)
         if case .wants = grant { event.signal() }
         return grant
     }
 
-    public func finish(_ ticket: AllocatingWrite, isWritten: Bool, by client: WriterClient) {
-        let isFull = plan.finish(ticket, isWritten: isWritten)
-        ring(except: client)
+    /// Ends a write that `begin` granted. `isWritten`: all of its bytes are in the file; else the mapping stays as it is.
+    public func finish(_ write: AllocatingWrite, isWritten: Bool, by client: WriterClient) {
+        let isFull = plan.finish(write, isWritten: isWritten)
+        clients.notifyWaiters(except: client)
         if isFull { event.signal() }
     }
 
@@ -111,65 +101,73 @@ public final class ImageWriter: Sendable {
         event.signal()
     }
 
-    /// Asks for everything so far to be on the disk; `result` tells.
+    /// A sync failed with errno `error`, here or on a worker's ring: the kernel has forgotten what it could not write. No
+    /// mapping that names those clusters may reach the disk from here on, and every later flush and change gets that errno.
+    public func foundLoss(_ error: Int32) { plan.giveUp(error) }
+
+    // MARK: flushes
+
+    /// Asks for everything so far to be on the disk. Gives a ticket, for which `result` has the answer.
     public func requestFlush() -> UInt64 {
-        let ticket = flushes.withLock { flushes in
-            flushes.wanted += 1
-            return flushes.wanted
-        }
+        let ticket = flushes.request()
         event.signal()
         return ticket
     }
 
-    /// 0 or an errno; nil: not yet.
-    public func result(of ticket: UInt64) -> Int32? {
-        flushes.withLock { flushes in
-            guard flushes.done >= ticket else { return nil }
-            return flushes.failures.first { $0.tickets.contains(ticket) }?.error ?? 0
+    /// The answer to a flush, 0 or an errno; nil while there is none.
+    public func result(of ticket: UInt64) -> Int32? { flushes.result(of: ticket) }
+
+    /// Whether a flush must go by the helper thread: the disk lacks changes, or the flush must fail.
+    public var flushesMapping: Bool { flushes.failsNext || plan.hasFailedSync || plan.isDirty }
+
+    // MARK: tasks of the helper
+
+    /// From here on changes stand in `journal`, too, which outlives this process; what a killed one left in it is true
+    /// again. No request may be in flight, none may come meanwhile. When it throws, it can be tried again.
+    public func use(_ journal: MappingJournal) throws(ImageError) -> JournalReplay { try perform(journal) }
+
+    /// Everything so far is on the disk afterwards. For when no request is in flight.
+    public func flushAndIdle() throws(ImageError) {
+        guard helper.withLock({ $0.running != nil }), plan.isDirty else { return }
+        _ = try perform(nil)
+    }
+
+    private func perform(_ journal: MappingJournal?) throws(ImageError) -> JournalReplay {
+        let outcome: Mailbox<Result<JournalReplay, ImageError>>
+        do throws(Errno) {
+            outcome = try Mailbox()
+            try startHelper()
+        } catch {
+            throw ImageError(.system, "cannot start the image's writer: \(error)", number: error.rawValue)
+        }
+        tasks.add(WriterTask(journal: journal, outcome: outcome))
+        event.signal()
+        while true {
+            if let result = outcome.take().first { return try result.get() }
+            do throws(Errno) { try outcome.wait(milliseconds: -1) } catch {}  // Interrupted: it looks again.
         }
     }
 
-    /// The client is rung from here on when something changes.
-    public func startWaiting(_ client: WriterClient) {
-        guard !client.waits.exchange(true, ordering: .sequentiallyConsistent) else { return }
-        waiters.add(1, ordering: .sequentiallyConsistent)
-    }
-    public func stopWaiting(_ client: WriterClient) {
-        guard client.waits.exchange(false, ordering: .sequentiallyConsistent) else { return }
-        waiters.subtract(1, ordering: .sequentiallyConsistent)
-    }
-    /// Seats that wait. Never less than there are: who looks at it while another rings must not miss one.
-    private let waiters = Atomic<Int>(0)
-
-    private func ring(except own: WriterClient? = nil) {
-        guard waiters.load(ordering: .sequentiallyConsistent) > 0 else { return }
-        clients.withLock { clients in
-            for client in clients where client !== own && client.waits.load(ordering: .sequentiallyConsistent) {
-                client.bell.signal()
-            }
-        }
-    }
-
-    // MARK: the helper
+    // MARK: beginning and end
 
     private func startHelper() throws(Errno) {
-        let result: Result<Void, Errno> = thread.withLock { thread in
-            guard thread.running == nil else { return .success(()) }
+        let result: Result<Void, Errno> = helper.withLock { helper in
+            guard helper.running == nil else { return .success(()) }
             do throws(Errno) {
-                thread.running = try WorkerThread.start("qblk-writer", HelperLife(writer: self))
+                helper.running = try WorkerThread.start("qblk-writer", WriterThread(writer: self))
                 return .success(())
             } catch { return .failure(error) }
         }
         try result.get()
     }
 
-    /// Brings everything to the disk and ends the helper thread. No write may come after it.
+    /// Brings everything to the disk and ends the helper thread. No request may be in flight, and none may follow.
     public func close() throws(ImageError) {
         quits.store(true, ordering: .sequentiallyConsistent)
         event.signal()
-        let running = thread.withLock { $0.running.take() }
+        let running = helper.withLock { $0.running.take() }
         guard let running else {
-            // Once it has failed it cannot be mended here: every later answer must say so.
+            // Once it has failed it cannot be mended here: each caller must be told so.
             if let why = closeFailure.withLock({ $0 }) { throw why }
             return
         }
@@ -179,9 +177,8 @@ public final class ImageWriter: Sendable {
             throw error
         }
     }
-    private let closeFailure = Mutex<ImageError?>(nil)
 
-    /// The last changes, when no more can come.
+    /// The last changes, when no thread makes others any more.
     private func end() throws(ImageError) {
         if plan.isCut {
             throw ImageError(
@@ -201,164 +198,4 @@ public final class ImageWriter: Sendable {
         // What a killed process had taken and not used counts as used. When it stays so, those are leaks, no more.
         if plan.mayLeak { _ = try? ImageCheck.repair(storage, .leaks) }
     }
-
-    fileprivate func help() {
-        var waiting = FreedClusters()
-        var grace: (freed: FreedClusters, parity: Int)?
-        while true {
-            let quits = quits.load(ordering: .sequentiallyConsistent)
-            let pause: Int32 = quits ? 0 : grace != nil ? 1 : plan.isDirty ? 5000 : -1
-            let isCalled = (try? event.wait(milliseconds: pause)) ?? true
-            event.take()
-            waiting.append(runErrands())
-            let mustWrite = fulfilWants()
-            let target = flushes.withLock { $0.wanted > $0.done ? $0.wanted : nil }
-            let isIdle = !isCalled && grace == nil
-            if target != nil || mustWrite || plan.isFull || (isIdle || quits) && plan.isDirty {
-                waiting.append(writeBack(upTo: target, isAwaited: mustWrite))
-            }
-            if let old = grace, quits || isOver(old.parity) {
-                do throws(ImageError) {
-                    try plan.release(
-                        old.freed, storage: storage, discards: discards.load(ordering: .relaxed))
-                } catch {}  // They are leaks, which a check finds.
-                grace = nil
-                ring()
-            }
-            if grace == nil, !waiting.isEmpty {
-                grace = (waiting, turnEpoch())
-                waiting = FreedClusters()
-            }
-            if quits, grace == nil, waiting.isEmpty, target == nil { return }
-        }
-    }
-
-    // MARK: a process that is killed
-
-    /// From here on changes stand in `journal`, too, which outlives this process; what a killed one left in it is true
-    /// again. No request may be in flight, none may come meanwhile. When it throws, it can be tried again.
-    public func use(_ journal: MappingJournal) throws(ImageError) -> JournalReplay { try send(journal) }
-
-    /// Everything so far is on the disk afterwards. For when no request is in flight.
-    public func flushAndIdle() throws(ImageError) {
-        guard thread.withLock({ $0.running != nil }), plan.isDirty else { return }
-        _ = try send(nil)
-    }
-
-    private func send(_ journal: MappingJournal?) throws(ImageError) -> JournalReplay {
-        let outcome: Mailbox<Result<JournalReplay, ImageError>>
-        do throws(Errno) {
-            outcome = try Mailbox()
-            try startHelper()
-        } catch {
-            throw ImageError(.system, "cannot start the image's writer: \(error)", number: error.rawValue)
-        }
-        tasks.withLock { $0.append(WriterTask(journal: journal, outcome: outcome)) }
-        event.signal()
-        while true {
-            if let result = outcome.take().first { return try result.get() }
-            do throws(Errno) { try outcome.wait(milliseconds: -1) } catch {}  // Interrupted: it looks again.
-        }
-    }
-
-    /// What became free on the way.
-    private func runErrands() -> FreedClusters {
-        var freed = FreedClusters()
-        let list = tasks.withLock { tasks in
-            defer { tasks = [] }
-            return tasks
-        }
-        for task in list {
-            do throws(ImageError) {
-                guard let journal = task.journal else {
-                    freed.append(try bringAll())
-                    task.outcome.post(.success(.fresh))
-                    continue
-                }
-                task.outcome.post(.success(try replay(journal)))
-            } catch { task.outcome.post(.failure(error)) }
-        }
-        return freed
-    }
-
-    private func bringAll() throws(ImageError) -> FreedClusters {
-        if let lost = plan.syncFailure { throw ImageError(.system, "a flush has failed before", number: lost) }
-        try plan.giveBackReserved(storage)
-        return try plan.writeBack(to: storage, data: data)
-    }
-
-    private func replay(_ journal: MappingJournal) throws(ImageError) -> JournalReplay {
-        let file = storage.identity
-        let adoption = try plan.use(
-            journal, identity: file.device &* 0x9e37_79b9_7f4a_7c15 ^ file.inode, storage: storage, data: data)
-        switch adoption {
-        case .fresh, .changes: break
-        // The killed process left no number.
-        case .afterFailure: foundLoss(EIO)
-        case .refused: owesError.store(true, ordering: .relaxed)
-        }
-        return adoption
-    }
-
-    /// True when a write-back is wanted.
-    private func fulfilWants() -> Bool {
-        let wants = plan.takePrerequisites()
-        for want in wants where want != .writeBack {
-            do throws(ImageError) { try plan.satisfy(want, storage) } catch { plan.fail(want, error.answer) }
-        }
-        if !wants.isEmpty { ring() }
-        return wants.contains(.writeBack)
-    }
-
-    /// `isAwaited`: writes wait for L2 slices to leave memory. When they cannot, that is those writes' error.
-    private func writeBack(upTo target: UInt64?, isAwaited: Bool) -> FreedClusters {
-        var error: Int32 = 0
-        var freed = FreedClusters()
-        if let lost = plan.syncFailure {
-            error = lost
-        } else {
-            do throws(ImageError) { freed = try plan.writeBack(to: storage, data: data) } catch let failure {
-                error = failure.answer
-                if plan.hasFailedSync { foundLoss(error) }
-            }
-        }
-        if isAwaited, error != 0 { plan.fail(.writeBack, error) }
-        if target != nil, owesError.exchange(false, ordering: .relaxed) { error = EIO }
-        if let target { flushes.withLock { $0.end(target, error) } }
-        ring()
-        return freed
-    }
-
-    /// A sync failed with errno `error`, here or on a worker's ring: the kernel has forgotten what it could not write. No
-    /// mapping that names those clusters may reach the disk from here on, and every later flush and change gets that errno.
-    public func foundLoss(_ error: Int32) { plan.giveUp(error) }
-
-    /// Whether a flush must go by the helper.
-    public var flushesMapping: Bool { owesError.load(ordering: .relaxed) || plan.hasFailedSync || plan.isDirty }
-    /// Changes of a killed process are lost: the guest must not be told that they are safe, so its next flush fails.
-    private let owesError = Atomic<Bool>(false)
-
-    // MARK: grace
-
-    /// From here on, new requests count apart from those before. Gives the parity of those before.
-    private func turnEpoch() -> Int {
-        clients.withLock { clients in
-            let before = Int(epoch.pointee.load(ordering: .relaxed) & 1)
-            epoch.pointee.store(epoch.pointee.load(ordering: .relaxed) &+ 1, ordering: .sequentiallyConsistent)
-            // What workers have stored before is seen from here on.
-            MemoryBarrier.process()
-            return before
-        }
-    }
-    nonisolated(unsafe) let epoch: UnsafeMutablePointer<Atomic<UInt32>>
-
-    /// No request that began before the turn is in flight.
-    private func isOver(_ parity: Int) -> Bool {
-        clients.withLock { $0.allSatisfy { $0.count(parity) == 0 } }
-    }
-}
-
-private struct HelperLife: ThreadWork, ~Copyable {
-    let writer: ImageWriter
-    consuming func run() { writer.help() }
 }
