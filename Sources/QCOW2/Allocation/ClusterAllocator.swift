@@ -1,217 +1,143 @@
-// Which host clusters are free. Blocks of refcounts come in when they are asked for; new blocks, and a larger table
-// for them, are laid out in memory at once and reach the disk in the order that WriteBack keeps.
+// Which host clusters the next writes get. Free clusters come from the refcounts, in batches for each worker where several
+// write at a time; and the file must be long enough before a cluster behind its end is given out.
 
 import DiskTypes
 
-/// Refcounts of one image, for its one writer.
+/// The clusters of one image that is written. Used under the writer's lock.
 struct ClusterAllocator {
-    enum Lack: Error, Equatable {
-        /// This block must be loaded first.
-        case block(Int)
-        /// There is no room in the format, or on the device.
-        case full
-        /// A cluster counts as free and is metadata: nothing may be believed any more.
-        case corrupt(cluster: UInt64)
+    private var refcounts: Refcounts
+    private var reservations: Reservations
+    /// Clusters from this number on were never written: they read as zeros. `.max` where that cannot be known.
+    private(set) var untouched: UInt64
+    private(set) var file: FileGrowth
+
+    private let clusterBits: UInt64
+    private let canGrow: Bool
+
+    /// `fileLength` in bytes. `canGrow`: the file can be made longer; a block device cannot.
+    init(refcounts: Refcounts, clusterSize: UInt64, fileLength: UInt64, canGrow: Bool) {
+        self.refcounts = refcounts
+        self.canGrow = canGrow
+        clusterBits = refcounts.clusterBits
+        reservations = Reservations(clusterSize: clusterSize)
+        untouched = canGrow ? refcounts.end : .max
+        file = FileGrowth(length: fileLength, clusterSize: clusterSize)
     }
 
-    let clusterBits: UInt64
-    let order: Int
-    /// Host offsets of the blocks; 0: all of its refcounts are 0.
-    private(set) var table: [UInt64]
-    private(set) var tableOffset: UInt64
-    private(set) var blocks: [Int: CachedRefcountBlock] = [:]
-    /// No free cluster is before this one.
-    private var cursor: UInt64 = 0
-    /// Clusters that hold metadata, whatever their refcounts say. No data goes there.
-    var metadata: Set<UInt64>
-    /// One past the last cluster in use.
-    var end: UInt64
-    /// Clusters of a device that cannot grow.
-    let limit: UInt64
-
-    /// What the disk does not have yet.
-    private(set) var dirtyEntries: Set<Int> = []
-    private(set) var isMoved = false
-    /// Clusters of tables that were replaced, to be freed once nothing refers to them.
-    private(set) var retired: [UInt64] = []
-
-    private static let cacheBytes = 64 << 20
-    /// Blocks are for this many clusters each.
-    var perBlock: UInt64 { 1 << (clusterBits + 3 - UInt64(order)) }
-    var clusterSize: Int { 1 << Int(clusterBits) }
-    var tableClusters: Int { max(1, (table.count * 8) >> Int(clusterBits)) }
-
-    init(_ header: Header, table: [UInt64], metadata: Set<UInt64>, fileLength: UInt64, canGrow: Bool) {
-        clusterBits = UInt64(header.clusterBits)
-        order = Int(header.refcountOrder)
-        self.table = table
-        tableOffset = header.refcountTableOffset.bytes
-        self.metadata = metadata
-        let clusters = fileLength >> UInt64(header.clusterBits)
-        end = (fileLength + header.clusterSize - 1) >> UInt64(header.clusterBits)
-        limit = canGrow ? Limits.hostOffset >> UInt64(header.clusterBits) : clusters
-    }
-
-    // MARK: counts
-
-    func count(of cluster: UInt64) throws(Lack) -> UInt64 {
-        let b = Int(cluster / perBlock)
-        guard b < table.count, table[b] != 0 else { return 0 }
-        guard let block = blocks[b] else { throw .block(b) }
-        return block[Int(cluster % perBlock)]
-    }
-
-    /// Takes in a block that was asked for.
-    mutating func supply(_ b: Int, _ bytes: [UInt8]) {
-        guard blocks[b] == nil, bytes.count == clusterSize else { return }
-        if blocks.count * clusterSize > Self.cacheBytes, let old = blocks.first(where: { $0.value.dirty == nil })?.key {
-            blocks[old] = nil
-        }
-        blocks[b] = CachedRefcountBlock(bytes, order: order)
-    }
-
-    /// Gives a reference back; a cluster without any is free from here on. True: it is free.
-    mutating func release(_ cluster: UInt64) throws(Lack) -> Bool {
-        let before = try count(of: cluster)
-        // An image that counted too little has its leak the other way round: never below 0.
-        guard before > 0, let block = blocks[Int(cluster / perBlock)] else { return false }
-        let now = before - 1
-        block[Int(cluster % perBlock)] = now
-        guard now == 0 else { return false }
-        metadata.remove(cluster)
-        cursor = min(cursor, cluster)
-        return true
-    }
+    /// Bytes of the file that its clusters in use take, from its beginning to the end of the last one.
+    var endOffset: UInt64 { refcounts.end << clusterBits }
 
     // MARK: allocation
 
-    /// Takes up to `count` free clusters in a row, at least one, for data or, one by one, for metadata.
-    mutating func allocate(_ count: Int, asMetadata: Bool = false) throws(Lack) -> Range<UInt64> {
-        while true {
-            let b = Int(cursor / perBlock)
-            guard cursor < limit else { throw .full }
-            if b >= table.count { try growTable(for: b) }
-            if table[b] == 0 { try makeBlock(b) }
-            guard let block = blocks[b] else { throw .block(b) }
-            guard let free = block.firstFree(from: Int(cursor % perBlock)) else {
-                cursor = UInt64(b + 1) * perBlock
-                continue
-            }
-            let first = UInt64(b) * perBlock + UInt64(free)
-            var last = first
-            while last - first < UInt64(count), free + Int(last - first) < block.count,
-                block[free + Int(last - first)] == 0
-            {
-                guard !metadata.contains(last) else { throw .corrupt(cluster: last) }
-                guard last < limit else { break }
-                last += 1
-            }
-            guard last > first else { throw .full }
-            for i in 0..<Int(last - first) { block[free + i] = 1 }
-            cursor = last
-            end = max(end, last)
-            if asMetadata { for cluster in first..<last { metadata.insert(cluster) } }
-            return first..<last
+    /// Up to `count` clusters in a row for data, at least one, for a worker (see `Reservations`). `isUntouched`: they read as
+    /// zeros. Nil: the file must be made longer first, and `file` knows how long.
+    mutating func allocate(
+        _ count: Int, for worker: Int
+    ) throws(RefcountObstacle) -> (clusters: Range<UInt64>, isUntouched: Bool)? {
+        if let own = reservations.take(count, at: worker) { return own }
+        // Where the file cannot grow by steps, a worker takes no more than it writes.
+        let run = try allocateRun(file.growsBySteps ? reservations.wanted(count, at: worker) : count)
+        if canGrow, run.upperBound << clusterBits > file.length {
+            // Taken back: they are the first to be taken when the file is longer.
+            file.need((run.lowerBound + UInt64(min(count, run.count))) << clusterBits)
+            for cluster in run { _ = try? refcounts.release(cluster) }
+            return nil
+        }
+        let isUntouched = run.lowerBound >= untouched
+        touch(upTo: run.upperBound)
+        return (reservations.keep(run, behind: count, at: worker, isUntouched: isUntouched), isUntouched)
+    }
+
+    private mutating func allocateRun(_ count: Int) throws(RefcountObstacle) -> Range<UInt64> {
+        do throws(RefcountObstacle) { return try refcounts.allocate(count) } catch {
+            guard error == .full else { throw error }
+            // What other workers only keep is room, too.
+            try releaseReserved()
+            return try refcounts.allocate(count)
         }
     }
 
-    /// Counts a cluster that a killed process had taken: once, whether the disk knows of it or not.
-    mutating func adopt(_ cluster: UInt64) throws(Lack) {
-        let b = Int(cluster / perBlock)
-        guard cluster < limit else { throw .full }
-        if b >= table.count { try growTable(for: b) }
-        if table[b] == 0 { try makeBlock(b) }
-        guard let block = blocks[b] else { throw .block(b) }
-        let i = Int(cluster % perBlock)
-        guard !metadata.contains(cluster), block[i] <= 1 else { throw .corrupt(cluster: cluster) }
-        if block[i] == 0 { block[i] = 1 }
-        end = max(end, cluster + 1)
+    /// One cluster for an L2 table. It may lie behind the file's end.
+    mutating func allocateTable() throws(RefcountObstacle) -> UInt64 {
+        let cluster = try refcounts.allocate(1, asMetadata: true).lowerBound
+        touch(upTo: cluster + 1)
+        return cluster
     }
 
-    /// A block that does not exist has only free clusters: it goes into the first of them.
-    private mutating func makeBlock(_ b: Int) throws(Lack) {
-        let own = UInt64(b) * perBlock
-        guard own < limit else { throw .full }
-        guard !metadata.contains(own) else { throw .corrupt(cluster: own) }
-        let block = CachedRefcountBlock([UInt8](repeating: 0, count: clusterSize), order: order, isNew: true)
-        block[0] = 1
-        place(b, block, at: own)
+    /// `count` clusters in a row for a table; the first one's number. They may lie behind the file's end.
+    mutating func allocateRow(_ count: UInt64, _ search: inout RowSearch) throws(RefcountObstacle) -> UInt64 {
+        let first = try refcounts.allocateRow(count, &search)
+        touch(upTo: first + count)
+        return first
     }
 
-    mutating func place(_ b: Int, _ block: CachedRefcountBlock, at cluster: UInt64) {
-        blocks[b] = block
-        table[b] = cluster << clusterBits
-        dirtyEntries.insert(b)
-        metadata.insert(cluster)
-        end = max(end, cluster + 1)
+    private mutating func touch(upTo end: UInt64) { if untouched != .max { untouched = max(untouched, end) } }
+
+    /// Counts a cluster that a killed process had taken: once, whether the disk counts it or not.
+    mutating func adopt(_ cluster: UInt64) throws(RefcountObstacle) { try refcounts.adopt(cluster) }
+
+    // MARK: references
+
+    /// Gives a reference back. True: it was the last one, and the cluster is free.
+    @discardableResult mutating func release(_ cluster: UInt64) throws(RefcountObstacle) -> Bool {
+        try refcounts.release(cluster)
     }
 
-    /// A table with room for block `b` and more, behind the blocks that count it: all of them where nothing is counted yet.
-    mutating func growTable(for b: Int) throws(Lack) {
-        let first = UInt64(b) * perBlock
-        var newBlocks: UInt64 = 1
-        var tableClusters: UInt64 = 0
-        while true {
-            let entries = max(UInt64(b) + newBlocks + 1, UInt64(table.count) * 3 / 2)
-            tableClusters = (entries * 8 + UInt64(clusterSize) - 1) >> clusterBits
-            if newBlocks * perBlock >= newBlocks + tableClusters { break }
-            newBlocks += 1
+    /// References to a cluster.
+    func count(of cluster: UInt64) throws(RefcountObstacle) -> UInt64 { try refcounts.count(of: cluster) }
+
+    /// Whether a cluster holds one of the image's tables.
+    func isMetadata(_ cluster: UInt64) -> Bool { refcounts.metadata.contains(cluster) }
+
+    // MARK: refcount blocks
+
+    /// Where refcount block `number` is in the file.
+    func offset(ofBlock number: Int) -> HostOffset { HostOffset(refcounts.table[number]) }
+
+    /// Takes in a refcount block that was loaded.
+    mutating func supply(_ number: Int, _ bytes: [UInt8]) { refcounts.supply(number, bytes) }
+
+    // MARK: workers
+
+    /// A worker is going to write: it may keep clusters from here on.
+    mutating func enter(_ worker: Int) { reservations.enter(worker) }
+    /// The worker writes no more. What it kept stays reserved until `releaseReserved`.
+    mutating func leave(_ worker: Int) { reservations.leave(worker) }
+
+    /// Makes everything free that is only reserved. What throws is to be done first; a second call goes on from there.
+    mutating func releaseReserved() throws(RefcountObstacle) {
+        while let cluster = reservations.last {
+            _ = try refcounts.release(cluster)
+            reservations.dropLast()
         }
-        guard tableClusters << clusterBits <= Limits.refcountTableBytes, first + newBlocks + tableClusters <= limit
-        else { throw .full }
-        let used = first..<(first + newBlocks + tableClusters)
-        for cluster in used where metadata.contains(cluster) { throw .corrupt(cluster: cluster) }
-        let old = tableOffset >> clusterBits
-        retired += Array(old..<(old + UInt64(self.tableClusters)))
-        table += [UInt64](repeating: 0, count: Int(tableClusters << clusterBits / 8) - table.count)
-        for i in 0..<newBlocks {
-            let block = CachedRefcountBlock([UInt8](repeating: 0, count: clusterSize), order: order, isNew: true)
-            place(b + Int(i), block, at: first + i)
-        }
-        for cluster in used {
-            blocks[Int(cluster / perBlock)]?[Int(cluster % perBlock)] = 1
-            metadata.insert(cluster)
-        }
-        tableOffset = (first + newBlocks) << clusterBits
-        isMoved = true
-        end = max(end, used.upperBound)
     }
+
+    // MARK: the file's length
+
+    /// The length in bytes that the file is to be made next; nil where it is long enough.
+    var nextLength: UInt64? { canGrow ? file.next(after: endOffset) : nil }
+
+    /// The file has `length` bytes now.
+    mutating func setFileLength(_ length: UInt64) { file.length = length }
+
+    /// Whether the file has `length` bytes; else that is what the next growth is for.
+    mutating func requireFileLength(_ length: UInt64) -> Bool {
+        file.need(max(file.needed, length))
+        return length <= file.length
+    }
+
+    /// The system has refused a step. False: there is no smaller one.
+    mutating func refuseFileGrowth() -> Bool { file.refuseStep() }
+
+    /// The last clusters in use become the file's end: free ones behind them do not count any more.
+    mutating func lowerEnd() throws(RefcountObstacle) { try refcounts.lowerEnd() }
 
     // MARK: to the disk
 
-    /// Everything that the disk does not have yet, taken for it.
-    mutating func takeDirty() -> RefcountChanges {
-        var changes = RefcountChanges()
-        for (b, block) in blocks {
-            guard let part = block.takeDirty() else { continue }
-            changes.blocks.append((b, part.start, HostOffset(table[b] + UInt64(part.start)), part.bytes))
-        }
-        if isMoved {
-            changes.movedTable = (HostOffset(tableOffset), UInt32(tableClusters), table.flatMap(bigEndian))
-        } else {
-            changes.entries = dirtyEntries.map { ($0, HostOffset(tableOffset + UInt64($0 * 8)), bigEndian(table[$0])) }
-        }
-        changes.retired = retired
-        (dirtyEntries, isMoved, retired) = ([], false, [])
-        return changes
-    }
-
-    /// Changes that did not reach the disk wait for the next time.
-    mutating func putBack(_ changes: RefcountChanges) {
-        for part in changes.blocks { blocks[part.block]?.taint(part.start..<part.start + part.bytes.count) }
-        for entry in changes.entries { dirtyEntries.insert(entry.index) }
-        if changes.movedTable != nil { isMoved = true }
-        retired += changes.retired
-    }
-
-    var isDirty: Bool { isMoved || !dirtyEntries.isEmpty || blocks.values.contains { $0.dirty != nil } }
-}
-
-/// Changed refcounts on their way to the disk.
-struct RefcountChanges {
-    var blocks: [(block: Int, start: Int, host: HostOffset, bytes: [UInt8])] = []
-    var entries: [(index: Int, host: HostOffset, bytes: [UInt8])] = []
-    /// The whole table, at a new place, and its clusters.
-    var movedTable: (host: HostOffset, clusters: UInt32, bytes: [UInt8])?
-    var retired: [UInt64] = []
+    /// The disk lacks refcounts.
+    var isDirty: Bool { refcounts.isDirty }
+    /// All refcounts that the disk lacks, taken for a write-back.
+    mutating func takeDirty() -> RefcountChanges { refcounts.takeDirty() }
+    /// Refcounts that did not reach the disk wait for the next write-back.
+    mutating func putBack(_ changes: RefcountChanges) { refcounts.putBack(changes) }
 }

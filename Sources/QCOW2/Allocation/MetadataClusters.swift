@@ -1,37 +1,39 @@
 // A cluster that holds a table must never be given to data, whatever its refcount says: that is how one damaged
 // refcount ruins a whole image. Before the first write all tables are listed.
 
-public import DiskTypes
-import Synchronization
+import DiskTypes
 
-#if canImport(Glibc)
-    import Glibc
-#else
-    import Darwin
-#endif
+/// Clusters that no entry of an image that is written may name.
+struct ForbiddenClusters: Sendable {
+    /// They hold tables.
+    var tables: Set<UInt64> = []
+    /// They were cut off.
+    var missing: Set<UInt64> = []
+}
 
-extension QCOW2Writer {
-    /// Opens an image for writing: reads its refcount table and notes where its tables are. `map` is that of the active
-    /// state.
-    public convenience init(
-        _ image: QCOW2Image, map: QCOW2Map, storage: some ResizableStorage, hasBacking: Bool
-    ) throws(ImageError) {
+/// The clusters of an image's tables, but those of its snapshots' L2 tables.
+struct MetadataClusters {
+    private(set) var set: Set<UInt64> = []
+    /// A hostile image could claim billions.
+    private(set) var isTooMany = false
+    private static let limit: UInt64 = 1 << 22
+    private let bits: UInt64
+
+    private init(_ header: Header) {
+        bits = UInt64(header.clusterBits)
+        add(HostOffset(0), header.clusterSize)
+        add(header.l1Offset, UInt64(header.l1Entries) * 8)
+        add(header.refcountTableOffset, UInt64(header.refcountTableClusters) * header.clusterSize)
+        if header.snapshotCount > 0 { add(header.snapshotsOffset, UInt64(header.snapshotCount) * 40) }
+    }
+
+    /// Lists the clusters of an image's tables and those that were cut off, before the first write. `table`: its refcount
+    /// table. Throws when two tables lie in the same place, or when there are too many.
+    static func list(
+        _ image: QCOW2Image, _ map: QCOW2Map, _ table: [UInt64], _ storage: some ResizableStorage
+    ) throws(ImageError) -> ForbiddenClusters {
         let header = image.header
-        let bytes = Int(header.refcountTableClusters) << Int(header.clusterBits)
-        let raw = BigEndianBytes(
-            try storage.readAll(at: header.refcountTableOffset, count: bytes, what: "the refcount table"))
-        var table: [UInt64] = []
-        table.reserveCapacity(bytes / 8)
-        for i in 0..<bytes / 8 {
-            let entry = try raw.u64(at: 8 * i) & ~511
-            guard entry & (header.clusterSize - 1) == 0, entry == 0 || entry < storage.length else {
-                throw .malformed(
-                    "a refcount block lies at an impossible place", at: header.refcountTableOffset + UInt64(8 * i),
-                    advice: "repair the image with qblk check -r all")
-            }
-            table.append(entry)
-        }
-        let missing = try Self.clustersPastTheEnd(header, table, storage)
+        let missing = try Refcounts.clustersPastTheEnd(header, table, storage)
         var clusters = MetadataClusters(header)
         for snapshot in (try? image.snapshots.get()) ?? [] {
             // No table that QEMU opens is larger: a hostile entry would cost memory for clusters that nothing refers to.
@@ -56,71 +58,11 @@ extension QCOW2Writer {
             throw .unsupported(
                 "the image's tables take more clusters than a writer can keep apart", advice: "open it read-only (-r)")
         }
-        guard let dirtySlices = DirtySlices(slots: map.cache.slots, wordsPerSlice: map.cache.wordsPerSlice) else {
-            throw ImageError(.system, "there is not enough memory for the L2 cache", number: ENOMEM)
-        }
-        map.guarded.withLock { $0 = ForbiddenClusters(tables: clusters.set, missing: missing) }
-        self.init(
-            image, map: map, refcountTable: table, metadata: clusters.set, fileLength: storage.length,
-            canGrow: storage.canGrow, hasBacking: hasBacking, dirtySlices: dirtySlices)
-    }
-}
-
-extension QCOW2Writer {
-    /// Clusters that are counted as used and that the file does not have: it was cut. When it grows again they must not
-    /// read as zeros.
-    private static func clustersPastTheEnd(
-        _ header: Header, _ table: [UInt64], _ storage: some ResizableStorage
-    ) throws(ImageError) -> Set<UInt64> {
-        let end = (storage.length + header.clusterSize - 1) >> UInt64(header.clusterBits)
-        let perBlock = UInt64(1) << (UInt64(header.clusterBits) + 3 - UInt64(header.refcountOrder))
-        var missing: Set<UInt64> = []
-        var blocks = 0
-        for b in min(Int(clamping: end / perBlock), table.count)..<table.count where table[b] != 0 {
-            blocks += 1
-            let block = CachedRefcountBlock(
-                try storage.readAll(
-                    at: HostOffset(table[b]), count: Int(header.clusterSize), what: "a refcount block"),
-                order: Int(header.refcountOrder))
-            for i in 0..<block.count where UInt64(b) * perBlock + UInt64(i) >= end && block[i] != 0 {
-                missing.insert(UInt64(b) * perBlock + UInt64(i))
-            }
-            guard missing.count < 1 << 20, blocks < 1024 else {
-                throw .malformed(
-                    "much of what is counted as used lies past the end of the file: the image is truncated",
-                    advice: "open it read-only (-r)")
-            }
-        }
-        return missing
-    }
-}
-
-/// Clusters that no entry of an image that is written may name.
-struct ForbiddenClusters: Sendable {
-    /// They hold tables.
-    var tables: Set<UInt64> = []
-    /// They were cut off.
-    var missing: Set<UInt64> = []
-}
-
-/// The clusters of an image's tables, but those of its snapshots' L2 tables.
-private struct MetadataClusters {
-    private(set) var set: Set<UInt64> = []
-    /// A hostile image could claim billions.
-    private(set) var isTooMany = false
-    private static let limit: UInt64 = 1 << 22
-    private let bits: UInt64
-
-    init(_ header: Header) {
-        bits = UInt64(header.clusterBits)
-        add(HostOffset(0), header.clusterSize)
-        add(header.l1Offset, UInt64(header.l1Entries) * 8)
-        add(header.refcountTableOffset, UInt64(header.refcountTableClusters) * header.clusterSize)
-        if header.snapshotCount > 0 { add(header.snapshotsOffset, UInt64(header.snapshotCount) * 40) }
+        return ForbiddenClusters(tables: clusters.set, missing: missing)
     }
 
     /// Clusters of a table that is written: no other may have one of them.
-    mutating func claim(_ start: HostOffset, _ bytes: UInt64) throws(ImageError) {
+    private mutating func claim(_ start: HostOffset, _ bytes: UInt64) throws(ImageError) {
         guard bytes > 0, !isTooMany else { return }
         let (end, overflow) = start.bytes.addingReportingOverflow(bytes - 1)
         guard !overflow, bytes >> bits < Self.limit else { return isTooMany = true }
@@ -129,7 +71,7 @@ private struct MetadataClusters {
     }
 
     /// The active L2 tables. One that is not this image's alone may be named twice; it is never written.
-    mutating func claimL2(_ map: QCOW2Map) throws(ImageError) {
+    private mutating func claimL2(_ map: QCOW2Map) throws(ImageError) {
         var (shared, own): (Set<UInt64>, Set<UInt64>) = ([], [])
         for i in 0..<map.l1.count {
             let word = MappingWord(map.l1[i])
@@ -148,7 +90,7 @@ private struct MetadataClusters {
 
     /// L2 tables past the end of the file: were data to come there when it grows, the next who opens the image would take it
     /// for a table.
-    mutating func addCutOff(
+    private mutating func addCutOff(
         _ header: Header, _ map: QCOW2Map, _ storage: some ResizableStorage
     ) throws(ImageError) {
         guard (0..<map.l1.count).contains(where: { MappingWord(map.l1[$0]).isDamaged }) else { return }
@@ -166,7 +108,7 @@ private struct MetadataClusters {
             advice: "open it read-only (-r), or repair it with qblk check -r all")
     }
 
-    mutating func add(_ start: HostOffset, _ bytes: UInt64) {
+    private mutating func add(_ start: HostOffset, _ bytes: UInt64) {
         guard bytes > 0 else { return }
         let (end, overflow) = start.bytes.addingReportingOverflow(bytes - 1)
         guard !overflow, bytes >> bits < Self.limit, set.count < Int(Self.limit) else { return isTooMany = true }

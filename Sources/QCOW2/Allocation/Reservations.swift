@@ -1,9 +1,6 @@
 // Workers that write one image at a time, each in a row, would leave their clusters mixed in the file, and every read
 // of a row would be many. Each worker takes free clusters in batches, and its next ones from its own.
 
-public import DiskTypes
-import Synchronization
-
 /// Free clusters that count as used already, a run for each worker. What is left of them becomes free again; what a killed
 /// process had left is a leak.
 struct Reservations {
@@ -70,34 +67,4 @@ struct Reservations {
     }
 
     private var keeper: (key: Int, value: Run)? { runs.first { !$0.value.clusters.isEmpty } }
-}
-
-extension QCOW2Writer.State {
-    /// Makes everything that is only kept free again. What throws is to be done first; then it goes on from there.
-    mutating func giveBackReserved() throws(ClusterAllocator.Lack) {
-        while let cluster = reservations.last {
-            _ = try refcounts.release(cluster)
-            reservations.dropLast()
-        }
-    }
-}
-
-extension QCOW2Writer {
-    /// A worker is going to write, with a number of its own: `begin(at:)` finds it clusters that lie together.
-    public func enter(_ place: Int) { state.withLock { $0.reservations.enter(place) } }
-    public func leave(_ place: Int) { state.withLock { $0.reservations.leave(place) } }
-
-    /// Makes clusters free again that workers only keep. By the thread that calls `writeBack`.
-    public func giveBackReserved(_ storage: some ResizableStorage) throws(ImageError) {
-        while true {
-            let result: Result<Void, ClusterAllocator.Lack> = state.withLock { state in
-                Result { () throws(ClusterAllocator.Lack) in try state.giveBackReserved() }
-            }
-            switch result {
-            case .success: return
-            case .failure(.block(let block)): try satisfy(.block(block), storage)
-            case .failure: return
-            }
-        }
-    }
 }

@@ -20,16 +20,18 @@ extension ImageCheck {
         let map = try QCOW2Map(
             image, source: storage, dataLength: header.hasExternalData ? .max >> 1 : nil, cacheLimit: 4 << 20,
             forWriting: true)
-        let writer = try QCOW2Writer(image, map: map, storage: storage, hasBacking: true)
+        let writer = OfflineWriter(
+            plan: try QCOW2Writer(image, map: map, storage: storage, hasBacking: true), storage: storage,
+            data: nil as MemoryStorage?)
         let clusters = (UInt64(table.count) + header.clusterSize - 1) >> UInt64(header.clusterBits)
-        let place = try writer.allocateRow(clusters, storage)
+        let place = try writer.allocateRow(clusters)
         table += [UInt8](repeating: 0, count: Int(clusters << UInt64(header.clusterBits)) - table.count)
         try storage.write(at: place, table)
-        let freed = try writer.writeBack(to: storage, data: nil as MemoryStorage?)
+        let freed = try writer.writeBack()
         try storage.write(at: HostOffset(64), bigEndian(place.bytes))
         try storage.sync()
-        try writer.release(freed, storage: storage, discards: true)
-        try writer.freeTable(header.snapshotsOffset, bytes: old, storage)
-        try writer.settle(storage, nil as MemoryStorage?)
+        try writer.release(freed, discards: true)
+        try writer.freeTable(header.snapshotsOffset, bytes: old)
+        try writer.flushAndFree()
     }
 }

@@ -41,19 +41,19 @@ public enum ImageResize {
         let header = image.header
         let needed = header.l1EntriesNeeded(for: newSize)
         guard needed > UInt64(header.l1Entries) else { return }
-        let writer = try open(image, storage, hasBacking: false)
+        let writer = try open(image, storage, nil as MemoryStorage?, hasBacking: false)
         let clusters = (needed * 8 + header.clusterSize - 1) >> UInt64(header.clusterBits)
-        let place = try writer.allocateRow(clusters, storage)
+        let place = try writer.allocateRow(clusters)
         var table = try storage.readAll(at: header.l1Offset, count: Int(header.l1Entries) * 8, what: "the L1 table")
         table += [UInt8](repeating: 0, count: Int(clusters << UInt64(header.clusterBits)) - table.count)
         try storage.write(at: place, table)
-        let freed = try writer.writeBack(to: storage, data: nil as MemoryStorage?)
+        let freed = try writer.writeBack()
         try storage.write(at: HostOffset(36), bigEndian(UInt32(needed)) + bigEndian(place.bytes))
         try storage.sync()
-        try writer.release(freed, storage: storage, discards: true)
-        try writer.freeTable(header.l1Offset, bytes: UInt64(header.l1Entries) * 8, storage)
-        try writer.settle(storage, nil as MemoryStorage?)
-        try writer.trim(storage, startLength: image.header.clusterSize)
+        try writer.release(freed, discards: true)
+        try writer.freeTable(header.l1Offset, bytes: UInt64(header.l1Entries) * 8)
+        try writer.flushAndFree()
+        try writer.plan.trim(storage, startLength: image.header.clusterSize)
     }
 
     /// Makes all that lies behind the disk's end, up to `newSize` bytes, read as zeros, before it becomes part of the disk:
@@ -62,15 +62,15 @@ public enum ImageResize {
     public static func clearBehind(
         _ storage: some ResizableStorage, data: (some ImageStorage)?, to newSize: UInt64, hidesBacking: Bool
     ) throws(ImageError) {
-        let (writer, start, end) = try openBehind(storage, newSize, hasBacking: hidesBacking)
+        let (writer, start, end) = try openBehind(storage, data, newSize, hasBacking: hidesBacking)
         guard start < end else { return }
-        guard !hidesBacking || writer.header.version >= 3 else {
+        guard !hidesBacking || writer.plan.header.version >= 3 else {
             throw .unsupported(
                 "the backing file has data behind the disk's end, and a version 2 image has no entries that hide it")
         }
-        try writer.zeroRange(start, end, hidesBacking ? .unmap : .forget, storage, data)
-        try writer.settle(storage, data)
-        try writer.trim(storage, startLength: 0)
+        try writer.zeroRange(start, end, hidesBacking ? .unmap : .forget)
+        try writer.flushAndFree()
+        try writer.plan.trim(storage, startLength: 0)
     }
 
     /// Gives the clusters behind the disk's end, up to `newSize` bytes, their places. `give` makes a range of the file of
@@ -79,11 +79,11 @@ public enum ImageResize {
         _ storage: some ResizableStorage, data: (some ImageStorage)?, to newSize: UInt64,
         give: (HostOffset, UInt64, _ isFresh: Bool) throws(ImageError) -> Void
     ) throws(ImageError) {
-        let (writer, start, end) = try openBehind(storage, newSize, hasBacking: false)
+        let (writer, start, end) = try openBehind(storage, data, newSize, hasBacking: false)
         guard start < end else { return }
-        try writer.allocateRange(start, end, storage, data, give: give)
-        try writer.settle(storage, data)
-        try writer.trim(storage, startLength: 0)
+        try writer.allocateRange(start, end, give: give)
+        try writer.flushAndFree()
+        try writer.plan.trim(storage, startLength: 0)
     }
 
     /// Takes all that lies behind `newSize` bytes away from the disk. It still has its size: where this ends early, its end
@@ -92,13 +92,13 @@ public enum ImageResize {
         _ storage: some ResizableStorage, data: (some ImageStorage)?, _ newSize: UInt64
     ) throws(ImageError) {
         let image = try QCOW2Image(reading: storage)
-        let writer = try open(image, storage, hasBacking: false)
+        let writer = try open(image, storage, data, hasBacking: false)
         try writer.zeroRange(
-            roundedUp(newSize, image.header), roundedUp(image.header.diskSize, image.header), .forget, storage, data)
-        try writer.settle(storage, data, discards: true)
+            roundedUp(newSize, image.header), roundedUp(image.header.diskSize, image.header), .forget)
+        try writer.flushAndFree(discards: true)
         writer.dropTables(from: Int(image.header.l1EntriesNeeded(for: newSize)))
-        try writer.settle(storage, data, discards: true)
-        try writer.cutFile(storage)
+        try writer.flushAndFree(discards: true)
+        try writer.cutFile()
     }
 
     /// Last of all, and only when everything else is on the disk: the new size.
@@ -110,25 +110,25 @@ public enum ImageResize {
 
     // MARK: parts
 
-    private static func open(
-        _ image: QCOW2Image, _ storage: some ResizableStorage, hasBacking: Bool
-    ) throws(ImageError) -> QCOW2Writer {
+    private static func open<Storage: ResizableStorage, DataFile: ImageStorage>(
+        _ image: QCOW2Image, _ storage: Storage, _ data: DataFile?, hasBacking: Bool
+    ) throws(ImageError) -> OfflineWriter<Storage, DataFile> {
         let map = try QCOW2Map(
             image, source: storage, dataLength: image.header.hasExternalData ? .max >> 1 : nil,
             cacheLimit: 4 << 20, forWriting: true)
-        let writer = try QCOW2Writer(image, map: map, storage: storage, hasBacking: hasBacking)
-        if !writer.isPrepared { try writer.satisfy(.preparation, storage) }
-        return writer
+        let plan = try QCOW2Writer(image, map: map, storage: storage, hasBacking: hasBacking)
+        if !plan.isPrepared { try plan.satisfy(.preparation, storage) }
+        return OfflineWriter(plan: plan, storage: storage, data: data)
     }
 
     /// For the whole clusters behind the disk's end: from where to where.
-    private static func openBehind(
-        _ storage: some ResizableStorage, _ newSize: UInt64, hasBacking: Bool
-    ) throws(ImageError) -> (writer: QCOW2Writer, start: UInt64, end: UInt64) {
+    private static func openBehind<Storage: ResizableStorage, DataFile: ImageStorage>(
+        _ storage: Storage, _ data: DataFile?, _ newSize: UInt64, hasBacking: Bool
+    ) throws(ImageError) -> (writer: OfflineWriter<Storage, DataFile>, start: UInt64, end: UInt64) {
         let old = try QCOW2Image(reading: storage).header
         let end = roundedUp(newSize, old)
         let image = try QCOW2Image(reading: storage, size: max(end, old.size))
-        return (try open(image, storage, hasBacking: hasBacking), roundedUp(old.diskSize, old), end)
+        return (try open(image, storage, data, hasBacking: hasBacking), roundedUp(old.diskSize, old), end)
     }
 
     private static func roundedUp(_ bytes: UInt64, _ header: Header) -> UInt64 {

@@ -11,38 +11,32 @@ import Synchronization
 #endif
 
 extension QCOW2Writer {
-    /// Leave to write up to `length` (> 0) bytes at `guest`, which must lie inside the disk. `place`: the worker's, if it
+    /// Leave to write up to `length` (> 0) bytes at `guest`, which must lie inside the disk. `worker`: its number, if it
     /// has one (see `enter`).
-    public func begin(_ guest: GuestOffset, length: UInt64, at place: Int = 0) -> WriteGrant {
+    public func begin(_ guest: GuestOffset, length: UInt64, at worker: Int = 0) -> WriteGrant {
         state.withLock { state in
             if let error = state.status.closedBy { return .failed(error) }
-            guard state.status.isPrepared else { return want(.preparation, &state) }
+            guard state.status.isPrepared else { return state.prerequisites.require(.preparation) }
             let cluster = guest.bytes >> map.clusterBits
             if let wait = withoutTable(guest, &state) { return wait }
-            guard hasRoom(1, state) else { return want(.writeBack, &state) }
+            guard state.changes.hasRoom(1) else { return state.prerequisites.require(.writeBack) }
             let slice = Int(truncatingIfNeeded: guest.bytes >> map.sliceCoverageBits)
             switch map.cache.pin(slice) {
-            case nil: return want(.writeBack, &state)
+            case nil: return state.prerequisites.require(.writeBack)
             case false?:
                 let table = MappingWord(map.l1[Int(guest.bytes >> map.coverageBits)]).offset
                 return .needs(map.tableRead(slice, l2Table: table))
             case true?: break
             }
             let grant =
-                state.tickets.contains(cluster) ? .busy : grant(guest, length, slice: slice, place, &state)
-            guard case .ticket(let ticket) = grant else {
+                state.changes.isInFlight(cluster) ? .busy : grant(guest, length, slice: slice, worker, &state)
+            guard case .ticket(let write) = grant else {
                 map.cache.unpin(slice)
                 return grant
             }
-            state.tickets.insert(cluster, count: ticket.clusters)
-            state.hasChanged = true
+            state.changes.begin(cluster, count: write.clusters)
             return grant
         }
-    }
-
-    /// The journal has room for so many changes besides those that have leave already.
-    func hasRoom(_ count: UInt64, _ state: borrowing State) -> Bool {
-        state.journal.map { $0.free >= state.tickets.count + count } ?? true
     }
 
     /// What a write must wait for that has no L2 table of its own; nil when it has one.
@@ -50,19 +44,12 @@ extension QCOW2Writer {
         let index = Int(truncatingIfNeeded: guest.bytes >> map.coverageBits)
         let entry = MappingWord(map.l1[index])
         if entry.isDamaged { return .failed(EIO) }
-        if entry.raw == 0 || entry.raw & MappingWord.copied == 0 { return want(.table(index), &state) }
+        if entry.raw == 0 || entry.raw & MappingWord.copied == 0 { return state.prerequisites.require(.table(index)) }
         return nil
     }
 
-    /// Asks the helper thread, unless it has tried and failed.
-    func want(_ want: Prerequisite, _ state: inout State) -> WriteGrant {
-        if let error = state.failures.removeValue(forKey: want) { return .failed(error) }
-        state.wanted.add(want)
-        return .wants
-    }
-
     private func grant(
-        _ guest: GuestOffset, _ length: UInt64, slice: Int, _ place: Int, _ state: inout State
+        _ guest: GuestOffset, _ length: UInt64, slice: Int, _ worker: Int, _ state: inout State
     ) -> WriteGrant {
         let inCluster = guest.bytes & (map.clusterSize - 1)
         let word = MappingWord(map.cache.word(slice, map.entryIndex(guest)))
@@ -71,12 +58,12 @@ extension QCOW2Writer {
         if map.rules.subclusters {
             let bits = map.cache.word(slice, map.entryIndex(guest) + 1)
             if isOwn(word) { return grantInside(guest, length, word, bits) }
-            if isAligned { return grantRun(guest, length, slice, place, &state) }
-            return grantSubclusters(guest, length, word, bits, place, &state)
+            if isAligned { return grantRun(guest, length, slice, worker, &state) }
+            return grantSubclusters(guest, length, word, bits, worker, &state)
         }
         if map.isInPlace(word) { return .inPlace }
-        if isAligned, !isOwn(word) { return grantRun(guest, length, slice, place, &state) }
-        return grantCluster(guest, length, word, place, &state)
+        if isAligned, !isOwn(word) { return grantRun(guest, length, slice, worker, &state) }
+        return grantCluster(guest, length, word, worker, &state)
     }
 
     /// The cluster is this image's alone, whether it is read or not.
@@ -84,15 +71,15 @@ extension QCOW2Writer {
         !word.isCompressed && word.raw & MappingWord.copied != 0 && (word.offset != 0 || map.rules.external)
     }
 
-    // MARK: kinds of tickets
+    // MARK: kinds of writes
 
     /// Whole clusters, as many in a row as are free in a row.
     private func grantRun(
-        _ guest: GuestOffset, _ length: UInt64, _ slice: Int, _ place: Int, _ state: inout State
+        _ guest: GuestOffset, _ length: UInt64, _ slice: Int, _ worker: Int, _ state: inout State
     ) -> WriteGrant {
         let first = guest.bytes >> map.clusterBits
         let inSlice = UInt64(1) << (map.sliceCoverageBits - map.clusterBits)
-        let free = state.tickets.next(from: first) - first
+        let free = state.changes.nextInFlight(from: first) - first
         let most = min(length >> map.clusterBits, inSlice - first & (inSlice - 1), free)
         var count: UInt64 = 1
         while count < most {
@@ -101,7 +88,7 @@ extension QCOW2Writer {
             guard !next.isDamaged, !isOwn(next) else { break }
             count += 1
         }
-        return allocate(Int(count), at: guest, place, &state) { host, count, _ in
+        return allocate(Int(count), at: guest, worker, &state) { host, count, _ in
             AllocatingWrite(
                 guest: guest, length: UInt64(count) << self.map.clusterBits, host: host, fill: .none,
                 isNew: !self.map.rules.external, isWhole: true, clusters: UInt64(count))
@@ -110,7 +97,7 @@ extension QCOW2Writer {
 
     /// One cluster, written in part: all of it is valid afterwards.
     private func grantCluster(
-        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ place: Int, _ state: inout State
+        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ worker: Int, _ state: inout State
     ) -> WriteGrant {
         let start = GuestOffset(guest.bytes & ~(map.clusterSize - 1))
         let isAll = guest.bytes == start.bytes && length >= map.clusterSize
@@ -122,7 +109,7 @@ extension QCOW2Writer {
                     fill: isAll ? .none : .zero, isNew: false, isWhole: true, clusters: 1))
         }
         let old: AllocatingWrite.CowFill = isAll ? .none : readsAsZeros(word) ? .zero : .copy
-        return allocate(1, at: start, place, &state) { host, _, isUntouched in
+        return allocate(1, at: start, worker, &state) { host, _, isUntouched in
             AllocatingWrite(
                 guest: start, length: self.map.clusterSize, host: host,
                 fill: old == .zero && isUntouched ? .none : old, isNew: !self.map.rules.external, isWhole: true,
@@ -146,21 +133,21 @@ extension QCOW2Writer {
         while last < units.upperBound, bits >> UInt64(last) & 1 == 0 { last += 1 }
         let range = first..<last
         return .ticket(
-            ticket(
+            subclusterWrite(
                 guest, length, range, host: word.offset, fill: fill(guest, length, range, bits), isNew: false))
     }
 
     /// Subclusters of a new cluster. What is compressed or shared comes along as a whole.
     private func grantSubclusters(
-        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ bits: UInt64, _ place: Int,
+        _ guest: GuestOffset, _ length: UInt64, _ word: MappingWord, _ bits: UInt64, _ worker: Int,
         _ state: inout State
     ) -> WriteGrant {
         let start = GuestOffset(guest.bytes & ~(map.clusterSize - 1))
-        if word.isCompressed || bits & 0xffff_ffff != 0 { return grantCluster(guest, length, word, place, &state) }
+        if word.isCompressed || bits & 0xffff_ffff != 0 { return grantCluster(guest, length, word, worker, &state) }
         let units = touched(guest, length)
         let old = fill(guest, length, units, bits)
-        return allocate(1, at: start, place, &state) { host, _, isUntouched in
-            self.ticket(
+        return allocate(1, at: start, worker, &state) { host, _, isUntouched in
+            self.subclusterWrite(
                 guest, length, units, host: host.bytes, fill: old == .zero && isUntouched ? .none : old,
                 isNew: !self.map.rules.external)
         }
@@ -189,7 +176,7 @@ extension QCOW2Writer {
         return zeros ? .zero : .copy
     }
 
-    private func ticket(
+    private func subclusterWrite(
         _ guest: GuestOffset, _ length: UInt64, _ units: Range<Int>, host cluster: UInt64,
         fill: AllocatingWrite.CowFill,
         isNew: Bool
@@ -205,7 +192,7 @@ extension QCOW2Writer {
 
     /// Host clusters for up to `count` guest clusters at `guest`. In an external data file they have their place.
     private func allocate(
-        _ count: Int, at guest: GuestOffset, _ place: Int, _ state: inout State,
+        _ count: Int, at guest: GuestOffset, _ worker: Int, _ state: inout State,
         _ make: (HostOffset, _ count: Int, _ isUntouched: Bool) -> AllocatingWrite
     ) -> WriteGrant {
         if map.rules.external {
@@ -213,49 +200,34 @@ extension QCOW2Writer {
             map.ends.grow(data: end)
             return .ticket(make(HostOffset(guest.bytes), count, false))
         }
-        if let own = state.reservations.take(count, at: place) {
+        do throws(RefcountObstacle) {
+            guard let found = try state.clusters.allocate(count, for: worker) else {
+                growEnds(state)
+                return state.prerequisites.require(.room)
+            }
+            growEnds(state)
             return .ticket(
-                make(HostOffset(own.clusters.lowerBound << map.clusterBits), own.clusters.count, own.isUntouched))
-        }
-        let run: Range<UInt64>
-        do throws(ClusterAllocator.Lack) {
-            // Where the file cannot grow by steps, a worker takes no more than it writes.
-            run = try allocateClusters(state.growth > 0 ? state.reservations.wanted(count, at: place) : count, &state)
+                make(
+                    HostOffset(found.clusters.lowerBound << map.clusterBits), found.clusters.count, found.isUntouched))
         } catch {
-            return lacks(error, &state)
+            return answer(to: error, &state)
         }
-        if canGrow, run.upperBound << map.clusterBits > state.fileLength {
-            // Taken back: they are the first to be taken when the file is longer.
-            state.neededLength = (run.lowerBound + UInt64(min(count, run.count))) << map.clusterBits
-            for cluster in run { _ = try? state.refcounts.release(cluster) }
-            return want(.room, &state)
-        }
-        let isUntouched = run.lowerBound >= state.untouched
-        state.untouched = state.untouched == .max ? .max : max(state.untouched, run.upperBound)
-        let clusters = state.reservations.keep(run, behind: count, at: place, isUntouched: isUntouched)
-        return .ticket(make(HostOffset(clusters.lowerBound << map.clusterBits), clusters.count, isUntouched))
     }
 
-    private func allocateClusters(_ count: Int, _ state: inout State) throws(ClusterAllocator.Lack) -> Range<UInt64> {
-        let clusters: Range<UInt64>
-        do throws(ClusterAllocator.Lack) { clusters = try state.refcounts.allocate(count) } catch {
-            guard error == .full else { throw error }
-            // What others only keep is room, too.
-            try state.giveBackReserved()
-            clusters = try state.refcounts.allocate(count)
-        }
-        map.ends.grow(file: state.refcounts.end << map.clusterBits)
-        map.ends.grow(data: state.refcounts.end << map.clusterBits)
-        return clusters
+    /// Entries may name the clusters up to the last one in use from here on.
+    func growEnds(_ state: borrowing State) {
+        map.ends.grow(file: state.clusters.endOffset)
+        map.ends.grow(data: map.rules.external ? 0 : state.clusters.endOffset)
     }
 
-    func lacks(_ lack: ClusterAllocator.Lack, _ state: inout State) -> WriteGrant {
-        switch lack {
-        case .block(let b): return want(.block(b), &state)
+    /// The answer to a write that gets no cluster now.
+    private func answer(to obstacle: RefcountObstacle, _ state: inout State) -> WriteGrant {
+        switch obstacle {
+        case .block(let b): return state.prerequisites.require(.block(b))
         case .full: return .failed(ENOSPC)
         case .corrupt:
             state.status.closeAsCorrupt()
-            state.wanted.add(.corruption)
+            state.prerequisites.add(.corruption)
             return .failed(EIO)
         }
     }

@@ -1,5 +1,5 @@
-// Clusters without a reference become free, and its space goes back first: once it is free another write else may
-// have it.
+// Clusters without a reference become free, and its space goes back first: once it is free another write
+// may have it.
 public import DiskTypes
 
 extension QCOW2Writer {
@@ -48,9 +48,9 @@ extension QCOW2Writer {
     /// Gives one reference back; a refcount block that must be read first.
     private func release(_ reference: DroppedReference) -> Int? {
         state.withLock { state in
-            guard reference.isTable || !state.refcounts.metadata.contains(reference.cluster) else { return nil }
-            do throws(ClusterAllocator.Lack) {
-                if try state.refcounts.release(reference.cluster) {
+            guard reference.isTable || !state.clusters.isMetadata(reference.cluster) else { return nil }
+            do throws(RefcountObstacle) {
+                if try state.clusters.release(reference.cluster) {
                     map.guarded.withLock { _ = $0.tables.remove(reference.cluster) }
                 }
                 return nil
@@ -69,15 +69,29 @@ extension QCOW2Writer {
     private func are(_ references: References, theLastOf cluster: UInt64) -> (Bool, missing: Int?) {
         state.withLock { state in
             // As `release` does it: what an entry of the guest names and is metadata is left alone.
-            let leaving = state.refcounts.metadata.contains(cluster) ? references.tables : references.all
+            let leaving = state.clusters.isMetadata(cluster) ? references.tables : references.all
             guard leaving > 0 else { return (false, nil) }
-            do throws(ClusterAllocator.Lack) { return (try state.refcounts.count(of: cluster) == leaving, nil) } catch {
+            do throws(RefcountObstacle) { return (try state.clusters.count(of: cluster) == leaving, nil) } catch {
                 return (false, error.block)
+            }
+        }
+    }
+
+    /// Makes clusters free again that workers only keep. By the thread that calls `writeBack`.
+    public func giveBackReserved(_ storage: some ResizableStorage) throws(ImageError) {
+        while true {
+            let result: Result<Void, RefcountObstacle> = state.withLock { state in
+                Result { () throws(RefcountObstacle) in try state.clusters.releaseReserved() }
+            }
+            switch result {
+            case .success: return
+            case .failure(.block(let block)): try satisfy(.block(block), storage)
+            case .failure: return
             }
         }
     }
 }
 
-extension ClusterAllocator.Lack {
+extension RefcountObstacle {
     fileprivate var block: Int? { if case .block(let b) = self { b } else { nil } }
 }

@@ -38,7 +38,7 @@ extension QCOW2Writer {
     public func zero(_ guest: GuestOffset, length: UInt64, _ mode: ZeroMode) -> ZeroGrant {
         state.withLock { state in
             if let error = state.status.closedBy { return .failed(error) }
-            guard state.status.isPrepared else { return zeroGrant(want(.preparation, &state)) }
+            guard state.status.isPrepared else { return zeroGrant(state.prerequisites.require(.preparation)) }
             let rest = UInt64(1) << map.coverageBits - guest.bytes & (1 << map.coverageBits - 1)
             if mode == .forget, map.l1[Int(truncatingIfNeeded: guest.bytes >> map.coverageBits)] == 0 {
                 return .done(min(length, rest))
@@ -93,10 +93,10 @@ extension QCOW2Writer {
     private func zeroUnits(_ guest: GuestOffset, _ length: UInt64, _ mode: ZeroMode, _ state: inout State) -> ZeroGrant
     {
         let slice = Int(truncatingIfNeeded: guest.bytes >> map.sliceCoverageBits)
-        guard hasRoom(1, state) else { return zeroGrant(want(.writeBack, &state)) }
-        state.hasChanged = true
+        guard state.changes.hasRoom(1) else { return zeroGrant(state.prerequisites.require(.writeBack)) }
+        state.changes.beginChange()
         switch map.cache.pin(slice) {
-        case nil: return zeroGrant(want(.writeBack, &state))
+        case nil: return zeroGrant(state.prerequisites.require(.writeBack))
         case false?:
             let table = MappingWord(map.l1[Int(guest.bytes >> map.coverageBits)]).offset
             return .needs(map.tableRead(slice, l2Table: table))
@@ -105,8 +105,8 @@ extension QCOW2Writer {
         defer { map.cache.unpin(slice) }
         let end = min(guest.bytes + length, UInt64(slice + 1) << map.sliceCoverageBits)
         var at = guest.bytes
-        let busy = state.tickets.next(from: at >> map.clusterBits)
-        while at < end, at >> map.clusterBits < busy, hasRoom(1, state) {
+        let busy = state.changes.nextInFlight(from: at >> map.clusterBits)
+        while at < end, at >> map.clusterBits < busy, state.changes.hasRoom(1) {
             let index = map.entryIndex(GuestOffset(at))
             let clusterEnd = (at >> map.clusterBits + 1) << map.clusterBits
             let word = MappingWord(map.cache.word(slice, index))
@@ -135,8 +135,8 @@ extension QCOW2Writer {
         if word.raw == 0, !hasBacking { return }
         let new = keeps ? word.raw | MappingWord.zeroFlag : none
         guard new != word.raw else { return }
-        if !keeps { unlink(word, &state) }
-        change(slice, index, new, &state)
+        if !keeps { state.changes.unlink(word, map) }
+        state.changes.change(slice, index, new, map)
     }
 
     private func zeroExtended(
@@ -149,10 +149,10 @@ extension QCOW2Writer {
         let bits = map.cache.word(slice, index + 1)
         if units == 0xffff_ffff || word.isCompressed || to == map.size && first == 0, mode != .keep || !isOwn(word) {
             if word.raw == 0, bits == 0, !hasBacking || mode == .forget { return }
-            unlink(word, &state)
-            return changePair(slice, index, 0, mode == .forget ? 0 : 0xffff_ffff << 32, &state)
+            state.changes.unlink(word, map)
+            return state.changes.changePair(slice, index, 0, mode == .forget ? 0 : 0xffff_ffff << 32, map)
         }
         let new = (bits | units << 32) & ~units
-        if new != bits { changePair(slice, index, word.raw, new, &state) }
+        if new != bits { state.changes.changePair(slice, index, word.raw, new, map) }
     }
 }

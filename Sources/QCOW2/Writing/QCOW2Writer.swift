@@ -1,9 +1,15 @@
-// The one place that changes an image's mapping. It plans and does no I/O: a write asks for a ticket, puts its bytes
-// where the ticket says, and hands the ticket back; only then does the mapping change, in memory. How changes reach
-// the disk is WriteBack's. The order is that of WriteOrdering.md.
+// The one place that changes an image's mapping. It plans and does no I/O: a write asks where its bytes go, puts them
+// there, and hands the answer back; only then does the mapping change, in memory. How changes reach the disk is
+// WriteBack's, in the order of WriteOrdering.md.
 
 public import DiskTypes
 import Synchronization
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
 
 /// Changes the active mapping of one image, for any number of threads. Only what allocates comes here: bytes that have a
 /// cluster of their own are overwritten without asking (`QCOW2Map.overwritableOffset`).
@@ -12,110 +18,110 @@ public final class QCOW2Writer: Sendable {
     let header: Header
     let bitmaps: [Bitmap]
     let bitmapDirectory: HeaderExtensions.BitmapsPointer?
-    /// Something lies below: what is not allocated here is not zeros.
+    /// The image has a backing file: what is not allocated here is not zeros.
     let hasBacking: Bool
     let isRawExternal: Bool
     let canGrow: Bool
     let state: Mutex<State>
 
-    /// What only the lock's holder may touch.
+    /// Everything that changes. Only the lock's holder may touch it.
     struct State {
-        var refcounts: ClusterAllocator
-        /// Guest clusters of writes in flight.
-        var tickets = InFlightClusters()
-        /// Words of L2 slices that the disk does not have yet.
-        var dirtySlices: DirtySlices
-        var dirtyL1: Set<Int> = []
-        /// References that the mapping in memory gave up, and the one on the disk still has.
-        var unlinked: [DroppedReference] = []
-        /// Clusters from here on were never written: they read as zeros.
-        var untouched: UInt64
-        var reservations: Reservations
-        /// The file is this long.
-        var fileLength: UInt64
-        /// How much longer than needed the file is made, in bytes; less once the system has refused a step.
-        var growth: UInt64 = 64 << 20
-        /// The file must be so long for the writes that wait.
-        var neededLength: UInt64 = 0
+        /// Which host clusters are free.
+        var clusters: ClusterAllocator
+        /// What the disk does not have yet.
+        var changes: PendingChanges
+        /// What may still be done.
         var status: WriterStatus
-        var wanted = Wanted()
-        var failures: [Prerequisite: Int32] = [:]
-        /// Where changes stand that the disk lacks, should this process be killed.
-        var journal: MappingJournal?
-        /// Changes come out of the journal: they are in it.
-        var isAdopting = false
-        /// The mapping is no longer what it was when the image was opened.
-        var hasChanged = false
-        /// Write-backs that took changes away and have not ended.
-        var isWritingBack = false
+        /// What writes wait for.
+        var prerequisites = Prerequisites()
 
-        var isDirty: Bool { !dirtySlices.isEmpty || !dirtyL1.isEmpty || !unlinked.isEmpty || refcounts.isDirty }
+        var isDirty: Bool { changes.isDirty || clusters.isDirty }
     }
 
-    /// What the helper thread must do before a write can go on.
-    public enum Prerequisite: Hashable, Sendable {
-        /// Make, or copy, the L2 table of an L1 entry.
-        case table(Int)
-        /// Load a refcount block.
-        case block(Int)
-        /// Make the file longer.
-        case room
-        /// Mark the header and bitmaps before the first write.
-        case preparation
-        /// Mark the image corrupt.
-        case corruption
-        /// Write changes back, so that L2 slices may leave memory.
-        case writeBack
-    }
-
-    struct Wanted {
-        var list: [Prerequisite] = []
-        mutating func add(_ want: Prerequisite) { if !list.contains(want) { list.append(want) } }
-    }
-
-    /// `metadata`: clusters that hold tables, which no data may touch (see `MetadataClusters`).
-    init(
-        _ image: QCOW2Image, map: QCOW2Map, refcountTable: [UInt64], metadata: Set<UInt64>, fileLength: UInt64,
-        canGrow: Bool, hasBacking: Bool, dirtySlices: DirtySlices
-    ) {
+    /// Opens an image for writing: reads its refcount table and notes where its tables are. `map` is that of the active
+    /// state. Throws when the image cannot be written without harm, and the system's error when it cannot be read.
+    public init(
+        _ image: QCOW2Image, map: QCOW2Map, storage: some ResizableStorage, hasBacking: Bool
+    ) throws(ImageError) {
+        let table = try Refcounts.readTable(image.header, storage)
+        let metadata = try MetadataClusters.list(image, map, table, storage)
+        guard let dirtySlices = DirtySlices(slots: map.cache.slots, wordsPerSlice: map.cache.wordsPerSlice) else {
+            throw ImageError(.system, "there is not enough memory for the L2 cache", number: ENOMEM)
+        }
+        map.guarded.withLock { $0 = metadata }
         header = image.header
         self.map = map
         self.hasBacking = hasBacking
-        self.canGrow = canGrow
+        canGrow = storage.canGrow
         isRawExternal = image.header.autoclear.contains(.rawExternalData)
         bitmaps = (try? image.bitmaps.get()) ?? []
         bitmapDirectory = image.extensions.bitmaps
-        let refcounts = ClusterAllocator(
-            image.header, table: refcountTable, metadata: metadata, fileLength: fileLength, canGrow: canGrow)
         let mustPrepare =
             !image.header.autoclear.subtracting([.bitmaps, .rawExternalData]).isEmpty
             || bitmaps.contains { $0.isAuto && !$0.isInUse }
+        let refcounts = Refcounts(
+            image.header, table: table, metadata: metadata.tables, fileLength: storage.length,
+            canGrow: storage.canGrow)
         state = Mutex(
             State(
-                refcounts: refcounts, dirtySlices: dirtySlices, untouched: canGrow ? refcounts.end : .max,
-                reservations: Reservations(clusterSize: image.header.clusterSize), fileLength: fileLength,
-                status: WriterStatus(isPrepared: !mustPrepare)))
+                clusters: ClusterAllocator(
+                    refcounts: refcounts, clusterSize: image.header.clusterSize, fileLength: storage.length,
+                    canGrow: storage.canGrow),
+                changes: PendingChanges(dirtySlices: dirtySlices), status: WriterStatus(isPrepared: !mustPrepare)))
     }
+
+    // MARK: workers
+
+    /// A worker is going to write, with a number of its own: `begin(at:)` finds it clusters that lie together.
+    public func enter(_ worker: Int) { state.withLock { $0.clusters.enter(worker) } }
+    /// The worker of that number writes no more.
+    public func leave(_ worker: Int) { state.withLock { $0.clusters.leave(worker) } }
+
+    // MARK: what the helper thread does
 
     /// Whether the header and the bitmaps are marked for writing. Until then `begin` asks for `Prerequisite.preparation`.
     public var isPrepared: Bool { state.withLock { $0.status.isPrepared } }
 
-    /// What the helper thread is to do now, oldest first; taken.
-    public func takePrerequisites() -> [Prerequisite] {
+    /// What the helper thread is to do now, oldest first. It is taken off the list.
+    public func takePrerequisites() -> [Prerequisite] { state.withLock { $0.prerequisites.takeAll() } }
+
+    /// A prerequisite could not be met: the next write that needs it gets errno `error`.
+    public func fail(_ prerequisite: Prerequisite, _ error: Int32) {
+        state.withLock { $0.prerequisites.fail(prerequisite, error) }
+    }
+
+    /// Whether the disk lacks a change, or may lack one because its write-back has not ended.
+    public var isDirty: Bool { state.withLock { $0.isDirty || $0.changes.isWritingBack } }
+    /// Whether there are so many changes that a write-back should begin now.
+    public var isFull: Bool { state.withLock { $0.changes.isFull(map) } }
+
+    // MARK: the end of a write
+
+    /// Ends a write that `begin` granted. `isWritten`: all bytes that it asked for are in the file; else nothing changes.
+    /// True: there are so many changes that a write-back should begin now.
+    @discardableResult public func finish(_ write: AllocatingWrite, isWritten: Bool) -> Bool {
         state.withLock { state in
-            let list = state.wanted.list
-            state.wanted = Wanted()
-            return list
+            let first = write.guest.bytes >> map.clusterBits
+            let slice = Int(truncatingIfNeeded: write.guest.bytes >> map.sliceCoverageBits)
+            if isWritten { for i in 0..<write.clusters { state.changes.link(write, first + i, slice, map) } }
+            state.changes.end(first)
+            if !isWritten, write.isNew {
+                let host = write.host.bytes >> map.clusterBits
+                // Their block was in memory a moment ago, dirty, and is so still.
+                for i in 0..<write.clusters { _ = try? state.clusters.release(host + i) }
+            }
+            map.cache.unpin(slice)
+            // Once it is being written out, the check need not be made again.
+            return state.changes.isFull(map) && !state.changes.isWritingBack
         }
     }
 
-    /// A want could not be met: the next write that needs it gets the error.
-    public func fail(_ want: Prerequisite, _ error: Int32) { state.withLock { $0.failures[want] = error } }
+    // MARK: failures
 
     /// An entry names a cluster of the image's own tables: nothing is written any more, and the header says so.
     public func foundCorruption() {
         state.withLock { state in
-            if state.status.closeAsCorrupt() { state.wanted.add(.corruption) }
+            if state.status.closeAsCorrupt() { state.prerequisites.add(.corruption) }
         }
     }
 
@@ -129,7 +135,7 @@ public final class QCOW2Writer: Sendable {
     public func giveUp(_ error: Int32) {
         state.withLock { state in
             state.status.giveUp(error)
-            state.journal?.fail()
+            state.changes.failJournal()
         }
     }
 
@@ -138,7 +144,7 @@ public final class QCOW2Writer: Sendable {
     public func foundCut() {
         state.withLock { state in
             state.status.cut()
-            state.journal?.fail()
+            state.changes.failJournal()
             map.loseFile()
         }
     }
@@ -148,52 +154,20 @@ public final class QCOW2Writer: Sendable {
     /// Clusters behind the file's end counted as used when it was opened: it is truncated, or a crash has left leaks.
     public var hasMissingClusters: Bool { map.guarded.withLock { !$0.missing.isEmpty } }
 
-    /// Something changed that the disk does not have, or does not have for sure.
-    public var isDirty: Bool { state.withLock { $0.isDirty || $0.isWritingBack } }
-    /// There is so much of it that it should go out now.
-    public var isFull: Bool { state.withLock { isFull($0) } }
-    func isFull(_ state: borrowing State) -> Bool {
-        !map.cache.holdsAll && map.cache.pinLimit <= 2 * state.dirtySlices.count
-            || state.journal?.isHalfFull ?? false
-    }
-}
+    // MARK: journal
 
-/// The answer to a write that allocates.
-public enum WriteGrant: Sendable {
-    /// Write where the ticket says, then `finish`.
-    case ticket(AllocatingWrite)
-    /// It can be overwritten in place after all: another write was faster.
-    case inPlace
-    /// Another write must end first: ask again when one has.
-    case busy
-    /// The helper thread must do something first.
-    case wants
-    /// Fetch this, `supply` it, ask again.
-    case needs(TableRead)
-    /// An errno.
-    case failed(Int32)
-}
-
-/// Leave to write some whole clusters, or subclusters of one.
-public struct AllocatingWrite: BitwiseCopyable, Sendable {
-    /// What the rest of the units must hold, of which the write brings only a part.
-    public enum CowFill: UInt8, BitwiseCopyable, Sendable {
-        /// It holds it already, or there is none.
-        case none
-        case zero
-        /// What the guest sees there now.
-        case copy
+    /// From here on changes stand in `journal` until the disk has them, and what is in it already is true again.
+    /// `identity` tells images apart. To be called by the thread that calls `writeBack`, while no request is in flight.
+    ///
+    /// When it throws, the changes are still in the journal, and it can be tried again.
+    public func use(
+        _ journal: MappingJournal, identity: UInt64, storage: some ResizableStorage, data: (some ImageStorage)?
+    ) throws(ImageError) -> JournalReplay {
+        try JournalReplayer(writer: self, storage: storage, data: data).use(journal, identity)
     }
 
-    /// The units: clusters or subclusters.
-    public let guest: GuestOffset
-    public let length: UInt64
-    /// Where `guest` goes, in the file of the data.
-    public let host: HostOffset
-    public let fill: CowFill
-    /// The host clusters were free until now.
-    let isNew: Bool
-    /// All of the cluster is valid afterwards, whatever was before.
-    let isWhole: Bool
-    var clusters: UInt64
+    /// Closed in order: the next process has nothing to replay.
+    public func endJournal() { state.withLock { $0.changes.endJournal() } }
+    /// The process before this one was killed: clusters that it had taken may count as used without a reference.
+    public var mayLeak: Bool { state.withLock { $0.status.mayLeak } }
 }

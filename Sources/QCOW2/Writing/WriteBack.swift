@@ -23,12 +23,8 @@ struct DroppedReference: Sendable {
 
 /// All changes of one write-back.
 private struct Changes {
-    var refcounts = RefcountChanges()
-    var slices: [(dirty: DirtyWords, runs: [SliceRun])] = []
-    var l1: [(index: Int, word: UInt64)] = []
-    var unlinked: [DroppedReference] = []
-    /// Data is written up to here.
-    var end: UInt64 = 0
+    let refcounts: RefcountChanges
+    let mapping: MappingChanges
 }
 
 extension QCOW2Writer {
@@ -45,19 +41,15 @@ extension QCOW2Writer {
             try writeRefcounts(changes.refcounts, storage)
             try sync(storage)
             try linkRefcounts(changes.refcounts, storage)
-            try writeMapping(changes, storage)
+            try writeMapping(changes.mapping, storage)
         } catch {
             putBack(changes)
             throw error
         }
-        state.withLock { state in
-            for slice in changes.slices { map.cache.unpin(slice.dirty.slice) }
-            // While records are still being taken over, the disk lacks some of them.
-            if !state.isAdopting { state.journal?.dropTaken() }
-            state.isWritingBack = false
-        }
+        state.withLock { $0.changes.finish(changes.mapping, map) }
         return FreedClusters(
-            list: changes.unlinked + changes.refcounts.retired.map { DroppedReference(cluster: $0, isTable: true) })
+            list: changes.mapping.dropped
+                + changes.refcounts.retired.map { DroppedReference(cluster: $0, isTable: true) })
     }
 
     // MARK: the steps
@@ -78,7 +70,7 @@ extension QCOW2Writer {
         try sync(storage)
     }
 
-    private func writeMapping(_ changes: Changes, _ storage: some ResizableStorage) throws(ImageError) {
+    private func writeMapping(_ changes: MappingChanges, _ storage: some ResizableStorage) throws(ImageError) {
         guard !changes.slices.isEmpty || !changes.l1.isEmpty else { return }
         for slice in changes.slices {
             let number = slice.dirty.slice
@@ -96,7 +88,7 @@ extension QCOW2Writer {
         do throws(ImageError) { try storage.sync() } catch {
             state.withLock { state in
                 state.status.failSync(error.answer)
-                state.journal?.fail()
+                state.changes.failJournal()
             }
             throw error
         }
@@ -108,29 +100,14 @@ extension QCOW2Writer {
 
     private func takeChanges() -> Changes {
         state.withLock { state in
-            var changes = Changes()
-            changes.refcounts = state.refcounts.takeDirty()
-            changes.slices = state.dirtySlices.takeAll().map { ($0, SliceRun.runs(of: $0, in: map)) }
-            changes.l1 = state.dirtyL1.map { ($0, map.l1[$0]) }
-            changes.unlinked = state.unlinked
-            (state.dirtyL1, state.unlinked) = ([], [])
-            state.isWritingBack = true
-            if !state.isAdopting { state.journal?.take() }
-            return changes
+            Changes(refcounts: state.clusters.takeDirty(), mapping: state.changes.take(map))
         }
     }
 
     private func putBack(_ changes: Changes) {
         state.withLock { state in
-            state.refcounts.putBack(changes.refcounts)
-            for slice in changes.slices {
-                // The pin that it had goes on; one that was changed meanwhile has its own.
-                if !state.dirtySlices.mark(slice.dirty) { map.cache.unpin(slice.dirty.slice) }
-            }
-            state.dirtyL1.formUnion(changes.l1.map(\.index))
-            state.unlinked = changes.unlinked + state.unlinked
-            state.isWritingBack = false
-            if !state.isAdopting { state.journal?.putBack() }
+            state.clusters.putBack(changes.refcounts)
+            state.changes.putBack(changes.mapping, map)
         }
     }
 }

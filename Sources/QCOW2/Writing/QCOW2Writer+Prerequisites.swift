@@ -12,14 +12,14 @@ import Synchronization
 
 extension QCOW2Writer {
     /// Does what `begin` wanted. By one thread at a time, the one that also calls `writeBack`.
-    public func satisfy(_ want: Prerequisite, _ storage: some ResizableStorage) throws(ImageError) {
-        switch want {
+    public func satisfy(_ prerequisite: Prerequisite, _ storage: some ResizableStorage) throws(ImageError) {
+        switch prerequisite {
         case .table(let index): try makeTable(index, storage)
         case .block(let b):
-            let place = state.withLock { $0.refcounts.table[b] }
+            let place = state.withLock { $0.clusters.offset(ofBlock: b) }
             let bytes = try storage.readAll(
-                at: HostOffset(place), count: Int(map.clusterSize), what: "a refcount block")
-            state.withLock { $0.refcounts.supply(b, bytes) }
+                at: place, count: Int(map.clusterSize), what: "a refcount block")
+            state.withLock { $0.clusters.supply(b, bytes) }
         case .room: try makeRoom(storage)
         case .preparation: try prepare(storage)
         case .corruption:
@@ -35,41 +35,35 @@ extension QCOW2Writer {
     private func makeRoom(_ storage: some ResizableStorage) throws(ImageError) {
         try requireWholeFile(storage)
         while true {
-            let (end, length, step, needed) = state.withLock {
-                ($0.refcounts.end << map.clusterBits, $0.fileLength, $0.growth, $0.neededLength)
-            }
-            // Clusters were given back when the file was too short: `end` counts them already.
-            guard canGrow, step > 0 ? end + 16 * map.clusterSize > length : needed > length else { return }
-            let target =
-                step > 0
-                ? (max(end, length) + max(step, 16 * map.clusterSize) - 1) & ~(map.clusterSize - 1) : needed
+            guard let target = state.withLock({ $0.clusters.nextLength }) else { return }
             do throws(ImageError) {
                 try storage.truncate(to: target)
             } catch {
                 // A limit for this file, or a quota. What is needed may still have room: smaller steps, then no more
                 // than that.
-                guard step > 0, [EFBIG, ENOSPC, EDQUOT].contains(error.number ?? 0) else { throw error }
-                state.withLock { $0.growth = step > 1 << 20 ? step >> 3 : 0 }
+                guard [EFBIG, ENOSPC, EDQUOT].contains(error.answer),
+                    state.withLock({ $0.clusters.refuseFileGrowth() })
+                else { throw error }
                 continue
             }
-            return state.withLock { $0.fileLength = target }
+            return state.withLock { $0.clusters.setFileLength(target) }
         }
     }
 
     /// Unused growth is given back. Only when no write can come any more.
     public func trim(_ storage: some ResizableStorage, startLength: UInt64) throws(ImageError) {
-        let (end, length) = state.withLock { ($0.refcounts.end << map.clusterBits, $0.fileLength) }
+        let (end, length) = state.withLock { ($0.clusters.endOffset, $0.clusters.file.length) }
         let wanted = max(end, startLength)
         guard canGrow, length > wanted else { return }
         try storage.truncate(to: wanted)
-        state.withLock { $0.fileLength = wanted }
+        state.withLock { $0.clusters.setFileLength(wanted) }
     }
 
     /// Throws when the file is shorter than it was made: it was cut. From then on nothing is written, and nothing
     /// read that this file has: were it to grow again, what was lost would read as zeros.
     func requireWholeFile(_ storage: some ResizableStorage) throws(ImageError) {
         guard canGrow else { return }
-        let least = state.withLock { $0.fileLength }
+        let least = state.withLock { $0.clusters.file.length }
         let present = try storage.presentLength()
         guard present < least else { return }
         foundCut()
@@ -95,17 +89,16 @@ extension QCOW2Writer {
         }
         let place = HostOffset(try allocateTable(storage))
         do throws(ImageError) { try storage.write(at: place, bytes) } catch {
-            state.withLock { _ = try? $0.refcounts.release(place.bytes >> map.clusterBits) }
+            state.withLock { _ = try? $0.clusters.release(place.bytes >> map.clusterBits) }
             throw error
         }
         state.withLock { state in
             if old.offset != 0 {
-                state.unlinked.append(DroppedReference(cluster: old.offset >> map.clusterBits, isTable: true))
+                state.changes.drop(DroppedReference(cluster: old.offset >> map.clusterBits, isTable: true))
             }
             // No entry that is loaded from here on may name it.
             map.guarded.withLock { _ = $0.tables.insert(place.bytes >> map.clusterBits) }
-            map.l1.set(index, place.bytes | MappingWord.copied)
-            state.dirtyL1.insert(index)
+            state.changes.changeL1(index, place.bytes | MappingWord.copied, map)
             let slices = 1 << Int(map.coverageBits - map.sliceCoverageBits)
             for slice in index * slices..<(index + 1) * slices { map.cache.outdate(slice) }
         }
@@ -113,24 +106,19 @@ extension QCOW2Writer {
 
     private func allocateTable(_ storage: some ResizableStorage) throws(ImageError) -> UInt64 {
         while true {
-            let result: Result<UInt64, ClusterAllocator.Lack> = state.withLock { state in
-                do throws(ClusterAllocator.Lack) {
-                    let cluster = try state.refcounts.allocate(1, asMetadata: true).lowerBound
-                    if state.untouched != .max { state.untouched = max(state.untouched, cluster + 1) }
-                    map.ends.grow(file: state.refcounts.end << map.clusterBits)
-                    map.ends.grow(data: map.rules.external ? 0 : state.refcounts.end << map.clusterBits)
+            let result: Result<UInt64, RefcountObstacle> = state.withLock { state in
+                do throws(RefcountObstacle) {
+                    let cluster = try state.clusters.allocateTable()
+                    growEnds(state)
                     return .success(cluster << map.clusterBits)
                 } catch { return .failure(error) }
             }
             switch result {
             case .success(let place):
-                let isThere = state.withLock { state in
-                    state.neededLength = max(state.neededLength, place + map.clusterSize)
-                    return place + map.clusterSize <= state.fileLength
-                }
+                let isThere = state.withLock { $0.clusters.requireFileLength(place + map.clusterSize) }
                 guard canGrow, !isThere else { return place }
                 do throws(ImageError) { try makeRoom(storage) } catch {
-                    state.withLock { _ = try? $0.refcounts.release(place >> map.clusterBits) }
+                    state.withLock { _ = try? $0.clusters.release(place >> map.clusterBits) }
                     throw error
                 }
                 return place
@@ -139,7 +127,7 @@ extension QCOW2Writer {
             case .failure(.corrupt(let cluster)):
                 state.withLock { state in
                     state.status.closeAsCorrupt()
-                    state.wanted.add(.corruption)
+                    state.prerequisites.add(.corruption)
                 }
                 throw .malformed(
                     "a free cluster holds metadata: the image is corrupt", at: HostOffset(cluster << map.clusterBits),

@@ -1,7 +1,7 @@
-// A writer that takes over from one that was killed. What that one had changed is in the journal; the disk has all,
-// some or none of it, for a write-back may have been under way. Afterwards the mapping in memory is as it was.
+// Replays the journal of a writer that was killed. What that one had changed is in the journal; the disk has all, some or
+// none of it, for a write-back may have been under way. Afterwards the mapping in memory is as it was.
 
-public import DiskTypes
+import DiskTypes
 import Synchronization
 
 /// How a journal was taken over.
@@ -16,25 +16,28 @@ public enum JournalReplay: Equatable, Sendable {
     case refused(String)
 }
 
-extension QCOW2Writer {
-    /// From here on changes stand in `journal` until the disk has them, and what is in it already is true again.
-    /// `identity` tells images apart. To be called by the thread that calls `writeBack`, while no request is in flight.
-    ///
-    /// When it throws, the changes are still in the journal, and it can be tried again.
-    public func use(
-        _ journal: MappingJournal, identity: UInt64, storage: some ResizableStorage, data: (some ImageStorage)?
-    ) throws(ImageError) -> JournalReplay {
-        if hasFailedSync { return refuseForGood(journal, identity) }
+/// Replays one journal into one writer, on the thread that calls `writeBack`, while no request is in flight.
+struct JournalReplayer<Storage: ResizableStorage, DataFile: ImageStorage> {
+    let writer: QCOW2Writer
+    let storage: Storage
+    /// The external data file.
+    let data: DataFile?
+
+    private var map: QCOW2Map { writer.map }
+
+    /// See `QCOW2Writer.use`.
+    func use(_ journal: MappingJournal, _ identity: UInt64) throws(ImageError) -> JournalReplay {
+        if writer.hasFailedSync { return refuseForGood(journal, identity) }
         // What this writer has in memory is newer than any journal, and belongs to the disk before it changes journals.
-        let (hasChanged, isOurs) = state.withLock { ($0.hasChanged, $0.journal != nil) }
-        if hasChanged { try writeBackKeeping(storage, data) }
+        let (hasChanged, isOurs) = writer.state.withLock { ($0.changes.hasChanged, $0.changes.hasJournal) }
+        if hasChanged { try writeBackKeeping() }
         switch journal.left(identity) {
         case .nothing: return begin(journal, identity, .fresh)
         case .nonsense: return begin(journal, identity, .refused("it is of another image, or damaged"))
         case .records(let records, let hasFailed):
             if records.isEmpty, !hasFailed { return begin(journal, identity, .fresh, mayLeak: !isOurs) }
             if hasChanged { return begin(journal, identity, .refused("the image has changed since")) }
-            return try replay(records, journal, identity, hasFailed: hasFailed, storage, data)
+            return try replay(records, journal, identity, hasFailed: hasFailed)
         }
     }
 
@@ -49,50 +52,42 @@ extension QCOW2Writer {
     }
 
     /// A write-back after which nothing is free yet: that waits for the next one.
-    private func writeBackKeeping(
-        _ storage: some ResizableStorage, _ data: (some ImageStorage)?
-    ) throws(ImageError) {
-        let freed = try writeBack(to: storage, data: data)
-        state.withLock { $0.unlinked = freed.list + $0.unlinked }
+    private func writeBackKeeping() throws(ImageError) {
+        let freed = try writer.writeBack(to: storage, data: data)
+        writer.state.withLock { $0.changes.keep(freed) }
     }
 
-    /// Closed in order: the next writer has nothing to replay.
-    public func endJournal() { state.withLock { $0.journal?.end() } }
-    /// A process before this one was killed: clusters that it had taken may count as used without a reference.
-    public var mayLeak: Bool { state.withLock { $0.status.mayLeak } }
-
     private func begin(
-        _ journal: MappingJournal, _ identity: UInt64, _ adoption: JournalReplay, mayLeak: Bool = false
+        _ journal: MappingJournal, _ identity: UInt64, _ outcome: JournalReplay, mayLeak: Bool = false
     ) -> JournalReplay {
         journal.start(identity)
-        state.withLock { state in
-            state.journal = journal
-            if mayLeak || adoption != .fresh { state.status.followKilledProcess() }
+        writer.state.withLock { state in
+            state.changes.use(journal)
+            if mayLeak || outcome != .fresh { state.status.followKilledProcess() }
         }
-        return adoption
+        return outcome
     }
 
     private func replay(
-        _ records: [MappingJournal.Record], _ journal: MappingJournal, _ identity: UInt64, hasFailed: Bool,
-        _ storage: some ResizableStorage, _ data: (some ImageStorage)?
+        _ records: [MappingJournal.Record], _ journal: MappingJournal, _ identity: UInt64, hasFailed: Bool
     ) throws(ImageError) -> JournalReplay {
-        state.withLock { state in
-            state.isAdopting = true
+        writer.state.withLock { state in
+            state.changes.beginReplay()
             state.status.followKilledProcess()
         }
-        defer { state.withLock { $0.isAdopting = false } }
+        defer { writer.state.withLock { $0.changes.endReplay() } }
         do throws(ImageError) {
             let last = try lastWords(records)
-            for (_, entry) in last where entry.isOwn { try adopt(entry.host, storage) }
+            for (_, entry) in last where entry.isOwn { try adopt(entry.host) }
             for (cluster, entry) in last.sorted(by: { $0.key < $1.key }) {
-                try bringTable(of: cluster, storage, data)
+                try bringTable(of: cluster)
                 try apply(entry, to: cluster)
             }
         } catch {
             guard error.kind == .malformed else { throw error }
             return begin(journal, identity, .refused(error.what))
         }
-        state.withLock { $0.journal = journal }
+        writer.state.withLock { $0.changes.use(journal) }
         return hasFailed ? .afterFailure(records.count) : .changes(records.count)
     }
 
@@ -150,38 +145,36 @@ extension QCOW2Writer {
     }
 
     /// Counts a cluster that an entry is to name.
-    private func adopt(_ cluster: UInt64, _ storage: some ResizableStorage) throws(ImageError) {
+    private func adopt(_ cluster: UInt64) throws(ImageError) {
         while true {
-            let lack: ClusterAllocator.Lack? = state.withLock { state in
-                do throws(ClusterAllocator.Lack) {
-                    try state.refcounts.adopt(cluster)
+            let obstacle: RefcountObstacle? = writer.state.withLock { state in
+                do throws(RefcountObstacle) {
+                    try state.clusters.adopt(cluster)
                     return nil
                 } catch { return error }
             }
-            switch lack {
+            switch obstacle {
             case nil: return
-            case .block(let b): try satisfy(.block(b), storage)
+            case .block(let b): try writer.satisfy(.block(b), storage)
             case .full, .corrupt: throw .malformed("a change names a cluster that cannot be its own")
             }
         }
     }
 
     /// Pins the slice of a guest cluster, whose table is this image's alone.
-    private func bringTable(
-        of cluster: UInt64, _ storage: some ResizableStorage, _ data: (some ImageStorage)?
-    ) throws(ImageError) {
+    private func bringTable(of cluster: UInt64) throws(ImageError) {
         let guest = cluster << map.clusterBits
         let slice = Int(truncatingIfNeeded: guest >> map.sliceCoverageBits)
         let table = Int(truncatingIfNeeded: guest >> map.coverageBits)
         while true {
             let l1 = MappingWord(map.l1[table])
             if l1.isDamaged { throw .malformed("a change is of a table that is damaged") }
-            if l1.raw & MappingWord.copied == 0 { try makeTable(table, storage) }
+            if l1.raw & MappingWord.copied == 0 { try writer.makeTable(table, storage) }
             let isPinned = map.cache.pin(slice)
             if isPinned == true { return }
             if isPinned == nil {
                 // Slices that are written may leave memory.
-                try writeBackKeeping(storage, data)
+                try writeBackKeeping()
                 continue
             }
             let read = map.tableRead(slice, l2Table: MappingWord(map.l1[table]).offset)
@@ -193,7 +186,7 @@ extension QCOW2Writer {
     private func apply(_ entry: Entry, to cluster: UInt64) throws(ImageError) {
         let guest = GuestOffset(cluster << map.clusterBits)
         let slice = Int(truncatingIfNeeded: guest.bytes >> map.sliceCoverageBits)
-        let isSound = state.withLock { state in
+        let isSound = writer.state.withLock { state in
             defer { map.cache.unpin(slice) }
             let index = map.entryIndex(guest)
             let old = MappingWord(map.cache.word(slice, index))
@@ -201,11 +194,11 @@ extension QCOW2Writer {
             if old.raw == entry.word, bits == entry.bits { return true }
             let isElsewhere = old.isCompressed || old.offset != MappingWord(entry.word).offset
             if entry.isShared, isElsewhere { return false }
-            if isElsewhere { unlink(old, &state) }
+            if isElsewhere { state.changes.unlink(old, map) }
             if map.rules.subclusters {
-                changePair(slice, index, entry.word, entry.bits, &state)
+                state.changes.changePair(slice, index, entry.word, entry.bits, map)
             } else {
-                change(slice, index, entry.word, &state)
+                state.changes.change(slice, index, entry.word, map)
             }
             return true
         }

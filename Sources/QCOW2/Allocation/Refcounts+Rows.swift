@@ -11,9 +11,9 @@ struct RowSearch {
     fileprivate var newBlocks: [Int] = []
 }
 
-extension ClusterAllocator {
+extension Refcounts {
     /// Takes `count` free clusters in a row for a table; the first one's number. New blocks that count them lie before them.
-    mutating func allocateRow(_ count: UInt64, _ search: inout RowSearch) throws(Lack) -> UInt64 {
+    mutating func allocateRow(_ count: UInt64, _ search: inout RowSearch) throws(RefcountObstacle) -> UInt64 {
         try findRow(count, &search)
         let (start, end) = (search.start, search.at)
         for cluster in start..<end where metadata.contains(cluster) { throw .corrupt(cluster: cluster) }
@@ -32,7 +32,7 @@ extension ClusterAllocator {
         return start + UInt64(search.newBlocks.count)
     }
 
-    private mutating func findRow(_ count: UInt64, _ search: inout RowSearch) throws(Lack) {
+    private mutating func findRow(_ count: UInt64, _ search: inout RowSearch) throws(RefcountObstacle) {
         while search.at - search.start < count + UInt64(search.newBlocks.count) {
             guard search.at < limit else { throw .full }
             let b = Int(search.at / perBlock)
@@ -53,7 +53,7 @@ extension ClusterAllocator {
     }
 
     /// Moves `end` back over free clusters.
-    mutating func lowerEnd() throws(Lack) {
+    mutating func lowerEnd() throws(RefcountObstacle) {
         while end > 1, !metadata.contains(end - 1), try count(of: end - 1) == 0 { end -= 1 }
     }
 }
