@@ -1,5 +1,5 @@
-// An image that is opened again later, here or in another process, has to be the same image, whatever became of the names
-// of its files meanwhile. So the descriptors are kept: they hold the files, and no locks.
+// The files of a chain, held open for a later opening of the same image, here or in another process. It has to be the
+// same image, whatever became of the names of its files meanwhile; so the descriptors are kept, which hold no locks.
 import Glibc
 public import DiskTypes
 public import LinuxIO
@@ -16,6 +16,7 @@ public final class HeldFiles: Sendable {
     public var files: [OpenedFile] {
         zip(holders, known).map { OpenedFile(descriptor: $0.owned.raw, known: $1) }
     }
+    /// What each file must be when it is opened again, in the order of `files`.
     public let known: [KnownFile]
     private let holders: [Holder]
 

@@ -48,7 +48,7 @@ public final class ImageChain: BlockMap {
     public func close() throws(ImageError) { try writer?.close() }
 
     /// `close`, and gives QEMU's locks back at once: else they last until the kernel has taken the workers' rings down, a
-    /// moment after their end. Not for who has made loop devices of the files: those keep the locks.
+    /// moment after their end. Not while loop devices of the files exist: those keep the locks.
     public func closeAndUnlock() throws(ImageError) {
         defer { for file in files { ImageLock.release(file) } }
         try close()

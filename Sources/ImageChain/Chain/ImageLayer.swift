@@ -9,19 +9,23 @@ public import QCOW2
 public struct ImageLayer: Sendable {
     /// The name it was opened by.
     public let path: FilePath
+    /// The format that the layer is read as.
     public let format: ImageFormat
     /// The header, for QCOW2 layers.
     public let image: QCOW2Image?
     /// Bytes of this layer's disk (of the snapshot's, where one is read).
     public let size: UInt64
-    /// Indices in the chain's files: where the tables are and where the data is.
+    /// The index in the chain's files of the file that has the tables; `dataFile`: the one that has the data.
     public let metadataFile: UInt16
+    /// See `metadataFile`: the same, unless the image has an external data file.
     public let dataFile: UInt16
     let map: LayerMap
 
+    /// Bytes of a cluster; 64 KiB for a raw layer, which has none.
     public var clusterSize: UInt64 {
         if case .qcow2(let map) = map { map.clusterSize } else { 65536 }
     }
+    /// How compressed clusters are compressed (header: compression_type); a raw layer has none.
     public var compression: CompressionMethod {
         if case .qcow2(let map) = map { map.compression } else { .deflate }
     }

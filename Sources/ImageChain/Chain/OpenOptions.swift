@@ -27,7 +27,7 @@ public struct OpenOptions: Sendable {
     /// A process that started this one holds the locks already: they are taken here too, without a test.
     public var joinsLocks: Bool = false
     /// Writes will go through this chain. Then those of a predecessor that was killed are waited for (`WriterLock`). Off
-    /// for who opens an image for writing only to hold its locks, or to look.
+    /// for a chain that is opened for writing only to hold its locks, or to look.
     public var takesWriterLock: Bool = true
     /// Open the active image (and its data file) for writing, with QEMU's lock for a writer. Its backing files stay
     /// read-only. A raw file that ends inside a sector is completed with zeros.
@@ -49,5 +49,6 @@ public struct OpenOptions: Sendable {
     /// Images in a chain at most. QEMU has no limit and hangs on loops.
     public var depthLimit: Int = 256
 
+    /// The defaults: read-only, with every check.
     public init() {}
 }

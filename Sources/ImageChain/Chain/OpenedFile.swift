@@ -1,5 +1,6 @@
-// A server that follows a killed one must read and write the very files that the first one had, whatever became of their
-// names meanwhile. So the files of a chain are handed from process to process as descriptors, with what each must be.
+// The files of a chain as they are handed from process to process: descriptors, with what each must be. A server that
+// follows a killed one must read and write the very files that the first one had, whatever became of their names
+// meanwhile.
 
 public import LinuxIO
 
@@ -7,6 +8,7 @@ public import LinuxIO
 public struct KnownFile: Hashable, Sendable, Codable {
     /// Device and inode, as in `FileIdentity`.
     public var device: UInt64
+    /// See `device`.
     public var inode: UInt64
     /// Bytes of a file that is only read: it may not be shorter later, and what it is longer does not count. Nil: it is
     /// written, and grows.
@@ -14,6 +16,7 @@ public struct KnownFile: Hashable, Sendable, Codable {
     /// The format of a layer, found by probing or named by the overlay; nil for an external data file.
     public var format: String?
 
+    /// The file of that identity. `length` in bytes, nil for a file that is written; `format` nil for a data file.
     public init(_ identity: FileIdentity, length: UInt64?, format: ImageFormat?) {
         device = identity.device
         inode = identity.inode
@@ -21,15 +24,18 @@ public struct KnownFile: Hashable, Sendable, Codable {
         self.format = format?.rawValue
     }
 
+    /// Device and inode.
     public var identity: FileIdentity { FileIdentity(device: device, inode: inode) }
 }
 
 /// A file of a chain that is open already.
 public struct OpenedFile: Sendable {
-    /// Stays the caller's, who closes it after `ImageChain.open`.
+    /// The descriptor stays the caller's, and can be closed after `ImageChain.open`.
     public var descriptor: Int32
+    /// What the file must be, or the chain is not opened.
     public var known: KnownFile
 
+    /// An open descriptor, and what its file must be.
     public init(descriptor: Int32, known: KnownFile) {
         self.descriptor = descriptor
         self.known = known

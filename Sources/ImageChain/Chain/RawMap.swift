@@ -1,5 +1,5 @@
-// Raw is a format too: guest offset = host offset, and zeros past the end of the file. As a map it is this small, and
-// the engine never asks which kind it has.
+// The map of a raw image: guest offset = host offset, and zeros past the end of the file. The engine never asks which
+// kind of map it has.
 
 import DiskTypes
 

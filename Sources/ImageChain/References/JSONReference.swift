@@ -1,5 +1,5 @@
-// A backing file's name may be options in JSON: libvirt and QEMU's own snapshots write them. Of all that QEMU's block
-// layer can be told, only what means a plain file of this host is understood; the rest is refused by its name.
+// A backing file's name that is options in JSON, as libvirt and QEMU's own snapshots write them. Of all that QEMU's
+// block layer can be told, only what means a plain file of this host is understood; the rest is refused by its name.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// The names of backing and data files come from the image, and an image from a stranger may name /etc/shadow, a URL
-// or a FIFO. Here is decided which of them are opened at all.
+// Which of the files that an image names are opened at all. The names of backing and data files come from the image,
+// and an image from a stranger may name /etc/shadow, a URL or a FIFO.
 
 package import DiskTypes
 import LinuxIO

@@ -1,5 +1,5 @@
-// A cluster that holds a table must never be given to data, whatever its refcount says: that is how one damaged
-// refcount ruins a whole image. Before the first write all tables are listed.
+// The list of all clusters that hold an image's tables, made before the first write. Such a cluster is never given to
+// data, whatever its refcount says: that is how one damaged refcount ruins a whole image.
 
 import DiskTypes
 
@@ -88,8 +88,8 @@ struct MetadataClusters {
         set.formUnion(shared)
     }
 
-    /// L2 tables past the end of the file: were data to come there when it grows, the next who opens the image would take it
-    /// for a table.
+    /// L2 tables past the end of the file: were data to come there when it grows, the next program that opens the image would
+    /// take it for a table.
     private mutating func addCutOff(
         _ header: Header, _ map: QCOW2Map, _ storage: some ResizableStorage
     ) throws(ImageError) {

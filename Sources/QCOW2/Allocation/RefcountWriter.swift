@@ -1,5 +1,5 @@
-// Every cluster of a file has a refcount, and a file being written grows cluster by cluster. The counts gather here
-// and leave block by block, so that a terabyte's worth never sits in memory.
+// The refcounts of an image that is written from start to end and grows cluster by cluster. The counts gather here and
+// leave block by block, so that a terabyte's worth is never in memory.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// A table that grows must lie in one piece: a row of free clusters, wherever there is one. And where the last
-// clusters of a file have become free, the file can end earlier.
+// Free clusters in a row: a table that grows must lie in one piece, wherever there is room for it. And the end of the
+// file: where its last clusters have become free, it can end earlier.
 
 import DiskTypes
 

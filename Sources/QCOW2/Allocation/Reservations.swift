@@ -1,5 +1,5 @@
-// Workers that write one image at a time, each in a row, would leave their clusters mixed in the file, and every read
-// of a row would be many. Each worker takes free clusters in batches, and its next ones from its own.
+// The free clusters that each worker keeps for its next writes. Workers that write one image at a time, each in a row,
+// would else leave their clusters mixed in the file, and to read a row would take many reads.
 
 /// Free clusters that count as used already, a run for each worker. What is left of them becomes free again; what a killed
 /// process had left is a leak.

@@ -5,6 +5,7 @@ public import DiskTypes
 
 /// One thing that is wrong, and where.
 public struct CheckFinding: Sendable, Equatable {
+    /// How bad a finding is.
     public enum Severity: Sendable, Equatable {
         /// Takes space that nothing uses; harmless.
         case leak
@@ -13,10 +14,14 @@ public struct CheckFinding: Sendable, Equatable {
         /// Worth knowing, counted nowhere.
         case note
     }
+    /// How bad it is.
     public let severity: Severity
+    /// What is wrong, in words; a part of a line.
     public let what: String
+    /// Where in the file; nil where no one place is meant.
     public let at: HostOffset?
 
+    /// The line that `check` prints.
     public var line: String {
         let place = at.map { " (\($0))" } ?? ""
         return switch severity {
@@ -29,23 +34,30 @@ public struct CheckFinding: Sendable, Equatable {
 
 /// The outcome of a check: qemu-img's numbers under qemu-img's names.
 public struct CheckReport: Sendable, Equatable {
+    /// What all findings come to: nothing wrong, only leaks, or errors.
     public enum Verdict: Sendable, Equatable { case clean, leaks, corrupt }
 
+    /// Errors that are found, or that are left after a repair.
     public internal(set) var corruptions: UInt64 = 0
+    /// Leaked clusters that are found, or that are left after a repair.
     public internal(set) var leaks: UInt64 = 0
-    /// What a repair has taken away of each.
+    /// Errors that a repair has put right.
     public internal(set) var corruptionsFixed: UInt64 = 0
+    /// Leaked clusters that a repair has freed.
     public internal(set) var leaksFixed: UInt64 = 0
     /// Behind the last cluster that is used or counted as used.
     public internal(set) var imageEnd = HostOffset(0)
-    /// Clusters of the guest's disk: all, those with storage in the active state, and of these the ones that do not follow
-    /// their neighbour and the compressed ones.
+    /// Clusters of the guest's disk.
     public internal(set) var totalClusters: UInt64 = 0
+    /// Clusters of the guest's disk that have storage in the active state.
     public internal(set) var allocatedClusters: UInt64 = 0
+    /// Allocated clusters that do not follow their neighbour in the file.
     public internal(set) var fragmentedClusters: UInt64 = 0
+    /// Allocated clusters that are compressed.
     public internal(set) var compressedClusters: UInt64 = 0
-    /// The first findings, as many as the options say, and how many more there are.
+    /// The first findings, at most `CheckOptions.findingLimit`.
     public internal(set) var findings: [CheckFinding] = []
+    /// How many findings are not in `findings`.
     public internal(set) var findingsLeftOut: UInt64 = 0
     /// The refcount table or a block of it cannot be used, or is missing: repair has to make a new one.
     public internal(set) var needsRebuild = false
@@ -56,6 +68,7 @@ public struct CheckReport: Sendable, Equatable {
     /// Why the refcounts of clusters that seem unused were kept by a repair; nil when they may be given back.
     public internal(set) var keepsLeaks: String?
 
+    /// What the numbers come to: errors count more than leaks.
     public var verdict: Verdict { corruptions > 0 ? .corrupt : leaks > 0 ? .leaks : .clean }
 
     /// Counts a finding and keeps it while there is room.
@@ -82,6 +95,7 @@ public struct CheckOptions {
     /// Asked between two tables and, in a repair, between two steps: whether to stop.
     public var isInterrupted: () -> Bool = { false }
 
+    /// 1000 findings, 1 GiB of memory, no progress, no interruption.
     public init() {}
 }
 

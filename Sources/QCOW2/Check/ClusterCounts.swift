@@ -1,5 +1,5 @@
-// A check counts the references to every cluster of the file. A byte for each cluster that has any keeps that small
-// (16 MiB for 1 TiB of 64 KiB clusters), and a hostile file of exabytes takes only what it refers to.
+// The references that a check has counted, for every cluster of the file. A byte for each cluster that has any keeps
+// that small (16 MiB for 1 TiB of 64 KiB clusters), and a hostile file of exabytes takes only what it refers to.
 
 import DiskTypes
 

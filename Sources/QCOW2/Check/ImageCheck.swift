@@ -22,7 +22,7 @@ public enum ImageCheck {
     /// The write order, with an fdatasync between the steps, so that a crash in any gap leaves leaks or flags to fix but
     /// never a cluster that is used and counted free:
     ///
-    /// 1. Unknown autoclear bits are cleared, as any writer must who does not know them.
+    /// 1. Unknown autoclear bits are cleared, as any writer must that does not know them.
     /// 2. Refcounts go up where references are missing. Where blocks or the table are missing or cannot be used, a whole
     ///    new structure is written behind everything else first, then the header switches to it in one write.
     /// 3. COPIED flags are put right. (One too many lets a writer change shared data: none survives step 2 for long.)

@@ -1,5 +1,5 @@
-// The refcount structure is held against the references that were counted, its own clusters included. Broken, it
-// loses nothing: the references say what it must be.
+// The part of a check that holds the refcount structure against the references that were counted, its own clusters
+// included. Where it is broken nothing is lost: the references say what it must be.
 
 import DiskTypes
 

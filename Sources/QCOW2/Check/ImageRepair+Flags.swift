@@ -1,5 +1,5 @@
-// COPIED flags follow the refcounts. They are put right in one pass over the L1 table and the L2 tables, by what the
-// refcounts are once the repair is done.
+// The part of a repair that puts COPIED flags right, in one pass over the L1 table and the L2 tables. They follow the
+// refcounts as those are once the repair is done.
 
 import DiskTypes
 

@@ -1,6 +1,6 @@
-// A refcount structure that is missing, cut short or run over by something else is made anew. The new one is complete
-// and durable behind the last used cluster before the header knows of it, so a crash leaves the old state; the old
-// clusters are free from the switch on.
+// The part of a repair that makes the refcount structure anew, where it is missing, cut short or run over by something
+// else. The new one is complete and durable behind the last used cluster before the header names it, so a crash leaves
+// the old state; the old clusters are free from the switch on.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// The steps of a repair, each of which may be the last before the power fails. What may follow the order of
-// `ImageCheck.repair`; nothing here writes out of its turn.
+// The steps of a repair, each of which may be the last before the power fails. They come in the order that
+// `ImageCheck.repair` gives, and no step writes before its turn.
 
 import DiskTypes
 

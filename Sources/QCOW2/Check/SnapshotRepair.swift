@@ -1,5 +1,5 @@
-// Version 3 wants every entry of the snapshot table to say how large the disk was; without that the snapshot's size changes
-// when the image is resized. The entries get longer, so the table is written anew.
+// Completes the snapshot table of an image. Version 3 wants every entry to say how large the disk was; without that
+// the snapshot's size changes when the image is resized. The entries get longer, so the table is written anew.
 
 import DiskTypes
 

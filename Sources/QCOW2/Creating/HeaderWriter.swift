@@ -1,5 +1,5 @@
 // The first cluster of an image that is made: header, extensions, backing name, byte for byte as QEMU lays them out,
-// so that who compares finds nothing.
+// so that the two can be compared.
 
 import DiskTypes
 

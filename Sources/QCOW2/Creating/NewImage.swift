@@ -1,5 +1,5 @@
-// An image that is made must be one that every reader takes. What `create` and `convert` are asked for is judged
-// here, once, with QEMU's rules; behind this door only images that can exist are laid out.
+// The options of an image that is made, judged once with QEMU's rules. What `create` and `convert` are asked for
+// becomes a `NewImage`, which every reader can take, or an error.
 
 public import DiskTypes
 
@@ -18,28 +18,43 @@ public enum PreallocationMode: String, Sendable, CaseIterable {
 public struct NewImageOptions: Sendable {
     /// 2 (`compat=0.10`) or 3 (`compat=1.1`).
     public var version: UInt32 = 3
+    /// Bytes of a cluster, a power of two.
     public var clusterSize: UInt64 = 65536
+    /// Bits of a refcount: 1, 2, 4 ... 64.
     public var refcountBits: UInt64 = 16
+    /// The compatible feature "lazy refcounts": a writer may leave them behind the mapping, and say so.
     public var lazyRefcounts = false
+    /// L2 entries of 16 bytes, with 32 subclusters for each cluster.
     public var extendedL2 = false
+    /// How compressed clusters will be compressed.
     public var compression: CompressionMethod = .deflate
+    /// What space the image takes before the first write.
     public var preallocation: PreallocationMode = .off
+    /// The backing file's name, byte for byte as the header gets it; nil: none.
     public var backingName: FileName?
+    /// The backing file's format, as QEMU calls it.
     public var backingFormat: String?
+    /// The external data file's name; nil: data is in the image itself.
     public var dataFile: FileName?
+    /// The data file is to read as the guest's disk does (data_file_raw).
     public var dataFileIsRaw = false
 
+    /// QEMU's defaults.
     public init() {}
 }
 
 /// A new image that can exist: its options, its size, and what follows from both.
 public struct NewImage: Sendable {
+    /// What was asked for.
     public let options: NewImageOptions
     /// Bytes of the guest's disk, in whole sectors.
     public let size: UInt64
+    /// Bytes of a cluster: 2 to this power.
     public let clusterBits: UInt64
+    /// Bits of a refcount: 2 to this power.
     public let refcountOrder: UInt64
 
+    /// Judges the options and the size in bytes by QEMU's rules. Throws `.unsupported` for an image that cannot exist.
     public init(_ options: NewImageOptions, size: UInt64) throws(ImageError) {
         guard options.clusterSize.nonzeroBitCount == 1,
             let bits = UInt32(exactly: options.clusterSize.trailingZeroBitCount), Limits.clusterBits.contains(bits)
@@ -97,15 +112,19 @@ public struct NewImage: Sendable {
         }
     }
 
+    /// Bytes of a cluster.
     public var clusterSize: UInt64 { 1 << clusterBits }
     /// All clusters are mapped from the start. A raw data file must hold zeros where the guest reads them, so it is, too.
     public var isPreallocated: Bool { options.preallocation != .off || options.dataFileIsRaw }
+    /// Data is in a file of its own.
     public var hasExternalData: Bool { options.dataFile != nil }
     /// Clusters of the guest's disk, the last one perhaps not whole.
     public var guestClusters: UInt64 { clusters(size) }
+    /// Bytes of an L2 entry: 8, or 16 where it is extended.
     public var l2EntryBytes: UInt64 { options.extendedL2 ? 16 : 8 }
     /// Entries of one L2 table.
     public var l2Entries: UInt64 { clusterSize / l2EntryBytes }
+    /// Entries of the L1 table: one for each L2 table that the disk needs.
     public var l1Entries: UInt64 { (guestClusters + l2Entries - 1) / l2Entries }
     /// Refcounts in one block.
     public var refcountsPerBlock: UInt64 { (clusterSize * 8) >> refcountOrder }
@@ -118,6 +137,8 @@ public struct NewImage: Sendable {
 
 /// Bytes for one place of the file.
 public struct TableWrite: Sendable {
+    /// Where they go.
     public let host: HostOffset
+    /// The bytes as they are in the file.
     public let bytes: [UInt8]
 }

@@ -1,5 +1,5 @@
-// An image that is made empty, or with every cluster mapped, has a layout that follows from its size alone. All
-// tables come first, so the data is one run: preallocated images have one extent.
+// The layout of an image that is made empty, or with every cluster mapped: it follows from the image's size alone. All
+// tables come first, so the data is one run, and preallocated images have one extent.
 //
 //     header | refcount table | refcount blocks | L1 | L2 tables | data
 //
@@ -9,6 +9,7 @@ public import DiskTypes
 
 /// Where everything is in an image without history.
 public struct PreallocatedLayout: Sendable {
+    /// The image that is laid out.
     public let image: NewImage
     let places: TablePlaces
     private let blocks: UInt64
@@ -21,6 +22,7 @@ public struct PreallocatedLayout: Sendable {
     /// Where the data would start: behind all tables.
     private let tablesEnd: UInt64
 
+    /// Lays an image out. Throws when its tables take more clusters than the format has.
     public init(_ image: NewImage) throws(ImageError) {
         self.image = image
         let mapped = image.isPreallocated

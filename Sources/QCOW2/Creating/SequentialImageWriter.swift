@@ -1,6 +1,6 @@
-// An image that is written from start to end, by many threads, needs one place that says what goes where. This is it:
-// pieces of the guest's disk come in increasing order, each gets its place in the file, and the tables that are full
-// by then come along. Nothing here reads or writes, and what it holds does not grow with the disk (but for the L1 and
+// The layout of an image that many threads write from start to end: the one place that says what goes where. Pieces of the
+// guest's disk come in increasing order, each gets its place in the file, and the tables that are full by then come
+// along. Nothing here reads or writes, and what it holds does not grow with the disk (but for the L1 and
 // refcount tables, which the format bounds).
 //
 //     header | data, L2 tables and refcount blocks as they fill | L1 | refcount blocks | refcount table
@@ -31,6 +31,7 @@ public struct ChunkPlacement: Sendable {
 
 /// What has to be written when all pieces have their place.
 public struct FinishedImage: Sendable {
+    /// Tables that were not complete before; to be written before the header.
     public let tables: [TableWrite]
     /// The bytes the file starts with; to be written when everything else is on the disk.
     public let header: [UInt8]
@@ -40,6 +41,7 @@ public struct FinishedImage: Sendable {
 
 /// Lays an image out piece by piece.
 public struct SequentialImageWriter: Sendable {
+    /// The image that is laid out.
     public let image: NewImage
     private var refcounts: RefcountWriter
     private var streams = StreamPacker()
@@ -49,6 +51,7 @@ public struct SequentialImageWriter: Sendable {
     private var tableIndex: UInt64 = 0
     private var fullTables: [(index: UInt64, bytes: [UInt8])] = []
 
+    /// Begins an image of which no piece is placed yet.
     public init(_ image: NewImage) {
         self.image = image
         refcounts = RefcountWriter(image)

@@ -1,5 +1,5 @@
-// The counterpart of `BigEndianBytes`: tables and headers that are written are put together here, in memory, with
-// every field's width in its call.
+// Tables and headers that are written, put together in memory, with every field's width in its call: the counterpart
+// of `BigEndianBytes`.
 
 /// Bytes being filled with big-endian integers.
 struct BigEndianTable {

@@ -1,23 +1,32 @@
-// Persistent dirty bitmaps are listed by `info`; a writer must keep or drop them. A broken directory is reported
-// where bitmaps are asked for and never blocks reading data.
+// The directory of persistent dirty bitmaps. `info` lists them, and a writer must keep or drop them. A broken
+// directory is reported where bitmaps are asked for and never blocks reading data.
 
 public import DiskTypes
 
 /// One entry of the bitmap directory (specification: "Bitmaps").
 public struct Bitmap: Sendable, Equatable {
+    /// The bitmap's name, unique in its image.
     public let name: String
+    /// Where the bitmap table is (bitmap_table_offset).
     public let table: HostOffset
+    /// Entries of the bitmap table, of 8 bytes each (bitmap_table_size).
     public let tableEntries: UInt32
+    /// Bit 0: in_use; bit 1: auto; bit 2: extra_data_compatible.
     public let flags: UInt32
+    /// Guest bytes that one bit stands for: 2 to this power.
     public let granularityBits: UInt8
 
+    /// The bitmap was not saved in order: what it says is not to be believed.
     public var isInUse: Bool { flags & 1 != 0 }
+    /// The bitmap must follow every write of the guest's disk.
     public var isAuto: Bool { flags & 2 != 0 }
     /// Guest bytes that one bit stands for.
     public var granularity: UInt64 { 1 << UInt64(granularityBits) }
 }
 
+/// The directory of persistent bitmaps (specification: "Bitmap directory").
 public enum BitmapDirectory {
+    /// Reads all entries. Throws `.malformed` for a directory that breaks the format, and the system's error.
     public static func read(
         _ pointer: HeaderExtensions.BitmapsPointer, clusterSize: UInt64, from source: some ByteSource
     ) throws(ImageError) -> [Bitmap] {

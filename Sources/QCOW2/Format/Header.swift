@@ -5,42 +5,67 @@ public import DiskTypes
 
 /// The QCOW2 header (specification: "Header"), versions 2 and 3. A value of this type is in range in every field.
 public struct Header: Sendable {
+    /// The first four bytes: "QFI" and 0xfb.
     public static let magic: UInt32 = 0x5146_49fb
     /// Bytes that the longest known header takes.
     static let knownBytes = 112
 
+    /// crypt_method: how data clusters are encrypted.
     public enum Encryption: UInt32, Sendable {
+        /// Data is plain.
         case none = 0
         /// Legacy AES-CBC by a plain password.
         case aes = 1
+        /// LUKS, version 1; its header is an extension.
         case luks = 2
     }
 
+    /// 2 or 3.
     public let version: UInt32
+    /// Where the backing file's name begins, inside the first cluster; 0: there is none.
     public let backingNameOffset: UInt64
+    /// Bytes of the backing file's name.
     public let backingNameSize: UInt32
+    /// Bytes of a cluster: 2 to this power.
     public let clusterBits: UInt32
     /// Bytes of the guest's disk as the header has them; `diskSize` is what a guest sees.
     public private(set) var size: UInt64
+    /// How data clusters are encrypted.
     public let encryption: Encryption
+    /// Entries of the active L1 table, of 8 bytes each.
     public let l1Entries: UInt32
+    /// Where the active L1 table is.
     public let l1Offset: HostOffset
+    /// Where the refcount table is.
     public let refcountTableOffset: HostOffset
+    /// Clusters that the refcount table takes.
     public let refcountTableClusters: UInt32
+    /// Entries of the snapshot table.
     public let snapshotCount: UInt32
+    /// Where the snapshot table is.
     public let snapshotsOffset: HostOffset
+    /// Features that a reader must know; none in version 2.
     public let incompatible: IncompatibleFeatures
+    /// Features that may be ignored; none in version 2.
     public let compatible: CompatibleFeatures
+    /// Features that a writer clears which does not know them; none in version 2.
     public let autoclear: AutoclearFeatures
+    /// Bits of a refcount: 2 to this power; 4 in version 2.
     public let refcountOrder: UInt32
+    /// Bytes of the header itself: 72 in version 2, 104 or more in version 3.
     public let length: UInt32
+    /// How compressed clusters are compressed (compression_type).
     public let compression: CompressionMethod
 
+    /// Bytes of a cluster.
     public var clusterSize: UInt64 { 1 << UInt64(clusterBits) }
+    /// Bits of a refcount.
     public var refcountBits: Int { 1 << Int(refcountOrder) }
     /// The header's size in whole sectors: what QEMU shows to a guest.
     public var diskSize: UInt64 { size & ~511 }
+    /// L2 entries are extended: a cluster has 32 subclusters.
     public var hasSubclusters: Bool { incompatible.contains(.extendedL2) }
+    /// Data is in a file of its own.
     public var hasExternalData: Bool { incompatible.contains(.externalDataFile) }
     /// Bytes of an L2 entry.
     public var l2EntryBytes: UInt64 { hasSubclusters ? 16 : 8 }
@@ -64,8 +89,8 @@ public struct Header: Sendable {
     /// Whether a refcount table that cannot be used is an error. To a check it is a finding, and repair makes a new one.
     enum RefcountTable { case required, unjudged }
 
-    /// Decodes and validates; says nothing of header extensions. Unknown incompatible bits are left to the caller,
-    /// who can name them once the feature name table is read.
+    /// Decodes and validates the fixed part. Header extensions are not looked at; unknown incompatible bits are left to the
+    /// caller, which can name them once the feature name table is read.
     public init(_ b: BigEndianBytes) throws(ImageError) { try self.init(b, refcountTable: .required) }
 
     init(_ b: BigEndianBytes, refcountTable: RefcountTable) throws(ImageError) {

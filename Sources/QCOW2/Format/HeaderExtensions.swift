@@ -16,23 +16,36 @@ public struct HeaderExtensions: Sendable {
 
     /// Where the bitmap directory is, as the extension says; nothing of it is trusted yet.
     public struct BitmapsPointer: Sendable, Equatable {
+        /// Bitmaps in the directory (nb_bitmaps).
         public let count: UInt32
+        /// Bytes of the directory (bitmap_directory_size).
         public let directoryBytes: UInt64
+        /// Where the directory is (bitmap_directory_offset).
         public let directory: HostOffset
     }
+    /// An extension of a type that this program does not know, kept as it is.
     public struct Unknown: Sendable, Equatable {
+        /// The extension's type, as in the header.
         public let type: UInt32
+        /// Its data, without padding.
         public let bytes: [UInt8]
     }
 
+    /// The backing file's format, as QEMU calls it (extension 0xe2792aca).
     public private(set) var backingFormat: String?
+    /// The feature name table (extension 0x6803f857).
     public private(set) var featureNames: [FeatureName] = []
+    /// Where the bitmap directory is (extension 0x23852875).
     public private(set) var bitmaps: BitmapsPointer?
     /// Set when the bitmaps extension itself is malformed; that never blocks reading data.
     public private(set) var bitmapsProblem: ImageError?
+    /// Where the LUKS header is, and its bytes (extension 0x0537be77).
     public private(set) var encryptionHeader: (offset: HostOffset, length: UInt64)?
+    /// The external data file's name (extension 0x44415441).
     public private(set) var externalDataFile: FileName?
+    /// Extensions of other types, in their order.
     public private(set) var unknown: [Unknown] = []
+    /// The backing file's name, byte for byte; nil: the image has none.
     public private(set) var backingName: FileName?
 
     /// `first` is the first cluster of the file (shorter where the file is).

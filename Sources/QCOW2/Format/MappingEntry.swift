@@ -1,5 +1,6 @@
-// L1 and L2 entries are judged once, when their table is loaded. What survives is either a right entry or a damage
-// mark in the same word, so a lookup checks nothing and cannot be led astray.
+// The words of L1 and L2 tables, and the rules that they are held against once, when their table is loaded. What
+// remains is either a right entry or a damage mark in the same word, so a lookup checks nothing and cannot be led
+// astray.
 
 import DiskTypes
 

@@ -1,5 +1,5 @@
-// A data cluster that lies inside the image's own tables is damage (or an attack). The areas that never move while an
-// image is open are few; every mapping entry is held against them when its table is loaded.
+// The areas of an image's own tables that never move while it is open. A data cluster inside one is damage, or an
+// attack; every mapping entry is held against them when its table is loaded.
 
 import DiskTypes
 

@@ -5,7 +5,9 @@ public import DiskTypes
 
 /// An opened QCOW2 header with everything that hangs on it. Reading it changes nothing and follows no reference.
 public struct QCOW2Image: Sendable {
+    /// The fixed part of the header.
     public let header: Header
+    /// The rest of the first cluster: extensions and the backing file's name.
     public let extensions: HeaderExtensions
     /// Internal snapshots, or why they cannot be listed.
     public let snapshots: Result<[Snapshot], ImageError>

@@ -1,5 +1,5 @@
-// The one place that knows how counters stand in a refcount block: 1 to 64 bits wide, narrow ones filling their byte
-// from its low end, wide ones big endian (specification: "Host cluster management").
+// How counters stand in a refcount block: 1 to 64 bits wide, narrow ones filling their byte from its low end, wide
+// ones big endian (specification: "Host cluster management").
 
 /// Counters in one refcount block, or in several in a row.
 enum RefcountBlock {

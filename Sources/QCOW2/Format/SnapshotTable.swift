@@ -5,14 +5,21 @@ public import DiskTypes
 
 /// One entry of the snapshot table (specification: "Snapshots").
 public struct Snapshot: Sendable, Equatable {
+    /// The unique id, digits as QEMU makes it.
     public let id: String
+    /// The name that the user gave; not always unique.
     public let name: String
+    /// Where the snapshot's L1 table is.
     public let l1Offset: HostOffset
+    /// Entries of that table, of 8 bytes each.
     public let l1Entries: UInt32
+    /// When the snapshot was taken, in seconds since 1970 (UTC).
     public let dateSeconds: UInt32
+    /// The rest of that time, in nanoseconds.
     public let dateNanoseconds: UInt32
     /// Nanoseconds the guest had run.
     public let vmClock: UInt64
+    /// Bytes of the machine's state that is saved behind the disk; 0: none.
     public let vmStateSize: UInt64
     /// Bytes of the disk when it was taken; nil in short entries, as old version 2 images have them: the image's size.
     public let diskSize: UInt64?
@@ -23,6 +30,7 @@ public struct Snapshot: Sendable, Equatable {
     public var isComplete: Bool { diskSize != nil }
 }
 
+/// The snapshot table of an image (specification: "Snapshots").
 public enum SnapshotTable {
     /// Decodes `header.snapshotCount` entries.
     public static func read(_ header: Header, from source: some ByteSource) throws(ImageError) -> [Snapshot] {

@@ -1,6 +1,6 @@
-// A process that is killed takes the mapping in its memory along, and with it what was answered since the last
-// write-back. What it changed therefore stands in memory that outlives it, too, until the disk has it: the next
-// process takes it from there, and the guest sees a pause.
+// A record of mapping changes in memory that outlives the process. A process that is killed takes the mapping in its
+// memory along, and with it what was answered since the last write-back. So each change stands here, too, until the
+// disk has it: the next process takes it from there, and the guest sees a pause.
 
 import DiskTypes
 import Synchronization

@@ -1,5 +1,5 @@
-// L1 is in memory whole. All workers read it without a lock while one writer changes an entry now and then; and as
-// the file grows, entries that were wrong once become right.
+// The L1 table of an open image, whole in memory, and the lengths of its files. All workers read both without a lock
+// while one writer changes an entry now and then; as the file grows, entries that were wrong once become right.
 
 import DiskTypes
 import Synchronization

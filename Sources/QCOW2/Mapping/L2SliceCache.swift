@@ -1,7 +1,8 @@
-// Every worker of an image looks L2 tables up millions of times a second. Slices of tables are kept in a slab that is
-// never unmapped; a reader takes no lock and does no atomic read-modify-write: it loads the directory word, reads
-// entries, and checks that the word is still the same (a seqlock a slice, with a generation). A writer changes
-// entries in place, under the writer's own lock; what it has changed stays until it is on the disk.
+// The L2 tables of an image that are in memory, in slices. Every worker looks entries up there millions of times a
+// second, so a reader takes no lock and does no atomic read-modify-write: slices are kept in a slab that is never
+// unmapped, and a reader loads the directory word, reads entries, and checks that the word is still the same (a
+// seqlock for each slice, with a generation). A writer changes entries in place, under the writer's own lock; what it
+// has changed stays until it is on the disk.
 
 import DiskTypes
 import Synchronization
@@ -40,9 +41,13 @@ import Synchronization
     let wordsPerSlice: Int
     let tables: Int
     let slots: Int
-    /// One word a table: slot + 1 in the low half (0: not here, `busy`: in a moment), above it how often it changed hands.
+    /// One word for each slice of the image. Bits 0-30: the slot that has it + 1, 0 where none has; bit 31 (`busy`): an entry
+    /// of two words is being changed; bits 32-63: the generation, one more each time the slice comes in, such an entry has
+    /// changed, or bytes that were asked for have become old.
     private nonisolated(unsafe) let directory: UnsafeMutablePointer<Atomic<UInt64>>
+    /// The slices' words, slot by slot, in host byte order.
     private nonisolated(unsafe) let slab: UnsafeMutablePointer<Atomic<UInt64>>
+    /// For each slot, 1 where a reader has used it since the clock's hand came by.
     private nonisolated(unsafe) let touched: UnsafeMutablePointer<Atomic<UInt8>>
     private let clock: Mutex<Clock>
 

@@ -4,6 +4,7 @@
 public import DiskTypes
 
 extension QCOW2Map {
+    /// See `BlockMap.lookup`. Takes no lock and allocates nothing.
     public func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
         let answer = lookupSlice(guest, length)
         guard case .extent(var run) = answer, run.length < length, run.kind != .compressed else { return answer }

@@ -1,6 +1,6 @@
-// A write may go where the bytes are only if nothing else refers to that cluster: the COPIED flag of its entry, in a
-// table that is not shared either (specification: "L2 table entry"). Whatever is not so is a matter of allocation,
-// never of overwriting.
+// Whether a write may go where the bytes are: only if nothing else refers to that cluster, which the COPIED flag of
+// its entry says, in a table that is not shared either (specification: "L2 table entry"). Everything else is
+// allocated, never overwritten.
 
 public import DiskTypes
 

@@ -1,5 +1,5 @@
-// Nearly every request of a running guest lies in one plain cluster whose table is in memory. For that case the full
-// answer of `lookup` is mostly unpacking; this is the same look, with one number for an answer.
+// The short lookup for the commonest request: one that lies in one plain cluster whose table is in memory. There the
+// full answer of `lookup` is mostly unpacking; this is the same lookup, with one number for an answer.
 
 public import DiskTypes
 

@@ -12,8 +12,11 @@ import Synchronization
 
 /// The map of an image's active state, or of one of its snapshots. Only a `QCOW2Writer` changes it.
 public final class QCOW2Map: BlockMap {
+    /// Bytes of the disk, in whole sectors.
     public let size: UInt64
+    /// Bytes of a cluster.
     public let clusterSize: UInt64
+    /// How compressed clusters are compressed.
     public let compression: CompressionMethod
     let rules: EntryValidator
     let clusterBits: UInt64
@@ -117,6 +120,7 @@ public final class QCOW2Map: BlockMap {
         cache.fillAll(word)
     }
 
+    /// See `BlockMap.supply`. Every entry is judged here, once; a broken one becomes a damage mark.
     public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
         let slice = Int(table.token & 0xffff_ffff)
         let generation = UInt32(truncatingIfNeeded: table.token >> 32)

@@ -1,5 +1,6 @@
-// Every allocating write changes an entry, and the write-back must know which. A bit for each word of each slice that
-// is in memory, found by the slice's slot: no hashing and no allocation for a write.
+// Which words of L2 slices the disk lacks. Every allocating write changes an entry, and the write-back must know
+// which: a bit for each word of each slice that is in memory, found by the slice's slot, with no hashing and no
+// allocation for a write.
 
 #if canImport(Glibc)
     import Glibc

@@ -1,5 +1,5 @@
-// Clusters without a reference become free, and its space goes back first: once it is free another write
-// may have it.
+// Makes clusters free that have no reference any more. Their space goes back to the file system first: once a cluster
+// is free another write may have it.
 public import DiskTypes
 
 extension QCOW2Writer {

@@ -22,14 +22,19 @@ public enum ZeroMode: Sendable {
     case forget
 }
 
+/// The answer to a request for zeros (`QCOW2Writer.zero`).
 public enum ZeroGrant: Equatable, Sendable {
     /// So many bytes are dealt with.
     case done(UInt64)
     /// So many bytes must be written as zeros.
     case write(UInt64)
+    /// A write in flight must end first: ask again when it has.
     case busy
+    /// The helper thread must do something first: ask again afterwards.
     case wants
+    /// Fetch this part of a table, `supply` it, ask again.
     case needs(TableRead)
+    /// The request fails with this errno.
     case failed(Int32)
 }
 

@@ -1,5 +1,6 @@
-// The entries that a write-back has for a slice are often many and seldom neighbours; a write for each would be
-// thousands. What lies between two of them goes along where it is the same on the disk.
+// Words of an L2 slice that are written together. The entries that a write-back has for a slice are often many and
+// seldom neighbours, and a write for each would be thousands; so what lies between two of them goes along where it is
+// the same on the disk.
 
 import DiskTypes
 

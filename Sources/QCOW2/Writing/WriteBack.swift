@@ -8,9 +8,12 @@ import Synchronization
 /// References that are gone, on the disk too. Free once no request that began before is in flight.
 public struct FreedClusters: Sendable {
     var list: [DroppedReference] = []
+    /// No clusters.
     public init() {}
     init(list: [DroppedReference]) { self.list = list }
+    /// Whether there are none.
     public var isEmpty: Bool { list.isEmpty }
+    /// Adds those of a later write-back.
     public mutating func append(_ more: FreedClusters) { list += more.list }
 }
 
