@@ -1,5 +1,5 @@
-// Vhost-user never leaves the machine, so its integers have the machine's byte order. The one place that takes them
-// out of a peer's bytes and puts them in; a read past the end is nil, never a trap.
+// Integers in a peer's bytes, in the machine's byte order: vhost-user never leaves the machine. All payloads are
+// decoded and encoded through these two functions; a read past the end is nil, never a trap.
 
 extension [UInt8] {
     /// The integer at `offset`, in the machine's byte order; nil when the bytes end before it does.
@@ -11,6 +11,7 @@ extension [UInt8] {
         return T(littleEndian: value)
     }
 
+    /// Appends the integer, in the machine's byte order.
     mutating func append<T: FixedWidthInteger & UnsignedInteger>(native value: T) {
         let ordered = value.littleEndian
         for i in 0..<T.bitWidth / 8 { append(UInt8(truncatingIfNeeded: ordered >> T(8 * i))) }

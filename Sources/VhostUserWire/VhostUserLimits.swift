@@ -1,8 +1,9 @@
-// Every number that a peer may name has a maximum with a name, and the sizes that the protocol fixes are written
-// once. One to one with formats/vhost-user/layout.tsv, which the tests hold them against.
+// The sizes that the protocol fixes, and a maximum for every number that a peer may send, each written once.
+// formats/vhost-user/layout.tsv has the same list; the tests hold one against the other.
 
-/// Sizes of vhost-user, and how much of it anybody may ask for.
+/// Sizes of vhost-user in bytes, and the most that a peer may ask for.
 public enum VhostUserLimits {
+    /// Bytes of the header of a message (specification: "Header").
     public static let headerBytes = 12
     /// The longest payload that is read at all. The longest that means anything is a full configuration access, 268
     /// bytes; what is longer than this is not worth memory.

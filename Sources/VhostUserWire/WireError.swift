@@ -1,35 +1,48 @@
-// What can be wrong with a message of the other side. The reader throws it, the owner of the connection decides
-// (answer failure, or close); nothing here traps.
+// What can be wrong with a message of the other side. Decoders throw it and never trap; the connection's owner answers
+// with a failure or closes.
 
 /// A message that breaks the protocol.
 public enum WireError: Error, Equatable, Sendable {
-    /// Fewer bytes than a header.
+    /// The bytes end inside the header; the number of those that came.
     case headerCutOff(bytes: Int)
+    /// The header has a version other than 1.
     case wrongVersion(UInt32)
+    /// The header's payload is longer than `VhostUserLimits.maxPayloadBytes`.
     case payloadTooLong(bytes: UInt32)
-    /// The payload has not the size that this request has.
+    /// The payload has another length than this structure.
     case wrongSize(Structure, bytes: Int)
+    /// A memory table has more than `VhostUserLimits.maxTableRegions` regions.
     case tooManyRegions(UInt32)
-    /// A region without bytes, or one that leaves the 64-bit address space.
+    /// A region without bytes, or one whose end is no 64-bit number.
     case regionOverflows(guestAddress: UInt64)
+    /// An access to more than `VhostUserLimits.maxConfigBytes` bytes, or one whose end is no 32-bit number.
     case configOutOfRange(offset: UInt32, bytes: UInt32)
     /// An area of a shared file whose end is no 64-bit number.
     case areaOverflows(Structure)
 
-    /// What the bytes were taken for.
+    /// The structure that the bytes were decoded as; the raw value is its name in messages.
     public enum Structure: String, Sendable {
+        /// `WireNumber`.
         case number = "number"
+        /// `VringState`.
         case vringState = "vring state"
+        /// `VringAddress`.
         case vringAddress = "vring address"
+        /// `MemoryTable`.
         case memoryTable = "memory table"
+        /// `SingleRegion`.
         case memoryRegion = "memory region"
+        /// `ConfigAccess`.
         case config = "configuration access"
+        /// `InflightDescription`.
         case inflight = "in-flight description"
+        /// `LogDescription`.
         case log = "log description"
     }
 }
 
 extension WireError: CustomStringConvertible {
+    /// One sentence, without an end stop, for a log or a message.
     public var description: String {
         switch self {
         case .headerCutOff(let bytes): "a message ends after \(bytes) bytes of its header"
