@@ -1,21 +1,23 @@
-// The door's check of a block request. What comes out cannot be wrong: inside the disk, whole sectors, memory that
-// exists; what cannot be is answered here, with the status that QEMU's own handler gives
-// (block/export/virtio-blk-handler.c), so that a guest sees no difference.
+// Decodes and checks the block request in a descriptor chain, so that a request which comes out is correct: inside the
+// disk, whole sectors, memory that exists. A request that is not is answered here, with the status that QEMU's own
+// handler gives (block/export/virtio-blk-handler.c), so that a guest sees no difference.
 public import DiskTypes
 import Glibc
 
 extension VirtioBlk {
+    /// What `decode` makes of a chain.
     @frozen public enum Decoded: BitwiseCopyable {
-        /// Hand it to the engine; `finish` when it is done.
+        /// A correct request for the engine; `finish` answers it when it is done.
         case request(BlockRequest)
-        /// Answered already: push the chain with this many bytes written.
+        /// A request that was answered here: push the chain with this number of bytes written.
         case answered(UInt32)
     }
 
-    /// The longest read or write (QEMU's BDRV_REQUEST_MAX_SECTORS), which fits in an Int32 of bytes.
+    /// Sectors of the longest read or write (QEMU's BDRV_REQUEST_MAX_SECTORS), whose bytes fit in an Int32.
     static let maxSectors = UInt64(Int32.max) >> sectorBits
 
-    /// Reads the request out of a chain, copying its header once, and leaves the data alone in the chain's iovecs.
+    /// Reads the request out of a chain (virtio 1.3, section 5.2.6). The header is copied once and removed from the
+    /// chain's iovecs, as is the status byte; what stays there is the data.
     @inline(__always)
     public static func decode(_ chain: UnsafeMutablePointer<DescriptorChain>, _ disk: VirtioBlkDisk) -> Decoded {
         guard chain.pointee.fault == .none, chain.pointee.lastWritable != nil,
@@ -46,7 +48,8 @@ extension VirtioBlk {
         return decodeOther(chain, disk, UInt32(truncatingIfNeeded: type))
     }
 
-    /// Writes the status and gives the bytes to push the chain with: QEMU counts everything writable, written or not.
+    /// Writes the status byte and returns the bytes to push the chain with: QEMU counts everything writable, written or
+    /// not. 0 when the chain has no writable byte.
     @inline(__always)
     public static func finish(_ chain: UnsafeMutablePointer<DescriptorChain>, _ status: RequestStatus) -> UInt32 {
         guard let place = chain.pointee.lastWritable else { return 0 }
@@ -54,7 +57,7 @@ extension VirtioBlk {
         return UInt32(truncatingIfNeeded: min(chain.pointee.writableBytes, UInt64(UInt32.max)))
     }
 
-    /// A chain that is no request: I/O error where a status byte can be reached, else the bare chain goes back.
+    /// Answers a chain that is no request: I/O error where a status byte can be reached, else only the chain goes back.
     @inline(never) private static func refuse(_ chain: UnsafeMutablePointer<DescriptorChain>) -> UInt32 {
         guard let place = chain.pointee.lastWritable else { return 0 }
         place.pointee = RequestStatus.ioError.rawValue
@@ -62,6 +65,7 @@ extension VirtioBlk {
         return chain.pointee.writableBytes == 1 ? 1 : 0
     }
 
+    /// Whether the range is whole sectors, begins on a block, is no longer than `maxSectors` and inside the disk.
     private static func isInside(_ disk: VirtioBlkDisk, _ sector: UInt64, _ length: UInt64) -> Bool {
         let sectors = length >> sectorBits
         return length & (sectorBytes &- 1) == 0 && sectors <= maxSectors
@@ -71,7 +75,7 @@ extension VirtioBlk {
 
     // MARK: the chain's two ends
 
-    /// Copies the header once and takes it off the front, however it is cut up.
+    /// Copies the header once and removes it from the front, however it is cut into descriptors.
     @inline(__always) private static func takeHeader(
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ type: inout UInt64, _ sector: inout UInt64
     ) {
@@ -96,7 +100,7 @@ extension VirtioBlk {
         return (UInt64(littleEndian: words.0), UInt64(littleEndian: words.1))
     }
 
-    /// Moves up to `count` bytes from the front of the readable buffers to `target`; how many there were.
+    /// Moves up to `count` bytes from the front of the readable buffers to `target`; returns how many there were.
     private static func takeFront(
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ target: UnsafeMutableRawPointer?, _ count: Int
     ) -> Int {
@@ -118,7 +122,7 @@ extension VirtioBlk {
         return done
     }
 
-    /// Takes the status byte off the end of the writable buffers.
+    /// Removes the status byte from the end of the writable buffers.
     @inline(__always) private static func dropStatus(_ chain: UnsafeMutablePointer<DescriptorChain>) {
         let last = chain.pointee.writable + Int(chain.pointee.writableCount &- 1)
         last.pointee.iov_len &-= 1
@@ -144,6 +148,7 @@ extension VirtioBlk {
         }
     }
 
+    /// GET_ID: copies the serial number and its terminator, as far as there is room.
     private static func giveID(_ chain: UnsafeMutablePointer<DescriptorChain>, _ disk: VirtioBlkDisk) {
         withUnsafeBytes(of: disk.serial) { serial in
             var done = 0

@@ -2,27 +2,35 @@
 // that every request is checked against. The values are those of QEMU's export, so that a guest can move between the
 // two.
 
-/// A disk as virtio-blk shows it. Plain bytes: a worker keeps its own copy, and gets a new one when the disk grows.
+/// A disk as virtio-blk shows it. Plain bytes: a worker has its own copy, and gets a new one when the disk grows.
 public struct VirtioBlkDisk: BitwiseCopyable, Sendable {
-    /// Sectors of 512 bytes.
+    /// The disk's length, in sectors of 512 bytes.
     public var capacity: UInt64
-    /// Bytes; a power of two, at least 512.
+    /// Bytes of a logical block: a power of two, at least 512. Requests begin at a multiple of it.
     public let blockSize: UInt32
+    /// Every change of the disk is answered with an I/O error.
     public var isReadOnly: Bool
+    /// Virtqueues that the device offers (num_queues).
     public var queueCount: UInt16
     /// Whether a write may be answered before it is durable: the driver flushes. Write-through when false.
     public var isWriteback: Bool = false
+    /// Data segments that a driver is told to send at most (seg_max). QEMU's number; `ChainLimits.segments` are taken.
     public var segMax: UInt32 = 126
+    /// Logical blocks in a physical one: 2 to this power.
     public var physicalBlockExponent: UInt8 = 0
+    /// The best length of a request, in logical blocks (opt_io_size).
     public var optimalIOBlocks: UInt32 = 1
-    /// The longest DISCARD and WRITE_ZEROES: 16 MiB.
+    /// Sectors of the longest DISCARD: 16 MiB.
     public var maxDiscardSectors: UInt32 = 32768
+    /// Sectors of the longest WRITE_ZEROES: 16 MiB.
     public var maxWriteZeroesSectors: UInt32 = 32768
-    /// The serial number, zero terminated when shorter than 20 bytes.
+    /// The serial number, followed by zeros when it is shorter than 20 bytes.
     let serial: (UInt64, UInt64, UInt32)
+    /// Bytes that GET_ID answers: the serial number, and a zero when there is room for one.
     let serialBytes: Int
 
-    /// Nil when the block size is none.
+    /// Nil unless the block size is a power of two, at least 512. A last part of less than a sector is not offered; of
+    /// `serial`, the first 20 bytes are.
     public init?(
         capacityBytes: UInt64, blockSize: UInt32 = 512, isReadOnly: Bool = false, queueCount: UInt16 = 1,
         serial: String = "qblk"
@@ -52,7 +60,8 @@ public struct VirtioBlkDisk: BitwiseCopyable, Sendable {
         return word
     }
 
-    /// The configuration space. Fields after the last one known read as zeros, to any length.
+    /// The configuration space (virtio 1.3, section 5.2.4), `count` bytes of it. Bytes behind the last known field are
+    /// zeros.
     public func configuration(count: Int = VirtioBlk.Config.bytes) -> [UInt8] {
         typealias At = VirtioBlk.Config
         var bytes = [UInt8](repeating: 0, count: max(count, At.bytes))
@@ -76,8 +85,8 @@ public struct VirtioBlkDisk: BitwiseCopyable, Sendable {
         return Array(bytes.prefix(max(count, 0)))
     }
 
-    /// Takes in what the driver wrote to the configuration space: the cache mode is all it may change. False for
-    /// anything else.
+    /// Takes what the driver wrote at byte `offset` of the configuration space. It may change the cache mode only:
+    /// false, and no change, for anything else.
     public mutating func write(configuration bytes: [UInt8], at offset: Int) -> Bool {
         guard offset == VirtioBlk.Config.writeback, bytes.count == 1, bytes[0] <= 1 else { return false }
         isWriteback = bytes[0] == 1

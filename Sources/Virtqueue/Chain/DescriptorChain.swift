@@ -1,23 +1,28 @@
-// What is known of one request between pop and push, as plain bytes in a slab that was made before the first request.
-// The codec above reads and trims it in place; nothing here is counted, boxed or moved.
+// What a queue knows of one request between pop and push, as plain bytes in memory that was allocated before the first
+// request. The block codec reads and trims it in place; nothing here is reference-counted, boxed or moved.
 public import Glibc
 
-/// One descriptor chain, copied and checked.
+/// One descriptor chain (virtio 1.3, sections 2.7.5 and 2.8.6), copied and checked.
 public struct DescriptorChain: BitwiseCopyable {
-    /// The buffers in order: `readableCount` that the device reads, then `writableCount` that it writes. Valid, and
-    /// the chain's own to trim, until the chain is pushed.
+    /// The buffers in order: `readableCount` that the device reads, then `writableCount` that it writes. The decoder
+    /// may trim the list; it is valid until the chain is pushed.
     public internal(set) var iovecs: UnsafeMutablePointer<iovec>
+    /// Buffers that the device reads.
     public internal(set) var readableCount: Int32 = 0
+    /// Buffers that the device writes.
     public internal(set) var writableCount: Int32 = 0
-    /// Totals as the driver gave them; trimming does not change them.
+    /// Bytes that the device may read, as the driver gave them; trimming does not change the number.
     public internal(set) var readableBytes: UInt64 = 0
+    /// Bytes that the device may write, as the driver gave them; trimming does not change the number.
     public internal(set) var writableBytes: UInt64 = 0
     /// The last byte the device may write: where a block request has its status. Nil when there is none.
     public internal(set) var lastWritable: UnsafeMutablePointer<UInt8>?
-    /// The chain's place in the queue's slab, `0..<size`; unique among the requests in flight.
+    /// The chain's index in the queue's array of chains, `0..<size`; unique among the requests in flight.
     public internal(set) var slot: UInt32
+    /// What is wrong with the chain; `.none` for one that can be decoded.
     public internal(set) var fault: ChainFault = .none
 
+    /// Popped and not pushed yet.
     var isInFlight = false
     /// Head index (split) or buffer id (packed): what the driver gets back.
     var id: UInt16 = 0
@@ -37,7 +42,9 @@ public struct DescriptorChain: BitwiseCopyable {
         self.memory = memory
     }
 
+    /// The first buffer that the device reads.
     @inlinable public var readable: UnsafeMutablePointer<iovec> { iovecs }
+    /// The first buffer that the device writes.
     @inlinable public var writable: UnsafeMutablePointer<iovec> { iovecs + Int(readableCount) }
 }
 
@@ -57,7 +64,7 @@ public enum ChainLimits {
     public static let indirectEntries = 65535
 }
 
-/// Memory for `count` records, made once; its owner frees it.
+/// Memory for `count` records, allocated once; its owner frees it.
 @inline(__always) func slab<Record: BitwiseCopyable>(
     _ count: Int, of record: Record
 ) -> UnsafeMutablePointer<Record> {
@@ -66,11 +73,13 @@ public enum ChainLimits {
     return memory
 }
 
-/// A handle on a stack of free indices; copies share the stack. Last in first out: the warmest is used again.
+/// A handle on a stack of free indices; copies share the stack. Last in, first out: the index that was in use last,
+/// whose memory may be in a CPU cache, is taken first.
 struct IndexStack: BitwiseCopyable {
     /// The count, then the indices.
     private let words: UnsafeMutablePointer<Int32>
 
+    /// A stack of all indices `0..<count`.
     init(count: Int) {
         words = slab(count + 1, of: 0)
         words[0] = Int32(count)

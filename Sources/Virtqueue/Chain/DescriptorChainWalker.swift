@@ -1,9 +1,10 @@
-// Turns descriptors, one by one, into the list of host memory that a request is made of. It is the same for both ring
-// formats and for indirect tables, and the one place where a guest's address becomes a buffer. The hot half is six
-// words that stay in registers; whatever is rare lives in the chain's record, and the rare half takes the gatherer by
-// value and gives it back, so that it never has an address.
+// Turns descriptors, one by one, into the list of host memory that a request is made of: for both ring formats, for
+// indirect tables, and as the one place where a guest's address becomes a buffer. What every buffer needs is six words,
+// which stay in registers; what only rare buffers need is in the chain's record. The functions for rare buffers take
+// the walker by value and return it: a walker whose address is taken would be in memory.
 import Glibc
 
+/// The state of a walk through one chain, between its first descriptor and `finish`.
 struct DescriptorChainWalker: BitwiseCopyable {
     /// Where the next iovec goes, and where room ends. After a fault there is no room, so every buffer is rare.
     var cursor: UnsafeMutablePointer<iovec>
@@ -30,7 +31,7 @@ struct DescriptorChainWalker: BitwiseCopyable {
         chain.pointee.memory = memory
     }
 
-    /// Takes in one buffer; false when the walk must end, because nothing says that it ever will.
+    /// Adds one buffer of the guest; false when the walk must end, because the chain's structure is wrong.
     @inline(__always) mutating func add(
         _ address: UInt64, _ length: UInt32, isWritable: Bool, _ chain: UnsafeMutablePointer<DescriptorChain>,
         _ pool: ListPool
@@ -82,6 +83,7 @@ struct DescriptorChainWalker: BitwiseCopyable {
         return result
     }
 
+    /// Adds the pieces of host memory that the buffer lies in, one for each region.
     private mutating func addPieces(
         _ address: UInt64, _ length: UInt64, _ isWritable: Bool, _ chain: UnsafeMutablePointer<DescriptorChain>,
         _ pool: ListPool
@@ -103,21 +105,21 @@ struct DescriptorChainWalker: BitwiseCopyable {
         }
     }
 
-    /// The last byte of the writable part, as far as it is known.
+    /// The last byte of the writable part, as far as the chain has been walked.
     @inline(__always) private var lastByte: UnsafeMutablePointer<UInt8>? {
         guard cursor != firstWritable else { return nil }
         let last = (cursor - 1).pointee
         return UnsafeMutablePointer(bitPattern: UInt(bitPattern: last.iov_base) &+ UInt(bitPattern: last.iov_len) &- 1)
     }
 
-    /// The first fault of a chain. The walk goes on for the status byte only.
+    /// Records the first fault of a chain. The walk goes on only to find the status byte.
     private mutating func fail(_ why: ChainFault, _ chain: UnsafeMutablePointer<DescriptorChain>) {
         chain.pointee.lastWritable = lastByte
         chain.pointee.fault = why
         limit = chain.pointee.iovecs
     }
 
-    /// The request has failed, but its status byte may still be within reach.
+    /// The request has failed; its status byte is the last byte of this buffer, if that is inside the memory.
     private mutating func rememberLast(
         _ address: UInt64, _ length: UInt32, _ chain: UnsafeMutablePointer<DescriptorChain>
     ) {
@@ -158,7 +160,7 @@ struct DescriptorChainWalker: BitwiseCopyable {
         if chain.pointee.fault == .none { fail(why, chain) }
     }
 
-    /// Hands the result to the chain's record.
+    /// Writes the result to the chain's record.
     @inline(__always) func finish(_ chain: UnsafeMutablePointer<DescriptorChain>) {
         let list = chain.pointee.iovecs
         chain.pointee.readableCount = distance(list, firstWritable)
@@ -168,7 +170,7 @@ struct DescriptorChainWalker: BitwiseCopyable {
         if chain.pointee.fault == .none { chain.pointee.lastWritable = lastByte }
     }
 
-    /// Iovecs between two places, the second of which is not before the first: a shift, no signed division.
+    /// Iovecs between two positions, the second of which is not before the first: a shift, no signed division.
     @inline(__always) private func distance(
         _ from: UnsafeMutablePointer<iovec>, _ to: UnsafeMutablePointer<iovec>
     ) -> Int32 {

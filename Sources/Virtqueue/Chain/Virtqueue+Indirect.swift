@@ -1,10 +1,12 @@
-// A chain may live in a table of its own (virtio 1.3, sections 2.7.5.3 and 2.8.8), anywhere in the guest's memory,
-// aligned or not, over region borders or not. Linux sends nearly every block request this way.
+// Reads chains whose descriptors are in an indirect table (virtio 1.3, sections 2.7.5.3 and 2.8.7). Such a table may be
+// anywhere in the guest's memory, aligned or not, across regions or not; Linux sends nearly every block request this
+// way.
 
 extension Virtqueue {
-    // `mutating`, though nothing changes: a borrowed queue is copied to be read.
+    // The functions change nothing of the queue; they are `mutating` because a borrowed queue would be copied to be
+    // read.
 
-    /// Takes in the table that `descriptor` names. `isPacked` is a constant where this is inlined.
+    /// Adds the buffers of the table that `descriptor` names. `isPacked` is a constant where this is inlined.
     @inline(__always) mutating func gatherIndirect(
         _ gatherer: inout DescriptorChainWalker, _ descriptor: Descriptor, flags: UInt16,
         _ chain: UnsafeMutablePointer<DescriptorChain>, isPacked: Bool
@@ -28,7 +30,7 @@ extension Virtqueue {
         }
     }
 
-    /// A table that is wrong, or in another region than the last address, over a border, or misaligned.
+    /// The same for a table that is wrong, or in another region than the last address, across regions, or misaligned.
     @inline(never) private mutating func gatherAwkward(
         _ start: DescriptorChainWalker, _ table: Descriptor, _ flags: UInt16,
         _ chain: UnsafeMutablePointer<DescriptorChain>

@@ -1,17 +1,18 @@
-// Live migration copies the guest's memory while it runs, and copies again what was written meanwhile. Whatever this
-// process writes into the guest is marked in a bitmap that the front-end shares: a bit for each page of 4 KiB, by
-// guest address, set after the write.
+// The bitmap of guest memory that this process has written: a bit for each page of 4 KiB, by guest address, set after
+// the write. A front-end shares it during live migration, which copies the guest's memory while it runs, and copies
+// again what was written meanwhile.
 import Glibc
 import Synchronization
 
-/// The shared bitmap of dirty pages.
+/// The shared bitmap of dirty pages (vhost-user specification: "Migration").
 public struct DirtyLog: BitwiseCopyable {
+    /// Bytes of a page, for which there is one bit: 2 to this power.
     public static let pageBits: UInt64 = 12
 
     let bits: UnsafeMutableRawPointer?
     let bytes: UInt64
 
-    /// No migration is on.
+    /// No log: no migration is under way.
     public static let off = DirtyLog(bits: nil, bytes: 0)
 
     private init(bits: UnsafeMutableRawPointer?, bytes: UInt64) {
@@ -25,7 +26,7 @@ public struct DirtyLog: BitwiseCopyable {
 
     @inline(__always) var isOn: Bool { bits != nil }
 
-    /// Marks the pages of `length` bytes at the guest's `address`.
+    /// Sets the bits of the pages of `length` bytes at the guest's `address`, by atomic operations with release order.
     public func mark(_ address: UInt64, _ length: UInt64) {
         guard let bits, length > 0, bytes > 0 else { return }
         let last = address.addingReportingOverflow(length - 1)
@@ -40,10 +41,10 @@ public struct DirtyLog: BitwiseCopyable {
 }
 
 extension Virtqueue {
-    /// Logs from now on, or stops to. `ring`: also what is written into the ring itself (VHOST_VRING_F_LOG). Writes to a
+    /// Logs from now on, or stops to. `ring`: also what is written to the ring itself (VHOST_VRING_F_LOG). Writes to a
     /// split ring's used area are logged from `usedGuestAddress` on (nil: as it was), as vhost-user has it: the address
-    /// may be outside the guest's memory. A packed ring has two areas that the device writes, and one such number in the
-    /// protocol: both are logged where the memory table has them.
+    /// may be outside the guest's memory. A packed ring has two areas that the device writes, and the protocol one such
+    /// number: both are logged under their addresses in the memory table.
     public mutating func setLog(_ log: DirtyLog, ring: Bool, usedGuestAddress: GuestAddress? = nil) {
         self.log = log
         if let usedGuestAddress, !isPacked { deviceLogAddress = usedGuestAddress.raw }
@@ -51,7 +52,8 @@ extension Virtqueue {
         refresh()
     }
 
-    /// All that the device may have written for this request, found by the snapshot it was read with.
+    /// Logs all that the device may have written for this request, under the addresses of the snapshot with which it
+    /// was read.
     @inline(never) mutating func logWritten(_ chain: UnsafeMutablePointer<DescriptorChain>) {
         let memory = chain.pointee.memory
         for i in 0..<Int(chain.pointee.writableCount) {
@@ -64,24 +66,25 @@ extension Virtqueue {
         }
     }
 
-    /// Where a ring that begins, or that is found in other memory, is logged. `used`: see `setLog`; nil: as it was.
+    /// Sets the addresses under which a ring is logged that starts, or that is at another place in memory now. `used`:
+    /// see `setLog`; nil: as it was.
     mutating func setLogAddresses(_ places: RingAddresses, used: GuestAddress?) {
         descriptorsLogAddress = places.descriptorsAddress
         if isPacked { deviceLogAddress = places.deviceAddress } else if let used { deviceLogAddress = used.raw }
     }
 
-    /// `bytes` at `offset` of the device area: the used ring, or a packed ring's event suppression.
+    /// Logs `bytes` at `offset` of the device area: the used ring, or a packed ring's event suppression.
     @inline(never) mutating func logDeviceArea(_ offset: Int, _ bytes: Int) {
         log.mark(deviceLogAddress &+ UInt64(offset), UInt64(bytes))
     }
 
-    /// The packed ring's entry at `index`.
+    /// Logs the packed ring's entry at `index`.
     @inline(never) mutating func logEntry(_ index: Int) {
         let bytes = RingLayout.descriptorBytes
         log.mark(descriptorsLogAddress &+ UInt64(index * bytes), UInt64(bytes))
     }
 
-    /// The used element at `position`, a value of `nextUsed`, has been written.
+    /// Logs the used element at `position`, a value of `nextUsed`.
     @inline(never) mutating func logUsed(_ position: UInt16) {
         if isPacked {
             // The first entry of a batch is not in the ring before `publish`, which logs it.

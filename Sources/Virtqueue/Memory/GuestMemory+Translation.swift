@@ -1,5 +1,5 @@
-// The only arithmetic between a guest's address and a host pointer. Nothing a guest writes may make it trap or point
-// outside a region, so every sum here is checked by subtraction from something known.
+// Translates guest addresses to host pointers; no other file computes one from the other. Nothing that a guest writes
+// may make it trap or point outside a region, so every sum is checked by subtraction from a known number.
 
 extension GuestMemorySnapshot {
     /// Index of the region that holds `address`; -1 when none does.
@@ -14,8 +14,9 @@ extension GuestMemorySnapshot {
         return low &- 1
     }
 
-    /// Where `address` is and how many bytes (at most `length`) follow it there; nil when it is outside the memory.
-    /// `region` is where the last one was, and is where this one is afterwards.
+    /// The host memory at `address` and how many bytes (at most `length`) follow it in its region; nil when `address`
+    /// is outside the memory. `region` is a guess, the region of the address before; it is set to the one that was
+    /// found.
     func piece(
         at address: UInt64, length: UInt64, region: inout UnsafePointer<GuestRegion>
     ) -> (host: UnsafeMutableRawPointer, length: UInt64)? {
@@ -29,7 +30,7 @@ extension GuestMemorySnapshot {
         return (region.pointee.host + Int(truncatingIfNeeded: offset), min(length, room))
     }
 
-    /// `length` bytes at `address` as one piece of host memory; nil when they are not one piece.
+    /// `length` bytes at `address`, when they are in one region; nil otherwise.
     public func contiguous(_ address: GuestAddress, _ length: UInt64) -> UnsafeMutableRawPointer? {
         var region = regions
         guard let found = piece(at: address.raw, length: length, region: &region), found.length == length else {

@@ -1,23 +1,29 @@
-// A guest names memory by its own physical addresses, the host has it mapped in pieces, and the set of pieces changes
-// while requests are in flight. A snapshot is one immutable answer to "where is it"; a request keeps the snapshot it
-// was read with, and memory that a snapshot in use names is not unmapped.
+// A guest's memory: which of its physical addresses are where in this process. The regions change while requests are in
+// flight, so they are kept in immutable snapshots: a request keeps the snapshot with which it was read, and memory that
+// a snapshot in use names is not unmapped.
 
 /// A byte position in the guest's physical memory.
 @frozen public struct GuestAddress: Hashable, Comparable, Sendable, BitwiseCopyable {
+    /// The address, in bytes.
     public var raw: UInt64
+    /// Any number is an address; whether there is memory behind it is a question for a snapshot.
     @inlinable public init(_ raw: UInt64) { self.raw = raw }
+    /// Orders by address.
     @inlinable public static func < (a: Self, b: Self) -> Bool { a.raw < b.raw }
 }
 
-/// A piece of guest memory that is one piece in the host's address space too.
+/// A range of guest memory that is also contiguous in this process's address space.
 @frozen public struct GuestRegion: BitwiseCopyable {
+    /// The region's first address in the guest.
     public var guest: GuestAddress
     /// Bytes; 0 only in the one region of an empty snapshot.
     public var size: UInt64
-    /// The same piece in the front-end's own address space: vhost-user gives ring addresses that way.
+    /// The region's first address in the front-end: vhost-user gives ring addresses that way.
     public var user: UInt64
+    /// The region's first byte in this process.
     public var host: UnsafeMutableRawPointer
 
+    /// Nothing is checked: `GuestMemory` does. `user` nil: the front-end uses the guest's addresses.
     @inlinable public init(guest: GuestAddress, size: UInt64, user: UInt64? = nil, host: UnsafeMutableRawPointer) {
         self.guest = guest
         self.size = size
@@ -26,16 +32,19 @@
     }
 }
 
-/// The regions at one moment, sorted by guest address. Plain bytes: a request carries it without counting references.
+/// The regions at one moment, sorted by guest address. Plain bytes: a request has a copy without counting references.
 @frozen public struct GuestMemorySnapshot: BitwiseCopyable {
-    /// Never empty: without regions it holds one of size 0, so that the last hit can always be looked at.
+    /// Never empty: without regions it holds one of size 0, so that the region of the last address can always be looked
+    /// at.
     @usableFromInline let regions: UnsafePointer<GuestRegion>
+    /// Number of regions.
     public let count: Int32
     /// Rises with every change of the regions.
     public let generation: UInt32
 }
 
-/// The mapping of the guest's memory and the snapshots of it that are still in use. Belongs to the control thread.
+/// The mapping of the guest's memory and the snapshots of it that are still in use. For one thread, the one that
+/// handles the session.
 ///
 /// A change goes in three steps: `replace` makes the next snapshot; every queue adopts it between two requests; when
 /// no queue holds a request of an older one (`Virtqueue.isSettled`), `release` frees the old tables and the caller
@@ -44,9 +53,11 @@ public final class GuestMemory {
     /// QEMU has at most 509 memory slots; more regions than this are a mistake or an attack.
     public static let maxRegions = 512
 
+    /// The current regions, for `Virtqueue.init` and `adopt`. Valid until `releaseRetired` after the next `replace`.
     public private(set) var snapshot: GuestMemorySnapshot
     private var retired: [GuestMemorySnapshot] = []
 
+    /// Memory of these regions, in any order; generation 1. Throws as `replace` does.
     public init(_ regions: [GuestRegion] = []) throws(VirtqueueError) {
         snapshot = try Self.table(regions, generation: 1)
     }
@@ -56,7 +67,9 @@ public final class GuestMemory {
         snapshot.regions.deallocate()
     }
 
-    /// Makes `regions` the memory of the guest from the next `adopt` on.
+    /// Makes `regions` the guest's memory from the next `adopt` on, and returns their snapshot. Throws
+    /// `.tooManyRegions`, `.regionOverflows` for one that is empty or whose last byte has no address, and
+    /// `.regionsOverlap`; nothing has changed then.
     @discardableResult
     public func replace(_ regions: [GuestRegion]) throws(VirtqueueError) -> GuestMemorySnapshot {
         let next = try Self.table(regions, generation: snapshot.generation &+ 1)
@@ -65,16 +78,16 @@ public final class GuestMemory {
         return next
     }
 
-    /// Frees every snapshot but the current one. Only when no queue uses an older one any more.
+    /// Frees every snapshot but the current one. To be called only when no queue uses an older one any more.
     public func releaseRetired() {
         for old in retired { old.regions.deallocate() }
         retired = []
     }
 
-    /// Snapshots that wait for their last request.
+    /// Older snapshots that have not been released.
     public var retiredCount: Int { retired.count }
 
-    /// The current regions, sorted.
+    /// The current regions, sorted by guest address.
     public var regions: [GuestRegion] {
         (0..<Int(snapshot.count)).map { snapshot.regions[$0] }
     }
@@ -104,7 +117,7 @@ public final class GuestMemory {
     }
 }
 
-/// Bound to the control thread; what crosses threads is the snapshot.
+/// For one thread; what other threads get is the snapshot.
 @available(*, unavailable) extension GuestMemory: Sendable {}
 /// The table is immutable and outlives its users by the rule above.
 extension GuestMemorySnapshot: @unchecked Sendable {}

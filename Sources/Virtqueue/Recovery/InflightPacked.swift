@@ -1,14 +1,17 @@
-// The in-flight record of a packed ring. There the device overwrites descriptors while others are in flight, so the
-// record keeps copies of them, in a list of free entries that is updated as a transaction: the "old" fields are what
-// a restarted process believes.
+// The in-flight record of a packed ring, by which a restarted process repeats the requests of a killed one. In a packed
+// ring the device overwrites descriptors while others are in flight, so the record has copies of them, in a list whose
+// free entries are updated as a transaction: the "old" fields are what a restarted process goes by.
 
-/// The in-flight record of one packed ring: 32 bytes of header, then 32 bytes for each descriptor.
+/// The in-flight record of one packed ring: 32 bytes of header, then 32 bytes for each descriptor (vhost-user
+/// specification: "Inflight I/O tracking", QueueRegionPacked).
 public struct InflightPacked: BitwiseCopyable {
     static let version: UInt16 = 1
     static let headerBytes = 32
     static let entryBytes = 32
+    /// Bytes of the record of a ring of `size` entries.
     public static func bytes(size: Int) -> Int { headerBytes + entryBytes * size }
 
+    /// Offsets in the header, in bytes.
     enum Field {
         static let features = 0
         static let version = 8
@@ -20,6 +23,7 @@ public struct InflightPacked: BitwiseCopyable {
         static let usedWrap = 20
         static let oldUsedWrap = 21
     }
+    /// Offsets in an entry, in bytes.
     enum Entry {
         static let inflight = 0
         static let next = 2
@@ -35,12 +39,14 @@ public struct InflightPacked: BitwiseCopyable {
     let base: UnsafeMutableRawPointer
     let size: Int
     private var counter: UInt64 = 0
-    // The chain that is being noted.
+    // The chain whose descriptors are being copied.
     private var head = 0
     private var last = 0
     private var noted: UInt16 = 0
     private var free = 0
 
+    /// The record in `bytes` of shared memory at `base`, which `recover` writes as new when its version is 0. Throws
+    /// `.badInflightRegion` when the memory is too short for `size` entries or not aligned to 8 bytes.
     public init(base: UnsafeMutableRawPointer, bytes: Int, size: Int) throws(VirtqueueError) {
         guard bytes >= Self.bytes(size: size) else { throw .badInflightRegion("\(bytes) bytes for \(size) entries") }
         guard UInt(bitPattern: base) & 7 == 0 else { throw .badInflightRegion("misaligned") }
@@ -48,7 +54,7 @@ public struct InflightPacked: BitwiseCopyable {
         self.size = size
     }
 
-    /// Not written yet.
+    /// The record has not been written yet.
     var isNew: Bool { load16(base + Field.version) == 0 }
 
     @inline(__always) private func entry(_ index: Int) -> UnsafeMutableRawPointer {
@@ -57,7 +63,7 @@ public struct InflightPacked: BitwiseCopyable {
 
     // MARK: while running
 
-    /// Copies a descriptor of the chain that comes in; false when the record is damaged.
+    /// Copies a descriptor of the chain that is being read; false when the record is damaged.
     @inline(__always) mutating func note(_ descriptor: Descriptor, isHead: Bool) -> Bool {
         if isHead {
             free = Int(load16(base + Field.oldFreeHead))
@@ -81,7 +87,7 @@ public struct InflightPacked: BitwiseCopyable {
         return true
     }
 
-    /// The chain is complete: from here on it survives a crash. Gives its entry.
+    /// The chain is complete: from here on it survives a crash. Returns the index of its first entry.
     @inline(__always) mutating func enter() -> UInt16 {
         let place = entry(head)
         store16(place + Entry.last, UInt16(truncatingIfNeeded: last))
@@ -99,15 +105,16 @@ public struct InflightPacked: BitwiseCopyable {
         release16(base + Field.freeHead, UInt16(truncatingIfNeeded: index))
     }
 
-    /// Where the ring stands once the batch is out.
+    /// Records the used position of the ring once the batch is published.
     @inline(__always) func announce(usedIndex: UInt16, wrap: Bool) {
         release16(base + Field.usedIndex, usedIndex)
         release8(base + Field.usedWrap, wrap ? 1 : 0)
     }
 
+    /// The chain at `index` is no longer in flight.
     @inline(__always) func clear(_ index: Int) { release8(entry(index) + Entry.inflight, 0) }
 
-    /// The new state is the true one.
+    /// Makes the new state the one that a restarted process goes by.
     @inline(__always) func commit() {
         release16(base + Field.oldFreeHead, load16(base + Field.freeHead))
         release16(base + Field.oldUsedIndex, load16(base + Field.usedIndex))
@@ -125,7 +132,9 @@ public struct InflightPacked: BitwiseCopyable {
         var ringEntries = 0
     }
 
-    /// Puts the record in order. A new record starts at the position given. `ring` is the descriptor ring.
+    /// Completes or undoes the batch that was being published, and returns what is in flight. A new record starts at
+    /// the position given. `ring` is the descriptor ring. Throws `.badInflightRegion` for a record that is damaged or
+    /// another queue's.
     mutating func recover(
         usedIndex: UInt16, usedWrap: Bool, ring: UnsafeMutableRawPointer
     ) throws(VirtqueueError) -> Recovered {
@@ -154,6 +163,7 @@ public struct InflightPacked: BitwiseCopyable {
         return result
     }
 
+    /// Writes a new record.
     private func reset(usedIndex: UInt16, usedWrap: Bool) {
         base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.bytes(size: size))
         for index in 0..<size { store16(entry(index) + Entry.next, UInt16(truncatingIfNeeded: index + 1)) }
@@ -163,7 +173,7 @@ public struct InflightPacked: BitwiseCopyable {
         release16(base + Field.version, Self.version)
     }
 
-    /// Decides whether the batch that was under way got out, and makes new and old state the same.
+    /// Decides whether the batch that was under way was published, and makes new and old state the same.
     private func settle(_ ring: UnsafeMutableRawPointer) throws(VirtqueueError) {
         let old = Int(load16(base + Field.oldUsedIndex))
         guard old < size, Int(load16(base + Field.usedIndex)) < size else {
@@ -182,7 +192,7 @@ public struct InflightPacked: BitwiseCopyable {
             usedIndex: load16(base + Field.oldUsedIndex), wrap: (base + Field.oldUsedWrap).load(as: UInt8.self) != 0)
     }
 
-    /// Entries of the free list are in flight no more, whatever they say.
+    /// Marks the entries of the free list as not in flight, whatever they say.
     private func clearFreeList() {
         var index = Int(load16(base + Field.freeHead))
         for _ in 0..<size {

@@ -1,14 +1,17 @@
-// A server that is killed takes the requests in flight with it, and a guest waits for them for ever. The front-end
-// keeps this record (vhost-user, INFLIGHT_SHMFD) and hands it to the next process, which does them again. Every store
-// is a step between two crashes: the order is the specification's.
+// The in-flight record of a split ring. A server that is killed loses the requests in flight, and the guest would wait
+// for their answers for ever; the front-end keeps this record (vhost-user, INFLIGHT_SHMFD) and gives it to the next
+// process, which repeats them. A crash may come between any two stores: their order is the specification's.
 
-/// The in-flight record of one split ring: 16 bytes of header, then 16 bytes for each head.
+/// The in-flight record of one split ring: 16 bytes of header, then 16 bytes for each head (vhost-user specification:
+/// "Inflight I/O tracking", QueueRegionSplit).
 public struct InflightSplit: BitwiseCopyable {
     static let version: UInt16 = 1
     static let headerBytes = 16
     static let entryBytes = 16
+    /// Bytes of the record of a ring of `size` entries.
     public static func bytes(size: Int) -> Int { headerBytes + entryBytes * size }
 
+    /// Offsets in the header, in bytes.
     enum Field {
         static let features = 0
         static let version = 8
@@ -16,6 +19,7 @@ public struct InflightSplit: BitwiseCopyable {
         static let lastBatchHead = 12
         static let usedIndex = 14
     }
+    /// Offsets in an entry, in bytes.
     enum Entry {
         static let inflight = 0
         static let next = 6
@@ -24,10 +28,11 @@ public struct InflightSplit: BitwiseCopyable {
 
     let base: UnsafeMutableRawPointer
     let size: Int
-    /// Order in which requests came in; higher than any in the record.
+    /// The number of the next request, in order of arrival; higher than any in the record.
     private var counter: UInt64 = 0
 
-    /// The record in `bytes` of shared memory at `base`, which is written as new when its version is 0.
+    /// The record in `bytes` of shared memory at `base`, which `recover` writes as new when its version is 0. Throws
+    /// `.badInflightRegion` when the memory is too short for `size` entries or not aligned to 8 bytes.
     public init(base: UnsafeMutableRawPointer, bytes: Int, size: Int) throws(VirtqueueError) {
         guard bytes >= Self.bytes(size: size) else { throw .badInflightRegion("\(bytes) bytes for \(size) entries") }
         guard UInt(bitPattern: base) & 7 == 0 else { throw .badInflightRegion("misaligned") }
@@ -35,7 +40,7 @@ public struct InflightSplit: BitwiseCopyable {
         self.size = size
     }
 
-    /// Not written yet.
+    /// The record has not been written yet.
     var isNew: Bool { load16(base + Field.version) == 0 }
 
     @inline(__always) private func entry(_ head: Int) -> UnsafeMutableRawPointer {
@@ -44,7 +49,7 @@ public struct InflightSplit: BitwiseCopyable {
 
     // MARK: while running
 
-    /// A request came in.
+    /// The request at `head` is in flight.
     @inline(__always) mutating func enter(_ head: Int) {
         let place = entry(head)
         store64(place + Entry.counter, counter)
@@ -58,15 +63,17 @@ public struct InflightSplit: BitwiseCopyable {
         release16(base + Field.lastBatchHead, UInt16(truncatingIfNeeded: head))
     }
 
-    /// The used index that covers the request is out.
+    /// The request at `head` is no longer in flight: the used index that covers it is published.
     @inline(__always) func clear(_ head: Int) { release8(entry(head) + Entry.inflight, 0) }
 
-    /// The whole batch is cleared.
+    /// The batch is complete: no request before `usedIndex` is in flight.
     @inline(__always) func commit(usedIndex: UInt16) { release16(base + Field.usedIndex, usedIndex) }
 
     // MARK: after a crash
 
-    /// Puts the record in order and gives the heads to do again, oldest first. `usedIndex` is what the ring says.
+    /// Completes the clearing of the batch that was published last, and returns the heads of the requests to repeat,
+    /// oldest first. `usedIndex` is the ring's. Throws `.badInflightRegion` for a record that is damaged, another
+    /// queue's or of an unknown version.
     public mutating func recover(usedIndex: UInt16) throws(VirtqueueError) -> [UInt16] {
         if isNew {
             base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.bytes(size: size))
@@ -77,7 +84,7 @@ public struct InflightSplit: BitwiseCopyable {
         }
         guard load16(base + Field.version) == Self.version else { throw .badInflightRegion("unknown version") }
         guard Int(load16(base + Field.count)) == size else { throw .badInflightRegion("made for another queue size") }
-        // The crash came between the used index and the clearing of what it covers.
+        // The crash may have come between the used index and the clearing of what it covers.
         let batch = usedIndex &- load16(base + Field.usedIndex)
         guard Int(batch) <= size else { throw .badInflightRegion("the used index is not the ring's") }
         var head = Int(load16(base + Field.lastBatchHead))

@@ -1,7 +1,8 @@
-// Requests that a killed process left behind come out of the queue again, before any new one and in the order in
-// which they came. They are read and checked like all others: the record is the guest's word too.
+// Takes the requests that a killed process left in flight, before any new one and in the order of their arrival. They
+// are read and checked like all others, because the other side can write to the memory that they and the record are in.
 
 extension Virtqueue {
+    /// The next request of a split ring's record; nil while no long list is free.
     @inline(never) mutating func replaySplit() -> UnsafeMutablePointer<DescriptorChain>? {
         guard !pool.free.isEmpty else { return nil }
         let head = Int(replay[replayed])
@@ -10,6 +11,8 @@ extension Virtqueue {
         return chains + head
     }
 
+    /// The next request of a packed ring's record, from its copies of the descriptors; nil while no long list is free,
+    /// or when the record is damaged.
     @inline(never) mutating func replayPacked() -> UnsafeMutablePointer<DescriptorChain>? {
         guard let record = inflightPacked, !pool.free.isEmpty else { return nil }
         guard !freeSlots.isEmpty else {

@@ -1,21 +1,29 @@
-// How a queue begins, ends, moves to another host, gets new memory, and comes back after a crash. All of it is the
-// control path, between two passes of the worker; it may allocate, throw and take its time.
+// How a queue starts, stops, moves to another host, gets new memory, and comes back after a crash. All of it is the
+// control path, between two passes of the worker: it may allocate and throw.
 
-/// A ring as host memory, checked: inside one region each, and aligned.
+/// The three areas of a ring (virtio 1.3, section 2.6) as host memory, each checked to be inside one region and
+/// aligned.
 public struct RingAddresses: BitwiseCopyable {
+    /// Descriptor area: the descriptor table (split) or the ring (packed).
     public let descriptors: UnsafeMutableRawPointer
+    /// Driver area: the available ring (split) or the driver's event suppression (packed).
     public let driver: UnsafeMutableRawPointer
+    /// Device area: the used ring (split) or the device's event suppression (packed).
     public let device: UnsafeMutableRawPointer
-    /// Where the guest has the two areas that the device writes: for the dirty log.
+    /// Guest addresses of the two areas that the device writes: for the dirty log.
     let descriptorsAddress: UInt64
     let deviceAddress: UInt64
 
     /// The three addresses of a ring, in the guest's memory or in the front-end's address space.
     public enum Addresses: Sendable {
+        /// Guest addresses.
         case guest(descriptors: GuestAddress, driver: GuestAddress, device: GuestAddress)
+        /// Addresses in the front-end's address space, as SET_VRING_ADDR gives them.
         case user(descriptors: UInt64, driver: UInt64, device: UInt64)
     }
 
+    /// Finds the areas of a ring with `size` entries. Throws `.ringOutsideMemory` for one that is not wholly inside a
+    /// region of `memory`, and `.ringMisaligned`.
     public init(
         _ addresses: Addresses, size: Int, isPacked: Bool, in memory: GuestMemorySnapshot
     ) throws(VirtqueueError) {
@@ -54,21 +62,25 @@ public struct RingAddresses: BitwiseCopyable {
     }
 }
 
-/// The shared memory of a queue's in-flight record.
+/// The shared memory of a queue's in-flight record (vhost-user specification: "Inflight I/O tracking"). It must stay
+/// mapped while the queue runs.
 public struct InflightMemory: BitwiseCopyable {
+    /// The record's first byte.
     public let base: UnsafeMutableRawPointer
+    /// Bytes of memory there.
     public let bytes: Int
+    /// Nothing is checked before `start`.
     public init(base: UnsafeMutableRawPointer, bytes: Int) {
         self.base = base
         self.bytes = bytes
     }
-    /// Bytes that one queue needs.
+    /// Bytes that the record of one queue with `size` entries needs.
     public static func bytes(size: Int, isPacked: Bool) -> Int {
         isPacked ? InflightPacked.bytes(size: size) : InflightSplit.bytes(size: size)
     }
 
     /// Makes the record that of a ring which never ran: the next `start` begins at the base it is given. No queue may
-    /// run with the record.
+    /// run with the record meanwhile.
     public func forget() {
         // Both kinds have their version there; 0 means that nothing of the record counts.
         guard bytes >= InflightSplit.headerBytes else { return }
@@ -77,11 +89,12 @@ public struct InflightMemory: BitwiseCopyable {
 }
 
 extension Virtqueue {
-    /// Where a packed ring starts when nothing was saved: entry 0, first lap, for both sides.
+    /// Where a packed ring starts when no position was saved: entry 0, first lap, for both sides.
     public static let packedBase: UInt32 = 0x8000_8000
 
-    /// Starts at `base` as `stop` gave it (VHOST_USER_SET_VRING_BASE). With an in-flight record, requests that an
-    /// earlier process did not finish come out of `pop` first. `usedGuestAddress`: see `setLog`.
+    /// Starts at `base` as `stop` returned it (VHOST_USER_SET_VRING_BASE). With an in-flight record, requests that an
+    /// earlier process did not finish come out of `pop` first. `usedGuestAddress`: see `setLog`. Throws `.busy` while
+    /// requests are in flight, and nothing has changed; `.badBase` and `.badInflightRegion`, and the queue is stopped.
     public mutating func start(
         _ places: RingAddresses, base: UInt32, inflight: InflightMemory? = nil, usedGuestAddress: GuestAddress? = nil
     ) throws(VirtqueueError) {
@@ -144,8 +157,8 @@ extension Virtqueue {
         setReplay(state.chains)
     }
 
-    /// The process before may have written used entries behind one that it did not get to publish. They are this
-    /// side's to write still: marked as available again, or the driver would read on into them.
+    /// The killed process may have written used entries behind one that it had not published yet. This process will
+    /// write them again: they are marked as available, or the driver would read on into them.
     private mutating func takeBackUsed(_ entries: Int) {
         var index = Int(nextUsed)
         var wrap = usedWrap
@@ -166,18 +179,19 @@ extension Virtqueue {
         replayCount = list.count
     }
 
-    /// Requests of an earlier process that `pop` has still to give.
+    /// Requests of an earlier process that `pop` has not returned yet.
     public var replaysLeft: Int { replayCount - replayed }
 
-    /// The position to go on from (VHOST_USER_GET_VRING_BASE).
+    /// The position to go on from (VHOST_USER_GET_VRING_BASE): the next available index (split), or both positions and
+    /// wrap counters (packed; formats/vhost-user/README.md).
     public var base: UInt32 {
         guard isPacked else { return UInt32(nextAvail) }
         let avail = UInt32(nextAvail) | (availWrap ? 0x8000 : 0)
         return avail | (UInt32(nextUsed) | (usedWrap ? 0x8000 : 0)) << 16
     }
 
-    /// Stops; the guest's memory is not touched from here on. The worker finishes what is in flight first: a request
-    /// that is pushed later is dropped (and comes back by the in-flight record, if there is one).
+    /// Stops, and returns `base`; the guest's memory is not touched from here on. The worker finishes what is in flight
+    /// first: a request that is pushed later is dropped (and comes back by the in-flight record, if there is one).
     public mutating func stop() -> UInt32 {
         isRunning = false
         refresh()
@@ -185,8 +199,8 @@ extension Virtqueue {
         return base
     }
 
-    /// Goes over to another snapshot of the guest's memory, with the ring's places in it. Requests in flight keep
-    /// theirs; it may not be released before `isSettled`.
+    /// Goes over to another snapshot of the guest's memory, in which the ring is at `places` (nil: no ring, the queue
+    /// is stopped). Requests in flight keep theirs; it may not be released before `isSettled`.
     public mutating func adopt(_ next: GuestMemorySnapshot, _ places: RingAddresses?) {
         guard next.generation != memory.generation else { return }
         unsettled = inFlight
@@ -204,7 +218,7 @@ extension Virtqueue {
     public var isSettled: Bool { unsettled == 0 }
 }
 
-/// Names memory of a snapshot; the worker that owns the queue uses it.
+/// Names memory of a snapshot; only the worker that owns the queue reads or writes there.
 extension RingAddresses: @unchecked Sendable {}
 /// A window on shared memory.
 extension InflightMemory: @unchecked Sendable {}

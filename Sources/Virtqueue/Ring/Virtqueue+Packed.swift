@@ -1,8 +1,8 @@
-// The packed ring (virtio 1.3, section 2.8): one ring of descriptors that driver and device take turns to write; two
-// bits of each, against a wrap counter, say whose turn it is.
+// The packed ring (virtio 1.3, section 2.8): one ring of descriptors that driver and device take turns to write. Two
+// bits of each, compared with a wrap counter, say which side owns it.
 
 extension Virtqueue {
-    /// Whether the descriptor with these flags was made available in this lap of the ring.
+    /// Whether a descriptor with these flags was made available in this lap of the ring.
     @inline(__always) private func isAvailable(_ flags: UInt16) -> Bool {
         let bits = flags & (RingLayout.flagAvail | RingLayout.flagUsed)
         return bits == (availWrap ? RingLayout.flagAvail : RingLayout.flagUsed)
@@ -14,6 +14,7 @@ extension Virtqueue {
 
     @inline(__always) var packedHasAvailable: Bool { isAvailable(load16(entry(nextAvail) + 14)) }
 
+    /// The next request of a packed ring; see `pop`.
     @inline(never) mutating func popPacked() -> UnsafeMutablePointer<DescriptorChain>? {
         guard isRunning, damage == .none else { return nil }
         if replayed < replayCount { return replayPacked() }
@@ -34,14 +35,14 @@ extension Virtqueue {
         }
     }
 
-    /// Every slot taken although the driver made more available: it does not play by the rules. Otherwise only the
-    /// long lists are out, and come back.
+    /// No slot or no long list is free. Without a slot, the driver has made more buffers available than the ring has
+    /// entries, and the queue is broken; long lists become free when requests are pushed.
     @inline(never) private mutating func waitOrBreak() -> UnsafeMutablePointer<DescriptorChain>? {
         if freeSlots.isEmpty { markBroken(.overcommitted) }
         return nil
     }
 
-    /// Takes a buffer id into flight; false when it is there already.
+    /// Marks a buffer id as in flight; false when it is already.
     @inline(__always) mutating func mark(_ id: UInt16) -> Bool {
         let word = idsInFlight + Int(id >> 6)
         let bit = UInt64(1) << UInt64(id & 63)
@@ -50,7 +51,7 @@ extension Virtqueue {
         return true
     }
 
-    /// Reads the chain at `nextAvail`; nil when the ring is beyond repair.
+    /// Reads the chain at `nextAvail` and returns its buffer id; nil when the queue is broken.
     @inline(__always) private mutating func gatherPacked(
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ first: Descriptor
     ) -> UInt16? {
@@ -72,7 +73,7 @@ extension Virtqueue {
             }
             let flags = descriptor.packedFlags
             if chain.pointee.fault.isStructural {
-                // Only the id in the last entry matters now.
+                // Only the id, which is in the last entry, matters now.
             } else if flags & RingLayout.flagIndirect != 0 {
                 gatherIndirect(&gatherer, descriptor, flags: flags, chain, isPacked: true)
             } else {
@@ -110,18 +111,19 @@ extension Virtqueue {
         markBroken(why)
     }
 
-    /// The driver gave away an id that it had given away. The first owner keeps it; this one goes straight back.
+    /// The driver made an id available that is in flight. The request in flight keeps it; this chain goes straight
+    /// back.
     @inline(never)
     private mutating func refusePacked(_ chain: UnsafeMutablePointer<DescriptorChain>, _ id: UInt16) {
         if chain.pointee.fault == .none { refused &+= 1 }
         push(chain, written: 0)
-        // Pushing took the mark that is the other one's.
+        // `push` removed the mark of the request in flight.
         _ = mark(id)
     }
 
     // MARK: used
 
-    /// Frees what the chain held of the queue's own.
+    /// Frees the chain's slot and its buffer id.
     @inline(__always) mutating func leavePacked(_ chain: UnsafeMutablePointer<DescriptorChain>) {
         let id = chain.pointee.id
         idsInFlight[Int(id >> 6)] &= ~(UInt64(1) << UInt64(id & 63))
@@ -171,7 +173,7 @@ extension Virtqueue {
         guard flags == RingLayout.eventDescriptor, features.contains(.eventIndex) else {
             return flags != RingLayout.eventDisable
         }
-        // Positions of this lap count from 0; those of the lap before lie below.
+        // Positions of this lap count from 0; those of the lap before are negative.
         let wish = load16(driver)
         var event = wish & ~RingLayout.eventWrapBit
         if (wish & RingLayout.eventWrapBit != 0) != usedWrap { event &-= UInt16(size) }
@@ -179,7 +181,8 @@ extension Virtqueue {
         return needsEvent(event, new: nextUsed, old: old)
     }
 
-    /// Publication in steps that a crash may come between; the record's own transaction decides which side it falls.
+    /// Publishes in steps, between any two of which a crash may come; the record's transaction tells the next process
+    /// whether the batch was published.
     private mutating func publishRecorded(_ record: InflightPacked) {
         for i in 0..<batchCount { record.retire(Int(batch[i])) }
         record.announce(usedIndex: nextUsed, wrap: usedWrap)

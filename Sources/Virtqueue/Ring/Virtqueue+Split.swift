@@ -1,5 +1,5 @@
-// The split ring (virtio 1.3, section 2.7): a table of descriptors, a ring of heads that the driver makes available,
-// a ring of elements that the device has used.
+// The split ring (virtio 1.3, section 2.7): a table of descriptors, a ring of heads that the driver makes available, a
+// ring of elements that the device has used.
 
 extension Virtqueue {
     @inline(__always) var splitHasAvailable: Bool {
@@ -7,7 +7,8 @@ extension Virtqueue {
     }
 
     @inline(__always) mutating func popSplit() -> UnsafeMutablePointer<DescriptorChain>? {
-        // What was seen by the last look is taken first; while there is something to replay, nothing was.
+        // Heads that were available at the last read of avail.idx are taken first. There are none while requests are to
+        // be replayed.
         if shadowAvail == nextAvail {
             guard isRunning, damage == .none else { return nil }
             if replayed < replayCount { return replaySplit() }
@@ -27,7 +28,7 @@ extension Virtqueue {
         return true
     }
 
-    /// Nothing that was read ahead may be taken any more.
+    /// Marks the queue broken; no head that is available already is taken any more.
     @inline(never) private mutating func damageRing(_ why: RingError) {
         shadowAvail = nextAvail
         markBroken(why)
@@ -52,12 +53,14 @@ extension Virtqueue {
                 gatherSplit(chain, head)
                 return chain
             }
-            // The driver gave away what it had given away. One answer for each publication, and nothing touched.
+            // The head is in flight already. This publication is answered at once, and the request in flight is not
+            // touched.
             refuseSplit(UInt16(truncatingIfNeeded: head))
             if shadowAvail == nextAvail { return nil }
         }
     }
 
+    /// Answers the publication of a head that is in flight, with no byte written.
     @inline(never) private mutating func refuseSplit(_ head: UInt16) {
         refused &+= 1
         let position = nextUsed
@@ -117,7 +120,8 @@ extension Virtqueue {
         let old = publishedUsed
         publishedUsed = nextUsed
         pendingEntries = 0
-        // The driver's wish is read after the index is visible; else both could wait for each other.
+        // Whether the driver wants a signal is read after the index is visible; else both sides could wait for each
+        // other.
         fullFence()
         if mustSignal {
             mustSignal = false
@@ -129,7 +133,7 @@ extension Virtqueue {
         return needsEvent(event, new: nextUsed, old: old)
     }
 
-    /// Publication in steps that a crash may come between: the batch is linked, visible, cleared, done.
+    /// Publishes in steps, between any two of which a crash may come: the batch is linked, visible, cleared, done.
     private mutating func publishRecorded(_ record: InflightSplit) {
         for i in 0..<batchCount { record.retire(Int(batch[i])) }
         release16(device + RingLayout.usedIndexOffset, nextUsed)
@@ -142,7 +146,7 @@ extension Virtqueue {
 
     mutating func setSplitKicks(_ isOn: Bool) {
         if features.contains(.eventIndex) {
-            // Off is nothing to write: an index already passed does not come again for 65536 requests.
+            // To switch off, nothing is written: an index already passed does not come again for 65536 requests.
             guard isOn else { return }
             let offset = RingLayout.usedRingOffset + RingLayout.usedElementBytes * size
             store16(device + offset, nextAvail)

@@ -1,26 +1,35 @@
-// The device's side of one virtqueue, split or packed, over memory that a hostile driver writes at the same time.
-// Chains come out copied and checked, used buffers go back in batches; no allocation, lock or reference counting
-// after `init`. It must never trap on what the ring says: it fails the request, or itself alone.
+// The device's side of one virtqueue, split or packed, over memory that a hostile driver may write at any moment.
+// Chains come out copied and checked, used buffers go back in batches; nothing is allocated, locked or
+// reference-counted after `init`. Whatever the ring says, nothing traps: a request fails, or this queue alone is
+// broken.
 import Glibc
 
-/// The features of a ring that change how it is read and written.
+/// The features of a ring that change how it is read and written (virtio 1.3, section 6).
 public struct RingFeatures: OptionSet, Sendable, BitwiseCopyable {
+    /// The set as a number of this program; not the feature word on the wire.
     public let rawValue: UInt8
+    /// See `init(negotiated:)` for a feature word.
     public init(rawValue: UInt8) { self.rawValue = rawValue }
+    /// VIRTIO_F_RING_PACKED: the ring is packed, not split.
     public static let packed = RingFeatures(rawValue: 1)
+    /// VIRTIO_F_INDIRECT_DESC: descriptors may be in tables outside the ring.
     public static let indirect = RingFeatures(rawValue: 2)
+    /// VIRTIO_F_EVENT_IDX: each side names the position at which it wants to be notified.
     public static let eventIndex = RingFeatures(rawValue: 4)
+    /// VIRTIO_F_NOTIFY_ON_EMPTY: a signal when no request is left, whatever the driver asked for.
     public static let notifyOnEmpty = RingFeatures(rawValue: 8)
 }
 
-/// A virtqueue as its one worker owns it.
+/// A virtqueue, owned by one worker.
 ///
 ///     while taken < batch, let chain = queue.pop() { ... }        // requests in
 ///     queue.push(chain, written: bytes)                            // requests out, not visible yet
 ///     if queue.publish() { signal the call eventfd }               // once per pass
 ///     queue.disableKicks() ... if queue.enableKicks() { look again } else { sleep }
 public struct Virtqueue: ~Copyable {
+    /// Entries of the ring: 1 to 32768, and a power of two in a split ring.
     public let size: Int
+    /// What was negotiated; fixed for the life of the queue.
     public let features: RingFeatures
     let isPacked: Bool
     /// Index bits of a split ring, whose size is a power of two.
@@ -30,8 +39,9 @@ public struct Virtqueue: ~Copyable {
     var descriptors: UnsafeMutableRawPointer
     var driver: UnsafeMutableRawPointer
     var device: UnsafeMutableRawPointer
+    /// Between `start` and `stop`.
     public internal(set) var isRunning = false
-    /// Running, and nothing out of the ordinary: the short way back for a request.
+    /// Running, without dirty log, in-flight record or requests of an older snapshot: `push` takes its short path.
     var isPlain = false
     /// Why the queue takes no more requests; `.none` while it does.
     public internal(set) var damage: RingError = .none
@@ -43,13 +53,13 @@ public struct Virtqueue: ~Copyable {
     var shadowAvail: UInt16 = 0
     var nextUsed: UInt16 = 0
     var usedWrap = true
-    /// The used position that the driver was told of last.
+    /// The used position that was published last.
     var publishedUsed: UInt16 = 0
     /// Ring entries used but not published (split: elements, packed: descriptors).
     var pendingEntries = 0
     /// Packed: the first word of the batch, which makes all of it visible when it is stored.
     var pendingWord: UInt64 = 0
-    /// The driver must hear of the next publication whatever it asked for: it may wait for a signal that got lost.
+    /// The driver gets a signal for the next publication whatever it asked for: the one it waits for may have got lost.
     var mustSignal = true
 
     // Requests.
@@ -61,6 +71,7 @@ public struct Virtqueue: ~Copyable {
     let idsInFlight: UnsafeMutablePointer<UInt64>
     /// Room for one descriptor that cannot be loaded in place.
     let scratch: UnsafeMutableRawPointer
+    /// Requests that `pop` returned and `push` did not get back yet.
     public internal(set) var inFlight = 0
     /// Packed: ring entries of the chains in flight.
     var entriesInFlight = 0
@@ -68,6 +79,7 @@ public struct Virtqueue: ~Copyable {
     public internal(set) var refused: UInt64 = 0
 
     // Guest memory.
+    /// The snapshot with which requests are read.
     public internal(set) var memory: GuestMemorySnapshot
     var lastRegion: UnsafePointer<GuestRegion>
     /// Requests in flight that were read with an older snapshot.
@@ -89,7 +101,8 @@ public struct Virtqueue: ~Copyable {
     var replayCount = 0
     var replayed = 0
 
-    /// Makes a queue that is stopped. `memory` must hold a snapshot until `adopt` gives another.
+    /// Makes a queue that is stopped. `memory` must stay valid until `adopt` gives another snapshot. Throws `.badSize`
+    /// for a size that is not 1 to 32768, or no power of two in a split ring.
     public init(size: Int, features: RingFeatures, memory: GuestMemorySnapshot) throws(VirtqueueError) {
         let isPacked = features.contains(.packed)
         guard size > 0, size <= 32768, isPacked || size & (size - 1) == 0 else { throw .badSize(size) }
@@ -126,15 +139,15 @@ public struct Virtqueue: ~Copyable {
 
     // MARK: requests in
 
-    /// The next request, or nil when there is none now (or the queue is stopped or broken). A chain with a `fault`
-    /// comes out too: its owner answers it, in its status byte where it has one.
+    /// The next request, or nil when there is none now (or the queue is stopped or broken). A chain with a `fault` is
+    /// returned too: the caller answers it, in its status byte where it has one.
     @inline(__always)
     public mutating func pop() -> UnsafeMutablePointer<DescriptorChain>? {
         if isPacked { return popPacked() }
         return popSplit()
     }
 
-    /// Whether `pop` may have something: what a polling worker looks at. One load, no ordering.
+    /// Whether `pop` may return something: what a polling worker asks. One load, no ordering.
     @inline(__always)
     public var hasAvailable: Bool {
         guard isRunning, damage == .none else { return false }
@@ -144,7 +157,8 @@ public struct Virtqueue: ~Copyable {
 
     // MARK: requests out
 
-    /// Gives a request back; `written` bytes of its writable buffers were written. The driver sees it after `publish`.
+    /// Gives a request back, with `written` bytes of its writable buffers written. The driver sees it after `publish`.
+    /// Traps for a chain that is not in flight.
     @inline(__always)
     public mutating func push(_ chain: UnsafeMutablePointer<DescriptorChain>, written: UInt32) {
         precondition(chain.pointee.isInFlight, "the chain is not in flight")
@@ -160,7 +174,7 @@ public struct Virtqueue: ~Copyable {
         }
     }
 
-    /// With a dirty log, an in-flight record, an older snapshot of the memory, or after `stop`.
+    /// `push` with a dirty log, an in-flight record or an older snapshot of the memory, or after `stop`.
     @inline(never)
     private mutating func pushCarefully(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
         if isRunning, log.isOn { logWritten(chain) }
@@ -179,19 +193,19 @@ public struct Virtqueue: ~Copyable {
         if logRing { logUsed(position) }
     }
 
-    /// To be called when anything changes that `isPlain` is about.
+    /// Computes `isPlain`; called after a change of anything that it depends on.
     mutating func refresh() {
         isPlain = isRunning && !log.isOn && inflightSplit == nil && inflightPacked == nil && unsettled == 0
     }
 
-    /// The chain of a slot that is in flight.
+    /// The chain of a slot that is in flight. Traps when `slot` is not in `0..<size`.
     @inline(__always)
     public func chain(_ slot: Int) -> UnsafeMutablePointer<DescriptorChain> {
         precondition(slot >= 0 && slot < size, "no such slot")
         return chains + slot
     }
 
-    /// Makes everything pushed so far visible, at once. True when the driver wants to be signalled.
+    /// Makes everything pushed so far visible, at once. True when the driver wants a signal.
     @inline(__always)
     public mutating func publish() -> Bool {
         guard pendingEntries > 0, isRunning else { return false }
@@ -203,7 +217,7 @@ public struct Virtqueue: ~Copyable {
         chain.pointee.longList = -1
     }
 
-    /// What every request has in common when it enters flight.
+    /// Marks a chain as in flight: the same for both kinds of ring.
     @inline(__always) mutating func enter(_ chain: UnsafeMutablePointer<DescriptorChain>, id: UInt16) {
         chain.pointee.id = id
         chain.pointee.isInFlight = true
@@ -215,7 +229,7 @@ public struct Virtqueue: ~Copyable {
         shortLists + slot &* ChainLimits.shortList
     }
 
-    /// The ring makes no sense any more: this queue alone stops taking requests.
+    /// The ring cannot be read any further: this queue alone stops taking requests.
     @inline(never) mutating func markBroken(_ why: RingError) {
         if damage == .none { damage = why }
     }
