@@ -1,5 +1,5 @@
-// When a driver kicks and when it wants to be signalled, as Linux does it: the half of event suppression that the
-// device under test has to get along with.
+// When a driver kicks and when it wants a signal, as Linux does it (virtio 1.3, sections 2.7.7, 2.7.10 and 2.8.10).
+// This is the half of event suppression that a device under test has to work with.
 import Virtqueue
 
 extension MockDriver {
@@ -7,7 +7,7 @@ extension MockDriver {
         new &- event &- 1 < new &- old
     }
 
-    /// Whether the device asked to be kicked for what was published since the last question.
+    /// Whether the device asked for a kick for what was published since the last call.
     public func needsKick() -> Bool {
         fullFence()
         var old = kickedAvail
@@ -26,7 +26,7 @@ extension MockDriver {
         return Self.wants(event, new: nextAvail, old: old)
     }
 
-    /// No signals, please. A hint.
+    /// Tells the device that no signal is needed. A hint: signals may come all the same.
     public func disableSignals() {
         if isPacked {
             store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDisable)
@@ -37,7 +37,8 @@ extension MockDriver {
         }
     }
 
-    /// A signal for the `after`th buffer from now on (1: the next). True when that came back already.
+    /// Asks for a signal for the `after`th buffer from now on (1: the next). True when a buffer is back already, for
+    /// which no signal will come.
     public func enableSignals(after: Int = 1) -> Bool {
         if isPacked {
             var at = nextUsed
@@ -58,15 +59,15 @@ extension MockDriver {
         return hasUsed
     }
 
-    /// Where a device that has lost its memory goes on, as vhost-user's SET_VRING_BASE numbers it: behind what it has
-    /// handed back. For a packed ring that can only be what was collected; collect first.
+    /// Where a device that has lost its memory goes on, as SET_VRING_BASE numbers it: behind what it has given back. In
+    /// a packed ring that is known only for what was collected; collect first.
     public var resumePosition: UInt32 {
         guard isPacked else { return UInt32(acquire16(device + RingLayout.usedIndexOffset)) }
         let position = UInt32(nextUsed) | (usedWrap ? UInt32(RingLayout.eventWrapBit) : 0)
         return position | position << 16
     }
 
-    /// Whether a buffer came back.
+    /// Whether a buffer is back that was not collected yet.
     public var hasUsed: Bool {
         guard isPacked else { return acquire16(device + RingLayout.usedIndexOffset) != nextUsed }
         let flags = acquire16(descriptors + Int(nextUsed) * RingLayout.descriptorBytes + 14)

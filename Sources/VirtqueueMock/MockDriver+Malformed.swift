@@ -1,10 +1,10 @@
-// The harm a driver can do, one store at a time. Nothing here keeps the mock's own books: a test that lies to the
-// device collects by hand.
+// What a driver that breaks the rules can write, one store at a time. The mock's own records of free descriptors do not
+// follow: a test that uses these functions collects its buffers by hand.
 import Virtqueue
 
 extension MockDriver {
-    /// Writes one descriptor of the ring. `next`: link (split) or buffer id (packed). Without `flags` they stay as
-    /// they are, which in a packed ring means: not available yet.
+    /// Writes one descriptor of the ring, of `length` bytes at the guest's `address`. `next`: link (split) or buffer id
+    /// (packed). Without `flags` they stay as they are, which in a packed ring means: not available yet.
     public func writeDescriptor(_ index: Int, address: UInt64, length: UInt32, flags: UInt16?, next: UInt16) {
         let place = descriptors + index * RingLayout.descriptorBytes
         place.storeBytes(of: address.littleEndian, as: UInt64.self)
@@ -13,14 +13,14 @@ extension MockDriver {
         if let flags { store16(place + (isPacked ? 14 : 12), flags) }
     }
 
-    /// Split: makes a head available, whatever is there.
+    /// Split: makes a head available, whatever its descriptor says.
     public func publishHead(_ head: UInt16) {
         store16(driver + RingLayout.availRingOffset + 2 * (Int(nextAvail) % size), head)
         nextAvail &+= 1
         release16(driver + RingLayout.availIndexOffset, nextAvail)
     }
 
-    /// Split: claims an available index.
+    /// Split: sets avail.idx, whatever the ring has.
     public func claimAvailIndex(_ index: UInt16) {
         release16(driver + RingLayout.availIndexOffset, index)
     }
@@ -32,19 +32,19 @@ extension MockDriver {
         advance(&nextAvail, &availWrap, 1)
     }
 
-    /// Packed: what the device wrote at an entry of the ring, whichever side has it.
+    /// Packed: what the device wrote at an entry of the ring, whether the device has given the entry back or not.
     public func usedEntry(_ index: Int) -> MockUsed {
         let word = load64(descriptors + index * RingLayout.descriptorBytes + 8)
         return MockUsed(id: UInt16(truncatingIfNeeded: word >> 32), written: UInt32(truncatingIfNeeded: word))
     }
 
-    /// A chain as the driver's words are: flags and links as given, direct, from descriptor `first` on (split) or from
-    /// the next entry on (packed, where `next` is the id and availability is added).
+    /// Publishes a chain of descriptors with flags and links as given, direct, from descriptor `first` on (split) or
+    /// from the next entry on (packed, where `next` is the id and the bits of availability are added).
     public func publishRaw(
         _ list: [(address: UInt64, length: UInt32, flags: UInt16, next: UInt16)], first: Int = 0
     ) {
         if isPacked {
-            // Backwards, so that the head is complete before it is available.
+            // From the last to the first, so that the chain is complete before its head is available.
             let start = nextAvail
             let startWrap = availWrap
             for (i, item) in list.enumerated().reversed() {
@@ -66,7 +66,7 @@ extension MockDriver {
         }
     }
 
-    /// An indirect table at a guest address, entry by entry.
+    /// Writes an indirect table at a guest address.
     public func writeTable(
         at address: UInt64, _ list: [(address: UInt64, length: UInt32, flags: UInt16, next: UInt16)]
     ) {

@@ -1,13 +1,17 @@
-// The driver's side of a virtqueue, as a guest kernel has it, in this process. Tests, fuzzers and the benchmark
-// publish with it, well-formed or broken on demand. What a well-formed driver does is all in here; how to do harm is
-// in MockDriver+Malformed.swift.
+// The driver's side of a virtqueue, as a guest kernel has it, in this process. Tests, fuzzers and the benchmark publish
+// requests with it. This file is what a correct driver does; MockDriver+Malformed.swift is what a broken or hostile one
+// may do.
 public import Virtqueue
 
-/// One buffer of a chain.
+/// One buffer of a chain, as the driver describes it to the device.
 public struct MockBuffer: BitwiseCopyable, Equatable, Sendable {
+    /// Guest address of the first byte.
     public var address: UInt64
+    /// Bytes.
     public var length: UInt32
+    /// The device writes the buffer, else it reads it.
     public var isWritable: Bool
+    /// Nothing is checked: the buffer may be outside the memory.
     public init(_ address: UInt64, _ length: UInt32, isWritable: Bool) {
         self.address = address
         self.length = length
@@ -15,25 +19,36 @@ public struct MockBuffer: BitwiseCopyable, Equatable, Sendable {
     }
 }
 
-/// A buffer that came back.
+/// A chain that the device has given back.
 public struct MockUsed: BitwiseCopyable, Equatable, Sendable {
+    /// Head (split) or buffer id (packed), as the device wrote it.
     public let id: UInt16
+    /// Bytes that the device says it wrote to the chain's buffers.
     public let written: UInt32
+    /// What a test expects.
     public init(id: UInt16, written: UInt32) {
         self.id = id
         self.written = written
     }
 }
 
+/// A driver with one ring in guest memory.
 public final class MockDriver {
+    /// The memory that the ring is in, and the buffers too.
     public let memory: MockMemory
+    /// Entries of the ring.
     public let size: Int
+    /// What was negotiated.
     public let features: RingFeatures
+    /// The ring is packed, not split.
     public let isPacked: Bool
-    /// Guest addresses of the three areas.
+    /// Guest address of the descriptor table (split) or of the ring (packed).
     public let descriptorArea: UInt64
+    /// Guest address of the available ring (split) or of the driver's event suppression (packed).
     public let driverArea: UInt64
+    /// Guest address of the used ring (split) or of the device's event suppression (packed).
     public let deviceArea: UInt64
+    /// Buffers that an indirect table of this driver can have.
     public let tableEntries: Int
 
     let descriptors: UnsafeMutableRawPointer
@@ -49,16 +64,19 @@ public final class MockDriver {
     /// Packed: ring entries of each id in flight.
     private var entries: [Int]
     private var freeEntries: Int
+    /// Split: avail.idx. Packed: the entry that is filled next.
     public internal(set) var nextAvail: UInt16 = 0
     var availWrap = true
+    /// Split: the used index that is collected next. Packed: the entry that is collected next.
     public internal(set) var nextUsed: UInt16 = 0
     var usedWrap = true
-    /// Where `needsKick` was asked last.
+    /// `nextAvail` at the last call of `needsKick`.
     var kickedAvail: UInt16 = 0
+    /// Chains published and not collected yet.
     public private(set) var inFlight = 0
 
-    /// Nil when the memory has no room for the ring. `tableEntries`: how long an indirect table may be. `spacing` (a
-    /// power of two): the areas begin at its multiples.
+    /// Allocates a ring of `size` entries in region `region`; nil when it has no room. `tableEntries`: buffers that an
+    /// indirect table may have. `spacing` (a power of two, in bytes): the areas begin at its multiples.
     public init?(
         memory: MockMemory, size: Int, features: RingFeatures = [.indirect], tableEntries: Int = 8, region: Int = 0,
         spacing: UInt64 = 16
@@ -91,8 +109,8 @@ public final class MockDriver {
         freeEntries = size
     }
 
-    /// Makes the ring anew, as the next driver of the device would: zeros, from the first entry on. What is in flight is
-    /// forgotten; the device must not use the ring.
+    /// Makes the ring anew, as the next driver of the device would: zeros, from the first entry on. Chains in flight
+    /// are forgotten; the device must not use the ring meanwhile.
     public func startOver() {
         let driverBytes = isPacked ? RingLayout.eventBytes : RingLayout.availBytes(size: size)
         let deviceBytes = isPacked ? RingLayout.eventBytes : RingLayout.usedBytes(size: size)
@@ -114,18 +132,19 @@ public final class MockDriver {
             device: GuestAddress(deviceArea))
     }
 
-    /// Descriptors that a chain may have now.
+    /// Descriptors that a chain may have now, without an indirect table.
     public var room: Int { isPacked ? (free.isEmpty ? 0 : freeEntries) : free.count }
 
     // MARK: publish
 
-    /// Makes a chain available; its head or id, or nil when the ring is full.
+    /// Makes a chain available. Returns its head (split) or id (packed), or nil when the ring or the table is too small
+    /// for it.
     @discardableResult
     public func publish(_ buffers: [MockBuffer], indirect: Bool = false) -> UInt16? {
         buffers.withUnsafeBufferPointer { publish($0, indirect: indirect) }
     }
 
-    /// The same without an array: what a benchmark calls.
+    /// The same without an array, for a benchmark.
     @discardableResult
     public func publish(_ buffers: UnsafeBufferPointer<MockBuffer>, indirect: Bool) -> UInt16? {
         let count = indirect ? 1 : buffers.count
@@ -177,7 +196,8 @@ public final class MockDriver {
             }
             let address = indirect ? tableAddress(id) : buffers[i].address
             let length = indirect ? UInt32(buffers.count * 16) : buffers[i].length
-            // All but the first are written wholly; the other side reads none of them before the first has its flags.
+            // All but the first are written completely; the other side reads none of them before the first has its
+            // flags.
             writeDescriptor(
                 Int(nextAvail), address: address, length: length, flags: i == 0 ? nil : flags, next: id)
             if i == 0 { firstFlags = flags }
@@ -206,6 +226,7 @@ public final class MockDriver {
         }
     }
 
+    /// Moves a packed position `count` entries on.
     func advance(_ index: inout UInt16, _ wrap: inout Bool, _ count: Int) {
         var next = Int(index) + count
         if next >= size {
@@ -217,12 +238,12 @@ public final class MockDriver {
 
     // MARK: collect
 
-    /// The next buffer that came back, or nil.
+    /// Collects the next chain that is back; nil when there is none.
     public func nextUsedBuffer() -> MockUsed? {
         isPacked ? collectPacked() : collectSplit()
     }
 
-    /// All that came back.
+    /// Collects all chains that are back.
     public func collect() -> [MockUsed] {
         var all: [MockUsed] = []
         while let one = nextUsedBuffer() { all.append(one) }
@@ -264,5 +285,5 @@ public final class MockDriver {
     }
 }
 
-/// Bound to one thread, or to a test that knows what it shares.
+/// For one thread, or for a test that takes care of what it shares.
 extension MockDriver: @unchecked Sendable {}
