@@ -1,21 +1,24 @@
-// A queue with a driver that does one virtio-blk request after another, or a few at once, and takes the answer apart:
-// what tests want. The benchmark has a leaner one.
+// A queue of a front-end with a driver that performs virtio-blk requests, one after another or several at once, and
+// decodes their answers. Tests use it; the benchmark has a driver of its own that copies less.
 import Virtqueue
 public import VirtqueueMock
 import DiskTypes
 import SystemPackage
 
-/// One virtio-blk request.
+/// One virtio-blk request (virtio 1.3, section 5.2.6).
 public struct ClientRequest: Sendable {
+    /// A number of `VirtioBlk.RequestType`, or any other.
     public var type: UInt32
+    /// The first sector, of 512 bytes.
     public var sector: UInt64
-    /// Goes to the device behind the header.
+    /// Bytes for the device, behind the header.
     public var out: [UInt8]
-    /// Room for what comes back before the status.
+    /// Bytes of room for what the device answers before the status.
     public var room: Int
-    /// Into how many buffers data is cut.
+    /// Number of buffers into which the data is cut.
     public var segments = 1
 
+    /// A request of any type; nothing is checked.
     public init(type: UInt32, sector: UInt64 = 0, out: [UInt8] = [], room: Int = 0) {
         self.type = type
         self.sector = sector
@@ -23,17 +26,23 @@ public struct ClientRequest: Sendable {
         self.room = room
     }
 
+    /// Reads `count` bytes from `sector` on.
     public static func read(sector: UInt64, count: Int) -> ClientRequest {
         ClientRequest(type: VirtioBlk.RequestType.read, sector: sector, room: count)
     }
+    /// Writes the bytes from `sector` on.
     public static func write(sector: UInt64, _ bytes: [UInt8]) -> ClientRequest {
         ClientRequest(type: VirtioBlk.RequestType.write, sector: sector, out: bytes)
     }
+    /// Makes all writes that were answered durable.
     public static let flush = ClientRequest(type: VirtioBlk.RequestType.flush)
+    /// Asks for the serial number.
     public static let getID = ClientRequest(type: VirtioBlk.RequestType.getID, room: VirtioBlk.idBytes)
+    /// Gives up `count` sectors from `sector` on.
     public static func discard(sector: UInt64, count: UInt32) -> ClientRequest {
         ClientRequest(type: VirtioBlk.RequestType.discard, out: segment(sector, count, 0))
     }
+    /// Makes `count` sectors from `sector` on read as zeros; `unmap`: their storage may be given up.
     public static func writeZeroes(sector: UInt64, count: UInt32, unmap: Bool = false) -> ClientRequest {
         ClientRequest(
             type: VirtioBlk.RequestType.writeZeroes,
@@ -48,21 +57,25 @@ public struct ClientRequest: Sendable {
     }
 }
 
-/// What came back.
+/// What the device answered.
 public struct ClientAnswer: Equatable, Sendable {
-    /// 0xff: the device did not write one.
+    /// The status byte; 0xff: the device did not write one.
     public let status: UInt8
+    /// The room of the request after the answer, whatever part of it the device wrote.
     public let data: [UInt8]
     /// The length in the used element.
     public let written: UInt32
+    /// The status is VIRTIO_BLK_S_OK.
     public var isOK: Bool { status == RequestStatus.ok.rawValue }
 }
 
-/// A queue of a front-end with its driver. Make it before the front-end starts.
+/// A queue of a front-end with its driver. To be made before the front-end starts. For one thread.
 public final class BlockClient {
+    /// The queue as the front-end knows it.
     public let queue: FrontendQueue
+    /// The driver of its ring.
     public let driver: MockDriver
-    /// Kept: with it the connection and the memory would go.
+    /// The session. Held, because the connection and the memory end with it.
     public let frontend: VhostUserFrontend
     private let memory: MockMemory
     private let milliseconds: Int32
@@ -81,6 +94,8 @@ public final class BlockClient {
         let room: Int
     }
 
+    /// Adds a queue to the front-end, with its ring in memory region `region`. Throws `.memoryFull`, and `.system` when
+    /// there are no eventfds.
     public init(_ frontend: VhostUserFrontend, region: Int = 0) throws(FrontendError) {
         self.frontend = frontend
         memory = frontend.memory.guest
@@ -97,7 +112,8 @@ public final class BlockClient {
                 device: driver.deviceArea))
     }
 
-    /// Publishes a request; its number is for `finish`. Nothing is sent before `kickIfNeeded`, or `finish`.
+    /// Publishes a request; the number it returns is for `finish`. The device is not told before `kickIfNeeded`, or
+    /// `finish`. Throws `.memoryFull` when memory or ring have no room.
     public func begin(_ request: ClientRequest) throws(FrontendError) -> UInt16 {
         let readable = VirtioBlk.Header.bytes + request.out.count
         let area = try place(readable + request.room + 1)
@@ -121,10 +137,11 @@ public final class BlockClient {
         return id
     }
 
-    /// Tells the device, if it wants to be told.
+    /// Kicks the device, if it asked for that.
     public func kickIfNeeded() { if driver.needsKick() { queue.kick.signal() } }
 
-    /// Waits for a request, sleeping on the call descriptor.
+    /// Waits for the answer of request `id`, asleep on the call eventfd. Throws `.requestLost` when nothing comes for
+    /// `options.milliseconds`.
     public func finish(_ id: UInt16) throws(FrontendError) -> ClientAnswer {
         kickIfNeeded()
         while true {
@@ -143,11 +160,12 @@ public final class BlockClient {
         }
     }
 
+    /// Publishes a request and waits for its answer. Throws as `begin` and `finish` do.
     public func perform(_ request: ClientRequest) throws(FrontendError) -> ClientAnswer {
         try finish(begin(request))
     }
 
-    /// Takes in what came back; how many requests are still out.
+    /// Collects the answers that are there; returns how many requests have none yet.
     @discardableResult public func collect() -> Int {
         while let used = driver.nextUsedBuffer() {
             guard let one = pending.removeValue(forKey: used.id) else { continue }
@@ -160,6 +178,7 @@ public final class BlockClient {
         return pending.count
     }
 
+    /// Memory for a request: that of a finished one, or new pages.
     private func place(_ bytes: Int) throws(FrontendError) -> Area {
         if let i = freed.firstIndex(where: { $0.bytes >= bytes }) { return freed.remove(at: i) }
         let rounded = (bytes + 4095) & ~4095

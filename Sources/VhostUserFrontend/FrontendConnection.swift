@@ -1,55 +1,60 @@
-// One message out, one answer in, each under a deadline: a back-end under test may say nothing, half of it, or
-// something else. Also sends whatever bytes a test likes.
+// The socket to a back-end: sends messages and receives answers, each answer within a time-out, because a back-end
+// under test may send nothing, half of it, or something else. Tests may also send any bytes.
 import Glibc
 public import LinuxIO
 import SystemPackage
 public import VhostUserWire
 
-/// Descriptors that came with an answer. Those that are not taken are closed.
+/// Descriptors that came with an answer. Those that are not taken are closed with this object.
 public final class ReceivedDescriptors {
     private var raw: [Int32] = []
     deinit { for fd in raw { close(fd) } }
 
     func add(_ more: [Int32]) { raw += more }
+    /// Descriptors that are left.
     public var count: Int { raw.count }
-    /// The first one that is left.
+    /// The first descriptor that is left, now owned by the caller; nil when there is none.
     public func take() -> OwnedFD? { raw.isEmpty ? nil : OwnedFD(taking: raw.removeFirst()) }
 }
 
-/// An answer, taken apart no further than its header.
+/// An answer, of which the header is decoded.
 public struct FrontendReply {
+    /// The header; its request is the one that was asked.
     public let header: MessageHeader
+    /// The payload's bytes, not decoded.
     public let payload: [UInt8]
+    /// The descriptors that came with the header.
     public let descriptors: ReceivedDescriptors
 }
 
-/// The socket to a back-end. Bound to one thread.
+/// A connection to a back-end. For one thread.
 public final class FrontendConnection {
-    /// For calls only; closing it breaks this object.
+    /// The socket's descriptor, for system calls; closing it breaks this object.
     public var raw: Int32 { socket.raw }
     private let socket: UnixSocket
     private let milliseconds: Int32
 
-    /// `milliseconds`: how long an answer may take.
+    /// Takes a connected socket. `milliseconds`: how long an answer may take.
     public init(_ socket: consuming UnixSocket, milliseconds: Int32) {
         self.socket = socket
         self.milliseconds = milliseconds
     }
 
-    /// The process that listens, as the kernel knows it.
+    /// The process that listens, as the kernel knows it; nil when it cannot be asked.
     public var peer: Int32? { do { return try socket.peer().pid } catch { return nil } }
 
-    /// The other side sees the end.
+    /// Shuts the socket down; the back-end sees the end of the connection.
     public func shutDown() { socket.shutDown() }
 
     /// True when the back-end has closed the connection, within `wait` milliseconds.
     public func isClosed(wait: Int32 = 0) -> Bool {
         var entry = pollfd(fd: raw, events: 0, revents: 0)
-        // POLLHUP comes unasked. A socket that only has bytes is not closed.
+        // POLLHUP comes without being asked for. A socket that only has bytes to read is not closed.
         return poll(&entry, 1, wait) > 0 && entry.revents & Int16(POLLHUP | POLLERR) != 0
     }
 
-    /// Sends bytes as they are, with descriptors beside the first one.
+    /// Sends bytes as they are, with descriptors beside the first one. Throws `.disconnected` when the back-end has
+    /// closed, and `.system`.
     public func send(_ bytes: [UInt8], descriptors: [Int32] = []) throws(FrontendError) {
         do throws(Errno) {
             try DescriptorMessage.send(bytes, descriptors: descriptors, over: raw)
@@ -59,14 +64,15 @@ public final class FrontendConnection {
         }
     }
 
-    /// Sends a request without waiting for anything.
+    /// Sends a request and waits for no answer. Throws as `send` does.
     public func tell<P: WirePayload>(
         _ request: FrontendRequest, _ payload: P, descriptors: [Int32] = []
     ) throws(FrontendError) {
         try send(payload.message(request), descriptors: descriptors)
     }
 
-    /// The answer to `request`, whatever it says.
+    /// Receives the answer to `request`, whatever it says. Throws `.silent` after the time-out, `.disconnected`,
+    /// `.wire` for a header that breaks the protocol, `.wrongAnswer` for another code or no reply bit, and `.system`.
     public func reply(to request: FrontendRequest) throws(FrontendError) -> FrontendReply {
         let (head, descriptors) = try receive(VhostUserLimits.headerBytes, request)
         let header: MessageHeader

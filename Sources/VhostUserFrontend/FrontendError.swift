@@ -1,4 +1,4 @@
-// Tests ask which way a back-end failed, people want one line that says so; both from one list.
+// The ways in which a session with a back-end can fail. Tests compare them, and `bench` prints them as one line.
 import LinuxIO
 public import SystemPackage
 public import VhostUserWire
@@ -8,26 +8,28 @@ import Glibc
 public enum FrontendError: Error, Equatable, Sendable {
     /// The back-end closed the connection, in the middle of this request where one was under way.
     case disconnected(FrontendRequest?)
-    /// No answer within the time that was given.
+    /// No answer within the time-out.
     case silent(FrontendRequest)
+    /// A system call failed; the text says what was to be done.
     case system(String, Errno)
-    /// What came breaks the protocol.
+    /// An answer breaks the protocol.
     case wire(WireError)
     /// An answer to another request, or without the reply bit.
     case wrongAnswer(to: FrontendRequest, code: UInt32, flags: UInt32)
-    /// The back-end acknowledged with something else than 0.
+    /// The back-end acknowledged with a number other than 0.
     case refused(FrontendRequest, UInt64)
     /// The back-end does not offer what was asked for.
     case lacks(String)
-    /// An answer that makes no sense.
+    /// An answer contradicts what was asked; the text is what the back-end says.
     case nonsense(String)
-    /// The memory of the front-end has no more room.
+    /// The memory of the front-end or its ring has no more room.
     case memoryFull
-    /// A request was not finished within the time that was given.
+    /// A request was not answered within the time-out.
     case requestLost(queue: Int)
 }
 
 extension FrontendError: CustomStringConvertible {
+    /// One sentence, without an end stop.
     public var description: String {
         switch self {
         case .disconnected(let request):

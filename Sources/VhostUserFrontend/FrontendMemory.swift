@@ -1,5 +1,5 @@
-// The memory that a virtual machine would have: shared files mapped here and there, at guest addresses that are
-// neither the one nor the other. The mock driver allocates from it.
+// The memory that a virtual machine would have: shared files, mapped into this process, at guest addresses that differ
+// from the mapping's and from the files' offsets. The mock driver allocates from it.
 import Glibc
 import LinuxIO
 import SystemPackage
@@ -7,8 +7,8 @@ public import VhostUserWire
 import Virtqueue
 public import VirtqueueMock
 
-/// Guest memory, shared with a back-end. The regions' files begin at different offsets, so that no test passes without
-/// looking at them.
+/// Guest memory, shared with a back-end. The regions' files begin at different offsets, so that a back-end which
+/// ignores them fails.
 public final class FrontendMemory {
     /// One file and its mapping.
     private final class File {
@@ -16,13 +16,15 @@ public final class FrontendMemory {
         init(_ memory: consuming SharedMemory) { self.memory = memory }
     }
 
-    /// As the driver sees it: guest addresses, and pointers to them.
+    /// The memory for the driver: guest addresses, and pointers to them.
     public let guest: MockMemory
-    /// As the back-end is told, with the descriptors beside them.
+    /// The memory as messages describe it to the back-end.
     public let regions: [MemoryRegion]
+    /// The regions' files, in the order of `regions`; they stay owned by this object.
     public var descriptors: [Int32] { files.map { $0.memory.fd } }
     private let files: [File]
 
+    /// Creates and maps a file for each region, of `bytes` bytes at the guest address `guest`. Throws `.system`.
     public init(_ wanted: [(guest: UInt64, bytes: Int)]) throws(FrontendError) {
         var files: [File] = []
         var mapped: [GuestRegion] = []
@@ -50,7 +52,7 @@ public final class FrontendMemory {
         regions = told
     }
 
-    /// The user address of a guest's, as SET_VRING_ADDR wants it; 0 outside.
+    /// The user address of a guest address, as SET_VRING_ADDR wants it; 0 for one outside the memory.
     public func user(_ address: UInt64) -> UInt64 {
         guest.host(address).map { UInt64(UInt(bitPattern: $0)) } ?? 0
     }

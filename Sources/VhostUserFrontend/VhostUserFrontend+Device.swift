@@ -1,12 +1,15 @@
 // What a session has besides queues: the configuration space, the record of requests in flight that outlives a
-// back-end, and the requests that come the other way.
+// back-end, and the messages that the back-end sends.
 public import LinuxIO
 import SystemPackage
 public import VhostUserWire
 
-/// Shared memory in which a back-end notes what it has taken, kept by the front-end for the next one.
+/// Shared memory in which a back-end records the requests that it has taken. The front-end keeps it for the next
+/// back-end (INFLIGHT_SHMFD).
 public final class InflightRecord {
+    /// Where the record is in the file, and for how many queues.
     public let description: InflightDescription
+    /// The file that the back-end made.
     public let file: OwnedFD
     init(_ description: InflightDescription, _ file: consuming OwnedFD) {
         self.description = description
@@ -14,13 +17,14 @@ public final class InflightRecord {
     }
 }
 
-/// What a back-end asks of its front-end.
+/// The socket over which a back-end sends messages to its front-end (SET_BACKEND_REQ_FD).
 public final class BackendRequests {
     private let pair: UnixSocket.Pair
     init(_ pair: consuming UnixSocket.Pair) { self.pair = pair }
     var farEnd: Int32 { pair.far.raw }
 
-    /// The next request, answered with success if it asks for an answer; nil when none comes in time.
+    /// The next message, answered with success if it asks for an answer; nil when none comes within `milliseconds`, or
+    /// for a code that the protocol does not have. Throws an `Errno` or a `WireError`.
     public func next(milliseconds: Int32) throws -> BackendRequest? {
         guard try pair.near.waitReadable(milliseconds: milliseconds) else { return nil }
         let came = try DescriptorMessage.receive(
@@ -38,7 +42,8 @@ public final class BackendRequests {
 }
 
 extension VhostUserFrontend {
-    /// `count` bytes of the device's configuration space.
+    /// Reads `count` bytes of the device's configuration space, from `offset` on. Throws `.lacks` without the protocol
+    /// feature CONFIG, `.nonsense` for an answer of another length, and as `FrontendConnection.reply` does.
     public func readConfig(offset: Int = 0, count: Int = 60) throws(FrontendError) -> [UInt8] {
         guard protocolFeatures.contains(.config) else { throw .lacks("GET_CONFIG") }
         let room = ConfigAccess(offset: UInt32(offset), data: Array(repeating: 0, count: count))
@@ -50,7 +55,8 @@ extension VhostUserFrontend {
         return answer.data
     }
 
-    /// Bytes of the disk, by the configuration space.
+    /// Bytes of the disk, read from the configuration space. Throws as `readConfig` does, and `.nonsense` for 2^55
+    /// sectors or more.
     public func capacity() throws(FrontendError) -> UInt64 {
         let sectors = try readConfig(offset: 0, count: 8)
         let count = sectors.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
@@ -58,12 +64,14 @@ extension VhostUserFrontend {
         return count * 512
     }
 
+    /// Writes bytes of the configuration space, from `offset` on. Throws `.lacks` without the protocol feature CONFIG,
+    /// and as `ask` does.
     public func writeConfig(offset: Int, _ bytes: [UInt8]) throws(FrontendError) {
         guard protocolFeatures.contains(.config) else { throw .lacks("SET_CONFIG") }
         try ask(.setConfig, ConfigAccess(offset: UInt32(offset), data: bytes))
     }
 
-    /// Fetches the record from the back-end the first time, gives it back every time.
+    /// Fetches the record from the back-end at the first start, and sends it to the back-end at every start.
     func shareInflight() throws(FrontendError) {
         if inflight == nil {
             let wish = InflightDescription(
@@ -81,6 +89,7 @@ extension VhostUserFrontend {
         try ask(.setInflightFD, inflight.description, descriptors: [inflight.file.raw])
     }
 
+    /// Makes a pair of sockets and gives one to the back-end.
     func openBackendRequests() throws(FrontendError) {
         let requests: BackendRequests
         do throws(Errno) {
