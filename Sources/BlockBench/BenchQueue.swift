@@ -1,11 +1,11 @@
-// The loop of the benchmark is one; what it drives are three: a virtqueue, a file, the engine. Its methods run once
-// for each request or batch: no locks, no allocation, and the compiler sees the concrete type.
+// What the loop of the benchmark drives: a virtqueue, a file, or the engine, by one protocol. Its methods run once for
+// each request or batch: no locks, no allocation, and the compiler sees the concrete type.
 import BlockEngine
 import DiskTypes
 import LinuxIO
 import SystemPackage
 
-/// A way to one disk for one thread, with a buffer for each slot.
+/// One thread's access to one disk, with a buffer for each slot.
 protocol BenchQueue {
     /// The slot's buffer, of one block.
     func buffer(_ slot: Int) -> UnsafeMutableRawPointer
@@ -13,21 +13,21 @@ protocol BenchQueue {
     mutating func submit(_ slot: Int, isWrite: Bool, offset: UInt64)
     /// Sends what is prepared.
     mutating func publish()
-    /// The next request that is done.
+    /// The next request that is done, or `.none`.
     mutating func next() -> BenchCompletion
     /// Called when `next` has nothing: waits until about `wanted` requests are done, or a moment has passed.
     mutating func wait(inFlight: Int, wanted: Int)
     /// Prepares a flush on a free slot. False: the disk has none.
     mutating func submitFlush(_ slot: Int) -> Bool
-    /// Gives its memory back; nothing may be in flight, and nothing be asked any more.
+    /// Frees its memory; nothing may be in flight, and no method be called afterwards.
     func free()
-    /// What the other side did wrong, when it cannot be gone on with.
+    /// What the other side did wrong, when the run cannot go on; a phrase.
     var breakage: String? { get }
     /// The errno of the last request that failed.
     var lastError: Int32 { get }
 }
 
-/// A request that is done: a slot, or nothing.
+/// A request that is done: its slot, and whether it succeeded; or nothing.
 struct BenchCompletion: BitwiseCopyable {
     private let word: Int64
 
@@ -59,7 +59,7 @@ final class BenchBuffers {
     }
 }
 
-/// Also makes the pages present: their first touch is not measured.
+/// Fills memory with bytes that do not compress. This also makes the pages present: their first touch is not measured.
 func fillWithNoise(_ memory: UnsafeMutableRawPointer, _ bytes: Int) {
     var word: UInt64 = 0x9e37_79b9_7f4a_7c15
     for byte in stride(from: 0, to: bytes, by: 8) {
@@ -68,19 +68,19 @@ func fillWithNoise(_ memory: UnsafeMutableRawPointer, _ bytes: Int) {
     }
 }
 
-/// A ring for `entries` requests, or why there is none.
+/// A ring for `entries` requests. Throws why there is none.
 func newRing(_ entries: Int) throws(ImageError) -> Ring {
     try Ring.make(entries: UInt32(clamping: entries))
 }
 
-/// What is driven.
+/// What is driven: the maker of its queue.
 enum BenchTransport: Sendable {
     case socket(VhostQueueMaker)
     case file(FileQueueMaker)
     case image(ImageQueueMaker)
 }
 
-/// Makes the queue on the thread that is going to use it: a ring belongs to the thread that made it.
+/// Makes a queue, on the thread that is going to use it: a ring belongs to the thread that made it.
 protocol BenchQueueMaker: Sendable {
     associatedtype Queue: BenchQueue
     func make() throws(ImageError) -> Queue

@@ -1,10 +1,11 @@
-// The loop of one thread: choose, submit, collect, account. It takes no lock, allocates nothing and asks for the time
-// once a batch, so that it measures the disk and not itself.
+// The loop of one thread: choose a block, submit, collect, count. It takes no lock, allocates nothing and asks for the
+// time once a batch, so that it measures the disk and not itself.
 import DiskTypes
 import Glibc
 import Synchronization
 
-/// What one thread has to tell. Plain bytes; the histogram's memory is freed by the caller that sums up.
+/// What one thread has measured; times are nanoseconds. Plain bytes; the histogram's memory is freed where the outcomes
+/// are summed up.
 struct QueueOutcome: BitwiseCopyable {
     var reads: UInt64 = 0
     var writes: UInt64 = 0
@@ -19,16 +20,16 @@ struct QueueOutcome: BitwiseCopyable {
     var latencies = LatencyHistogram()
 }
 
-/// Handed over at the thread's end; its memory has one owner at a time.
+/// Given to the main thread at the thread's end; its memory has one owner at a time.
 extension QueueOutcome: @unchecked Sendable {}
 
-/// Why a thread cannot go on.
+/// Why a thread ended its run early.
 enum BenchError: Error, Sendable {
     case mismatch(PatternMismatch)
     case breakage(String)
     /// The other side has closed the connection.
     case gone
-    /// Nothing came back for too long.
+    /// No request was answered for `seconds`.
     case silence(seconds: Int, inFlight: Int)
     case flushFailed
     case noFlush
@@ -45,15 +46,16 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
     private let gate: StartBarrier
     private(set) var outcome = QueueOutcome()
 
-    /// Of each slot: when it was sent (0: free), where it goes, what it is.
+    /// Of each slot: when its request was sent (0: the slot is free), and which it is.
     private let sent: UnsafeMutablePointer<UInt64>
     private let places: UnsafeMutablePointer<BlockChooser.Choice>
     private let free: UnsafeMutablePointer<Int32>
     private var freeCount: Int
     private var mismatch: PatternMismatch?
-    /// Writes that may still be sent before a flush must be.
+    /// Writes that may be sent before the next flush.
     private var writesLeft: Int
 
+    /// Seconds without any answer after which a thread gives up.
     private static var timeout: UInt64 { 30 }
 
     init(_ queue: Queue, _ options: BenchOptions, blocks: UInt64, index: Int, _ gate: StartBarrier) {
@@ -75,7 +77,7 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
 
     deinit {
         chooser.free()
-        // With requests in flight the kernel may still write there: better lost than reused.
+        // With requests in flight the kernel may still write there: the memory is leaked rather than used again.
         if freeCount == depth { queue.free() }
         sent.deallocate()
         places.deallocate()
@@ -84,7 +86,7 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
 
     // MARK: measuring
 
-    /// Runs until `deadline` or until `limit` requests are sent, and until all are back.
+    /// Sends requests until `deadline` or until `limit` are sent, and waits until all are answered.
     mutating func measure(deadline: UInt64, limit: UInt64) throws(BenchError) {
         let cpu = BenchClock.threadCPU()
         var now = BenchClock.now()
@@ -150,7 +152,7 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
     @inline(__always) private mutating func take(_ done: BenchCompletion, _ now: UInt64) throws(BenchError) {
         let slot = done.slot
         let began = sent[slot]
-        // A device that answers twice, or what was never asked.
+        // The device answers a request twice, or one that was not sent.
         guard began != 0 else { throw .breakage("a request was answered twice") }
         sent[slot] = 0
         free[freeCount] = Int32(truncatingIfNeeded: slot)
@@ -173,7 +175,8 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
         outcome.errors &+= 1
     }
 
-    /// The next request that is done, however long that takes, within reason.
+    /// The next request that is done. Throws when the connection is closed, the ring is broken, or nothing comes for
+    /// `timeout`.
     private mutating func waitForOne(
         _ inFlight: Int, _ wanted: Int, since: UInt64
     ) throws(BenchError) -> BenchCompletion {
@@ -214,7 +217,7 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
         if mismatch == nil { mismatch = found }
     }
 
-    /// What was written is asked to stay, then read again and checked, block by block.
+    /// Flushes what was written; with `verify`, reads it again and checks it, block by block.
     mutating func readBack() throws(BenchError) {
         guard options.pattern.writes else { return }
         try flush()

@@ -1,11 +1,11 @@
-// All queues begin at the same moment and no preparation is measured; afterwards each reads back what it wrote, once
-// the server's time has been taken.
+// The threads of a run, one for each queue, and the barrier by which they all begin at the same moment, so that no
+// preparation is measured. Afterwards each reads back what it wrote, once the server's CPU time has been read.
 import DiskTypes
 import Glibc
 import LinuxIO
 import Synchronization
 
-/// Where the threads of a run meet.
+/// The barrier between the phases of a run, and where threads leave their outcomes.
 final class StartBarrier: Sendable {
     enum Phase: Int { case preparing, measuring, readingBack }
 
@@ -18,9 +18,10 @@ final class StartBarrier: Sendable {
     private let outcomes = Mutex<[QueueOutcome]>([])
     private let ended = Atomic<Int>(0)
 
-    // MARK: of a thread
+    // MARK: for the threads
 
-    /// Says that this thread is ready for `next`, and sleeps until all are; when to stop measuring.
+    /// Announces that this thread is ready for `next`, and sleeps until all are; returns when to stop measuring, in
+    /// nanoseconds of `BenchClock`.
     func arrive(for next: Phase) -> UInt64 {
         arrived.add(1, ordering: .releasing)
         while phase.load(ordering: .acquiring) < next.rawValue { usleep(200) }
@@ -33,14 +34,15 @@ final class StartBarrier: Sendable {
     func report(_ outcome: QueueOutcome) { outcomes.withLock { $0.append(outcome) } }
     func end() { ended.add(1, ordering: .releasing) }
 
-    // MARK: of the one who started them
+    // MARK: for the main thread
 
-    /// Waits until `count` threads have arrived, looking now and then after the other side and the user.
+    /// Waits until `count` threads have arrived, and looks meanwhile whether the connection or the user has ended the
+    /// run.
     func awaitAll(_ count: Int, _ watch: BenchWatch) {
         watch.look(while: { arrived.load(ordering: .acquiring) < count }, self)
         arrived.store(0, ordering: .relaxed)
     }
-    /// Waits until `count` threads have nothing left to do, their queues included.
+    /// Waits until `count` threads are done, their queues freed.
     func awaitEnd(_ count: Int, _ watch: BenchWatch) {
         watch.look(while: { ended.load(ordering: .acquiring) < count }, self)
     }
@@ -52,16 +54,16 @@ final class StartBarrier: Sendable {
     var allOutcomes: [QueueOutcome] { outcomes.withLock { $0 } }
 }
 
-/// A thread in a list; an array takes no values with one owner.
+/// A thread as an element of an array, which takes no noncopyable values.
 final class StartedThread {
     private var thread: WorkerThread?
     init(_ thread: consuming WorkerThread) { self.thread = consume thread }
     func join() { if let thread = thread.take() { thread.join() } }
 }
 
-/// What the main thread looks at while others work.
+/// What the main thread checks while the others work.
 struct BenchWatch {
-    /// The user wants an end.
+    /// The user wants the run to end.
     let isCancelled: () -> Bool
     /// The other side has closed the connection.
     let isGone: () -> Bool
@@ -75,18 +77,18 @@ struct BenchWatch {
     }
 }
 
-/// A queue's thread.
+/// The work of a queue's thread.
 struct BenchThread: ThreadWork, ~Copyable {
     let way: BenchTransport
     let options: BenchOptions
     let blocks: UInt64
     let index: Int
-    /// Requests of this queue.
+    /// Requests that this queue may send.
     let limit: UInt64
     let gate: StartBarrier
 
     consuming func run() {
-        // Here the type is known: the loop is compiled for each of the three, and asks no table whom to call.
+        // Here the type is known: the loop is compiled for each of the three, and calls no method through a table.
         switch way {
         case .socket(let maker): work(maker)
         case .file(let maker): work(maker)
@@ -95,7 +97,7 @@ struct BenchThread: ThreadWork, ~Copyable {
         gate.end()
     }
 
-    /// The queue lives no longer than this.
+    /// Makes the queue, measures, and reads back; the queue is freed at the end.
     private borrowing func work<Maker: BenchQueueMaker>(_ maker: Maker) {
         do throws(ImageError) {
             var runner = BenchRunner<Maker.Queue>(try maker.make(), options, blocks: blocks, index: index, gate)

@@ -1,5 +1,5 @@
-// From a path to a report: finds out what the path is, refuses what would destroy data unasked, and runs a thread for
-// each queue.
+// The benchmark as a whole, from a path to a report: finds out what the path is, refuses to destroy data without
+// permission, and runs a thread for each queue.
 public import DiskTypes
 import Glibc
 import ImageChain
@@ -15,6 +15,10 @@ import Virtqueue
 ///     let report = try BlockBench.run("/run/disk.sock", options)
 ///     print(report.iops, report.latency.p99)
 public enum BlockBench {
+    /// Runs the benchmark on the disk at `path`. `isCancelled` is asked every few milliseconds; true ends the run
+    /// early, and the report says so. Throws `.unsupported` for options out of range, writes without `destroy` or on a
+    /// read-only disk, `.notFound` for a disk that is too small, the errors of opening an image, and `.system` for a
+    /// back-end that fails. A mismatch is no error: the report has it.
     public static func run(
         _ path: FilePath, _ options: BenchOptions, isCancelled: @escaping () -> Bool = { false }
     ) throws(ImageError) -> BenchReport {
@@ -97,7 +101,7 @@ public enum BlockBench {
         var open = options.open
         open.writable = options.pattern.writes
         open.format = try ImageFormat.required(open.format, path: path, readOnly: !open.writable)
-        // Taken through the chain also when it is raw: locks, and the refusal of what is no disk.
+        // Also a raw disk is opened as a chain: that takes the locks, and refuses what is no disk.
         let chain = try ImageChain.open(path: path, options: open)
         let watch = BenchWatch(isCancelled: isCancelled, isGone: { false })
         guard let top = chain.layers.first, top.format == .raw else {
@@ -113,12 +117,12 @@ public enum BlockBench {
         let maker = FileQueueMaker(
             file: data, direct: isDirect, depth: options.depth, blockBytes: options.blockBytes)
         let report = try run.go(Array(repeating: .file(maker), count: options.queues), watch)
-        // Until here: the locks hang on its files.
+        // The chain lives until here: the locks belong to its files.
         return withExtendedLifetime(chain) { report }
     }
 }
 
-/// One run over several threads.
+/// One run over several threads, one for each queue.
 private struct BenchRun {
     let options: BenchOptions
     let way: String
@@ -152,7 +156,7 @@ private struct BenchRun {
         let wasInterrupted = watch.isCancelled()
         gate.open(.readingBack, until: 0)
         gate.awaitEnd(count, watch)
-        // With them go the files they hold, and the locks on these.
+        // The files that the threads hold, and the locks on these, end with them.
         for thread in threads { thread.join() }
         return try report(gate, server: (before, after), wasInterrupted)
     }
@@ -195,7 +199,7 @@ private struct BenchRun {
         return report
     }
 
-    /// A mismatch is a finding; anything else means that there is nothing to report.
+    /// A mismatch becomes part of the report; any other error is thrown, because there is nothing to report.
     private func judge(_ trouble: BenchError?, _ report: inout BenchReport) throws {
         switch trouble {
         case nil: return

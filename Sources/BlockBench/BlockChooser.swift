@@ -1,33 +1,34 @@
-// Which block comes next, and what is known about it. Each queue has one; where bytes are checked, its blocks are its
-// own, so that no other thread changes them.
+// Chooses which block comes next, and records what each block holds when bytes are checked. Each queue has a chooser;
+// with `verify` its blocks are its own, so that no other thread changes them.
 import DiskTypes
 
-/// Chooses the blocks of one queue and records what they hold. Its maker frees it.
+/// Chooses the blocks of one queue and records what they hold. `free` frees it.
 struct BlockChooser: BitwiseCopyable {
     private let blockBytes: UInt64
     /// The blocks to choose from.
     private let first: UInt64
     private let count: UInt64
     private let isRandom: Bool
-    /// A random word below this is a read.
+    /// A random 32-bit word below this number makes a read.
     private let readLimit: UInt32
     private var state: UInt64
     private var cursor: UInt64 = 0
-    /// Of each block, when bytes are checked: generation, and the two flags.
+    /// With `verify`, a word for each block: generation, and the two flags. Nil without.
     private let marks: UnsafeMutablePointer<UInt32>?
-    /// Blocks that were not written in this run must hold a pattern, too.
+    /// Blocks that were not written in this run must hold a pattern, too: the run only reads.
     private let checksAll: Bool
 
     static let busy: UInt32 = 1 << 31
-    /// A write failed: old or new, who knows.
+    /// A write failed: the block may hold the old bytes or the new ones.
     static let unknown: UInt32 = 1 << 30
     static let generations: UInt32 = unknown - 1
 
+    /// A request to be sent.
     struct Choice: BitwiseCopyable {
         let offset: UInt64
         let isWrite: Bool
 
-        /// Not a block, but a flush of those before.
+        /// A flush instead of a block.
         static let flush = Choice(offset: .max, isWrite: false)
         @inline(__always) var isFlush: Bool { offset == .max }
     }
@@ -41,7 +42,7 @@ struct BlockChooser: BitwiseCopyable {
         isRandom = options.pattern.isRandom
         let share = options.pattern == .randrw ? options.readPercent : options.pattern.reads ? 100 : 0
         readLimit = share >= 100 ? .max : UInt32(UInt64(share) << 32 / 100)
-        // Any seed, also 0, begins somewhere else for each queue.
+        // Every seed, also 0, begins at another number for each queue.
         state = (options.seed &+ UInt64(index) &* 0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15
         checksAll = options.verify && !options.pattern.writes
         if options.verify {
@@ -75,7 +76,7 @@ struct BlockChooser: BitwiseCopyable {
             cursor = cursor &+ 1 == count ? 0 : cursor &+ 1
         }
         if let marks {
-            // One request a block at a time: what a read finds beside a write is anybody's guess.
+            // One request a block at a time: what a read returns beside a write is not defined.
             while marks[Int(index)] & Self.busy != 0 { index = index &+ 1 == count ? 0 : index &+ 1 }
             marks[Int(index)] |= Self.busy
         }
@@ -83,7 +84,7 @@ struct BlockChooser: BitwiseCopyable {
         return Choice(offset: (first &+ index) &* blockBytes, isWrite: !isRead)
     }
 
-    // MARK: the books
+    // MARK: what blocks hold
 
     @inline(__always) var verifies: Bool { marks != nil }
 
@@ -91,7 +92,7 @@ struct BlockChooser: BitwiseCopyable {
         marks.map { $0 + Int(offset / blockBytes &- first) }
     }
 
-    /// The generation that a write of this block now carries.
+    /// The generation that the next write of this block has.
     func nextGeneration(_ offset: UInt64) -> UInt32 {
         guard let mark = mark(offset) else { return 0 }
         let now = mark.pointee & Self.generations
@@ -103,7 +104,7 @@ struct BlockChooser: BitwiseCopyable {
         mark.pointee = nextGeneration(offset) | (isOK ? 0 : Self.unknown)
     }
 
-    /// What a read must have found.
+    /// What a read must have returned.
     enum Expectation { case nothing, generation(UInt32), anyGeneration }
 
     func read(_ offset: UInt64) -> Expectation {
@@ -114,7 +115,8 @@ struct BlockChooser: BitwiseCopyable {
         return checksAll ? .anyGeneration : .nothing
     }
 
-    /// The first written block at or behind number `index` of this queue's, to be read back: its number and offset.
+    /// The first written block at or behind number `index` of this queue, to be read back: its number and its offset in
+    /// bytes.
     func written(from index: UInt64) -> (index: UInt64, offset: UInt64)? {
         guard let marks else { return nil }
         var at = index

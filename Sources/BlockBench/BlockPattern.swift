@@ -1,5 +1,5 @@
-// Bytes that say where they belong, who wrote them and how often: a block that is stale, torn, or another's is told
-// from the right one, and the message says which it is.
+// The bytes that `verify` writes: they say where they belong, which run wrote them and how often. So a block that is
+// stale, torn or another's is told from the right one, and the message says which it is.
 import DiskTypes
 
 /// What a verified block holds: in each sector its offset on the disk, the seed of the run, the generation of the block
@@ -11,7 +11,7 @@ struct BlockPattern: BitwiseCopyable, Sendable {
     private static let sectorWords = 64
     private static let step: UInt64 = 0x9e37_79b9_7f4a_7c15
 
-    /// The first of a sector's words that follow.
+    /// The first of the words that follow from a sector's offset, seed and generation.
     @inline(__always) private func base(_ offset: UInt64, _ generation: UInt64) -> UInt64 {
         var x = offset ^ seed &* 0xbf58_476d_1ce4_e5b9 ^ generation << 40
         x = (x ^ x >> 30) &* 0xbf58_476d_1ce4_e5b9
@@ -37,8 +37,8 @@ struct BlockPattern: BitwiseCopyable, Sendable {
         }
     }
 
-    /// Where the block at `offset` is not as written; nil when it is. Without `generation` any will do, as long as all
-    /// sectors have the same.
+    /// The first byte at which the block at `offset` is not as written; nil when it is. Without `generation` any
+    /// generation will do, as long as all sectors have the same.
     func check(
         _ memory: UnsafeRawPointer, _ bytes: Int, offset: UInt64, generation: UInt32?
     ) -> PatternMismatch? {
@@ -60,7 +60,7 @@ struct BlockPattern: BitwiseCopyable, Sendable {
         return nil
     }
 
-    /// What the sector holds instead.
+    /// The mismatch at byte `byte` of a sector, by what the sector holds instead.
     private func mismatch(
         _ words: UnsafePointer<UInt64>, _ place: UInt64, at byte: Int, _ generation: UInt32?
     ) -> PatternMismatch {
@@ -80,25 +80,33 @@ struct BlockPattern: BitwiseCopyable, Sendable {
     }
 }
 
-/// A place where the disk does not hold what was written there.
+/// A byte of the disk that is not as the benchmark has written it.
 public struct PatternMismatch: Sendable, Equatable {
+    /// What is there instead.
     public enum Found: Sendable, Equatable {
+        /// The sector is all zeros.
         case zeros
-        /// Not written by this benchmark.
+        /// The sector was not written by this benchmark.
         case foreign
+        /// The sector is from a run with another seed.
         case otherRun(seed: UInt64)
+        /// The sector belongs to this offset of the disk, in bytes.
         case otherPlace(UInt64)
+        /// The sector is from this write of the block, counted from 1 in each run.
         case otherGeneration(UInt64)
-        /// The sector's head is right, what follows is not.
+        /// The sector's first four words are right, what follows is not.
         case damaged
     }
+    /// Where on the disk the first wrong byte is.
     public let offset: UInt64
-    /// Which write of the run it was; nil: one of an earlier run.
+    /// Which write of the block the sector should be from, counted from 1; nil: one of an earlier run.
     public let expected: UInt32?
+    /// What the sector holds.
     public let found: Found
 }
 
 extension PatternMismatch: CustomStringConvertible {
+    /// One sentence, without an end stop.
     public var description: String {
         let what =
             switch found {

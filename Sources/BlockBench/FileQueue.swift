@@ -1,11 +1,11 @@
-// What a file or device does by itself, with the least between it and the loop: the measure that a server on top of
-// it is held against.
+// A raw file or block device, driven with as little as possible between it and the loop. A server on top of the same
+// file is compared with this.
 import DiskTypes
 import Glibc
 import LinuxIO
 import SystemPackage
 
-/// A raw file or block device, by io_uring with registered files and buffers where the kernel has room for them.
+/// A raw file or block device, by io_uring; with registered files and buffers, where the kernel has room for them.
 struct FileQueue: BenchQueue {
     private let ring: Ring
     private let file: HostFile
@@ -34,7 +34,7 @@ struct FileQueue: BenchQueue {
         done = CompletionQueue(capacity: depth)
     }
 
-    /// Both registrations are a favour that the kernel may refuse.
+    /// Whether the kernel took a registration; it may refuse both, and the queue works without.
     private static func succeeds(_ body: () throws(Errno) -> Void) -> Bool {
         do throws(Errno) {
             try body()
@@ -64,7 +64,7 @@ struct FileQueue: BenchQueue {
             case (true, false):
                 ring.prepareWrite(fd: fd, buffer: memory, count: count, offset: offset, userData: tag, flags: flags)
             }
-        // The ring has an entry for each slot; without one the kernel is out of memory.
+        // The ring has an entry for each slot, so this happens only when the kernel is out of memory.
         if !isPrepared {
             lastError = ENOMEM
             done.push(BenchCompletion(slot: slot, isOK: false))
@@ -75,7 +75,7 @@ struct FileQueue: BenchQueue {
         ring.prepareFsync(fd: fd, dataOnly: true, userData: UInt64(slot) | Self.flushTag, flags: flags)
     }
 
-    /// What is prepared leaves with the next wait: one call for both.
+    /// Sends nothing: `wait` submits what is prepared, in the same call.
     mutating func publish() {}
 
     mutating func next() -> BenchCompletion { done.pop() }
@@ -105,7 +105,7 @@ struct FileQueueMaker: BenchQueueMaker {
     }
 }
 
-/// Completions on their way from the ring to the loop, at most one for each slot. Its maker frees it.
+/// Completions between the ring and the loop, at most one for each slot. `free` frees it.
 struct CompletionQueue: BitwiseCopyable {
     private let items: UnsafeMutablePointer<BenchCompletion>
     private let capacity: Int

@@ -1,12 +1,12 @@
-// An image by qblk's own engine, without a door in front of it: what is left when a backend is slower than this is
-// the door.
+// An image, driven by qblk's own engine in this process. Where a back-end is slower than this, the time is spent
+// between guest and engine.
 import BlockEngine
 import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
 
-/// An image and its backing chain, by the engine that serves it to guests.
+/// An image and its backing chain, by the engine that serves them to guests.
 struct ImageQueue: BenchQueue {
     private let ring: Ring
     private let engine: RequestEngine
@@ -19,7 +19,7 @@ struct ImageQueue: BenchQueue {
         ring = try newRing(max(depth * 2, 8))
         buffers = try BenchBuffers(count: depth, blockBytes: blockBytes)
         memory = buffers.pointer
-        // As a door has it whose guest's memory is a file.
+        // With a copy helper, and with the buffers as a shared file, as a back-end has them.
         let helper = CopyHelper(maxIovecs: 1, looks: 32_768)
         engine = try RequestEngine(chain: chain, ring: ring, slots: depth, seesPages: true, helper: helper)
         engine.setGuestMemoryFiles([buffers.file])
@@ -45,7 +45,7 @@ struct ImageQueue: BenchQueue {
         return true
     }
 
-    /// What is prepared leaves with the next wait: one call for both.
+    /// Sends nothing: `wait` submits what is prepared, in the same call.
     mutating func publish() {}
 
     mutating func next() -> BenchCompletion {

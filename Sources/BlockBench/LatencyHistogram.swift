@@ -1,7 +1,7 @@
-// Percentiles of millions of latencies without keeping them: counts in buckets whose width grows with the value, a
-// thirty-second of it, in memory that exists before the first request.
+// Percentiles of millions of latencies without keeping each: counts in buckets whose width grows with the value (a
+// thirty-second of it), in memory that is allocated before the first request.
 
-/// Counts of latencies in nanoseconds. Its maker frees it.
+/// Counts of latencies in nanoseconds. `free` frees it.
 struct LatencyHistogram: BitwiseCopyable {
     /// Buckets for each doubling.
     private static let stepBits = 5
@@ -51,7 +51,7 @@ struct LatencyHistogram: BitwiseCopyable {
         largest = max(largest, other.largest)
     }
 
-    /// The value that `share` (0 to 1) of all do not exceed, to a thirty-second.
+    /// The value that `share` (0 to 1) of all latencies do not exceed, exact to a thirty-second.
     func percentile(_ share: Double) -> UInt64 {
         guard count > 0 else { return 0 }
         let wanted = max(UInt64((Double(count) * share).rounded(.up)), 1)
@@ -71,13 +71,21 @@ struct LatencyHistogram: BitwiseCopyable {
     }
 }
 
-/// What is told about latencies, in nanoseconds.
+/// The distribution of latencies, in nanoseconds; the percentiles are exact to a thirty-second. All are 0 without
+/// requests.
 public struct LatencySummary: Sendable, Equatable {
+    /// The shortest.
     public let minimum: UInt64
+    /// The mean.
     public let mean: Double
+    /// The median: half of all requests took no longer.
     public let p50: UInt64
+    /// 90 % of all requests took no longer.
     public let p90: UInt64
+    /// 99 % of all requests took no longer.
     public let p99: UInt64
+    /// 99.9 % of all requests took no longer.
     public let p999: UInt64
+    /// The longest.
     public let maximum: UInt64
 }

@@ -1,6 +1,6 @@
-// The mock driver can do anything a driver can, at a price that would be measured along with the server. Here every
-// slot has its descriptors from the start and a request changes three words, so that the client costs a small part of
-// what the server does.
+// The benchmark's driver of a virtqueue. The mock driver can do anything a driver can, at a cost that would be measured
+// along with the server; here every slot has its descriptors from the start and a request changes three words, so that
+// the client costs a small part of what the server does.
 import LinuxIO
 import VhostUserFrontend
 import Virtqueue
@@ -28,16 +28,16 @@ struct SlotRing: BitwiseCopyable {
     private var availWrap = true
     private var nextUsed: UInt16 = 0
     private var usedWrap = true
-    /// Split: the used index when it was looked at last.
+    /// Split: the used index as it was read last.
     private var seenUsed: UInt16 = 0
-    /// Where `needsKick` was asked last.
+    /// `nextAvail` at the last call of `needsKick`.
     private var kickedAvail: UInt16 = 0
-    /// The device named a request that no driver of this size has.
+    /// The device answered a request that a driver of this size cannot have sent.
     private(set) var isBroken = false
     /// The last status that was not OK.
     private(set) var lastStatus: UInt8 = 0
 
-    /// A slot's card: its table, its header, its status.
+    /// Offsets in the frame of a slot, in bytes: its indirect table, its header, its status.
     private enum Card {
         static let table = 0
         static let header = 48
@@ -45,26 +45,26 @@ struct SlotRing: BitwiseCopyable {
         static let bytes = 128
     }
 
-    /// Entries of a ring for `depth` requests.
+    /// Entries of a ring for `depth` requests, a power of two.
     static func size(depth: Int, isIndirect: Bool) -> Int {
         var size = 128
         while size < depth * (isIndirect ? 1 : 3) { size *= 2 }
         return size
     }
-    /// Guest memory that it takes at most.
+    /// Bytes of guest memory that the ring and its buffers take at most.
     static func bytes(depth: Int, blockBytes: Int, size: Int) -> Int {
         size * 16 + RingLayout.availBytes(size: size) + RingLayout.usedBytes(size: size) + depth * Card.bytes
             + depth * blockBytes + 4 * 4096
     }
 
-    /// Nil when the memory has no room.
+    /// Allocates the ring and a buffer for each slot; nil when the memory has no room.
     init?(_ memory: MockMemory, depth: Int, blockBytes: Int, features: RingFeatures, size: Int) {
         isPacked = features.contains(.packed)
         isIndirect = features.contains(.indirect)
         eventIndex = features.contains(.eventIndex)
         let driverBytes = isPacked ? RingLayout.eventBytes : RingLayout.availBytes(size: size)
         let deviceBytes = isPacked ? RingLayout.eventBytes : RingLayout.usedBytes(size: size)
-        // Pages apart: the two sides write into different ones.
+        // On different pages, because driver and device write to different ones.
         guard let descriptorArea = memory.allocate(size * RingLayout.descriptorBytes, alignment: 4096),
             let driverArea = memory.allocate(driverBytes, alignment: 64),
             let deviceArea = memory.allocate(deviceBytes, alignment: 4096),
@@ -120,7 +120,7 @@ struct SlotRing: BitwiseCopyable {
         header(slot).storeBytes(of: type.littleEndian, as: UInt32.self)
     }
 
-    /// A packed table ignores links, and has the flags where a split one has them: behind the length only in split.
+    /// Writes a descriptor. In a packed ring's table the links mean nothing, and flags and id are in the other order.
     private func put(
         _ place: UnsafeMutableRawPointer, _ address: UInt64, _ length: UInt32, _ flags: UInt16, _ next: Int
     ) {
@@ -137,7 +137,7 @@ struct SlotRing: BitwiseCopyable {
 
     // MARK: publish
 
-    /// Prepares a request; the device sees it (packed) or will see it (split) with `publish`.
+    /// Prepares a request on a free slot; the device may see it at once (packed) or sees it after `publish` (split).
     @inline(__always) mutating func submit(_ slot: Int, isWrite: Bool, sector: UInt64) {
         let card = header(slot)
         let type = isWrite ? VirtioBlk.RequestType.write : VirtioBlk.RequestType.read
@@ -147,7 +147,7 @@ struct SlotRing: BitwiseCopyable {
         offer(slot, entries: 3)
     }
 
-    /// The slot did something else last.
+    /// Changes a slot's descriptors: its last request was of another type.
     private func turn(_ slot: Int, isWrite: Bool) {
         let type = isWrite ? VirtioBlk.RequestType.write : VirtioBlk.RequestType.read
         layOut(slot, withData: true)
@@ -171,7 +171,7 @@ struct SlotRing: BitwiseCopyable {
         step(&nextAvail, &availWrap)
     }
 
-    /// A flush, on a free slot.
+    /// Prepares a flush on a free slot.
     mutating func submitFlush(_ slot: Int) {
         layOut(slot, withData: false)
         header(slot).storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
@@ -187,7 +187,7 @@ struct SlotRing: BitwiseCopyable {
         }
     }
 
-    /// Makes what was prepared visible; whether the device wants to be told.
+    /// Makes what was prepared visible; true when the device wants a kick.
     @inline(__always) mutating func publish() -> Bool {
         if !isPacked { release16(driver + RingLayout.availIndexOffset, nextAvail) }
         fullFence()
@@ -215,7 +215,7 @@ struct SlotRing: BitwiseCopyable {
 // MARK: collect
 
 extension SlotRing {
-    /// The next request that came back.
+    /// The next request that is done, or `.none`.
     @inline(__always) mutating func next() -> BenchCompletion {
         isPacked ? nextPacked() : nextSplit()
     }
@@ -253,7 +253,7 @@ extension SlotRing {
         return BenchCompletion(slot: slot, isOK: status == 0)
     }
 
-    /// Whether `count` more requests came back.
+    /// Whether `count` more requests are done.
     @inline(__always) func isReady(_ count: Int) -> Bool {
         guard isPacked else { return Int(acquire16(device + RingLayout.usedIndexOffset) &- nextUsed) >= count }
         var at = Int(nextUsed) + count - 1
@@ -267,19 +267,20 @@ extension SlotRing {
 
     // MARK: signals
 
-    /// No signals, please.
+    /// Tells the device that no signal is needed.
     func disableSignals() {
         if isPacked {
             store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDisable)
         } else if eventIndex {
-            // The one that is furthest away.
+            // The position that is furthest away.
             store16(driver + RingLayout.availRingOffset + 2 * areas.size, nextUsed &- 1)
         } else {
             store16(driver, RingLayout.availNoInterrupt)
         }
     }
 
-    /// A signal when `count` more are done (without event_idx: at the next one). True when they are already.
+    /// Asks for a signal when `count` more requests are done (without EVENT_IDX: at the next one). True when they are
+    /// done already, and no signal will come.
     func enableSignals(after count: Int) -> Bool {
         if !eventIndex {
             if isPacked {

@@ -1,11 +1,11 @@
-// A queue of a vhost-user backend as the benchmark's loop sees it. The device's kick and call are raw descriptors
-// here: the loop counts no references.
+// A queue of a vhost-user back-end, as the benchmark's loop drives it. The eventfds of kick and call are raw
+// descriptors here, so that the loop counts no references.
 import Glibc
 import LinuxIO
 import VhostUserFrontend
 import Virtqueue
 
-/// One virtqueue. The front-end must outlive it.
+/// One virtqueue. The front-end must live longer.
 struct VhostQueue: BenchQueue {
     private var ring: SlotRing
     private let kick: Int32
@@ -42,8 +42,8 @@ struct VhostQueue: BenchQueue {
         if sleeps { sleep(inFlight) } else { look(min(wanted, inFlight)) }
     }
 
-    /// Looks until enough is done; what is done already is enough when nothing follows for a while. Every look takes
-    /// the line of memory away from the device that writes it, so there are pauses between them.
+    /// Polls until `wanted` requests are done; fewer are enough when no other follows for a while. Each look takes the
+    /// cache line away from the processor that writes it, so there are pauses between looks.
     private func look(_ wanted: Int) {
         var idle = 0
         var done = 0
@@ -57,7 +57,7 @@ struct VhostQueue: BenchQueue {
                 idle += 1
             }
         }
-        // Nothing at all: perhaps the server waits for this processor.
+        // Nothing is done: the server may be waiting for this processor.
         if done == 0 { sched_yield() }
     }
 
@@ -78,16 +78,16 @@ struct VhostQueue: BenchQueue {
     }
 
     func free() {}
-    /// UNSUPP is 2; 0xff says that the device wrote no status.
+    /// Status 2 is UNSUPP; 0xff says that the device wrote no status.
     var lastError: Int32 { ring.lastStatus == 2 ? EOPNOTSUPP : EIO }
     var breakage: String? { ring.isBroken ? "the back-end answered a request that was not made" : nil }
 }
 
 struct VhostQueueMaker: BenchQueueMaker {
-    /// Names memory and descriptors that the front-end keeps.
+    /// The memory and descriptors that it names belong to the front-end.
     let queue: VhostQueue
     func make() -> VhostQueue { queue }
 }
 
-/// Handed to one thread, whose alone it is from then on.
+/// Given to one thread, which alone uses it from then on.
 extension VhostQueue: @unchecked Sendable {}
