@@ -1,5 +1,5 @@
-// One disk of the process as sessions see it: what it is, how many queues it has, and which worker carries each. It
-// outlives connections: a front-end that comes back finds the cache mode that its guest chose.
+// One disk of the process, as sessions see it: what it is, how many queues it has, and which worker has each. It
+// outlives connections: a front-end that connects again finds the cache mode that its guest chose.
 import BlockEngine
 import DiskTypes
 public import ImageChain
@@ -9,48 +9,57 @@ import Synchronization
 import SystemPackage
 import Virtqueue
 
-/// What `--cache` means, in QEMU's words. Whether data goes past the page cache is decided when the chain is opened.
+/// What `--cache` means, in QEMU's terms. Whether data bypasses the page cache is decided when the chain is opened.
 public struct CachePolicy: Sendable, Equatable {
-    /// Writes are answered before they are durable; the guest flushes.
+    /// Writes are answered before they are durable, and the guest flushes; false: each write is durable before its
+    /// answer.
     public var isWriteback: Bool
-    /// Flushes do nothing.
+    /// Flushes are answered without a sync.
     public var ignoresFlushes: Bool
+    /// Write-back with flushes, if nothing else is said.
     public init(isWriteback: Bool = true, ignoresFlushes: Bool = false) {
         self.isWriteback = isWriteback
         self.ignoresFlushes = ignoresFlushes
     }
 }
 
-/// A disk to serve.
+/// A disk to be served, and how.
 public struct ExportOptions: Sendable {
+    /// The opened image with its backing chain; its locks are taken already, unless `isIncoming`.
     public var chain: ImageChain
-    /// Shown in messages.
+    /// The disk's name in log messages.
     public var name: String
+    /// Virtqueues that the disk offers, 1 to `VhostUserServer.queueLimit`.
     public var queueCount: Int = 1
+    /// The serial number that the guest sees (GET_ID), of which the first 20 bytes count.
     public var serial: String = "qblk"
+    /// Bytes of a logical block: a power of two, 512 to 1 MiB.
     public var blockSize: Int = 512
+    /// When writes are durable.
     public var cache = CachePolicy()
+    /// DISCARD, and WRITE_ZEROES with UNMAP, give storage back to the host.
     public var discards = true
-    /// Lets the image go where the guest goes: it is given back when the last ring stops in a migration, and opened with
-    /// this when rings start again. Nil: it stays open from the first moment to the last.
+    /// Opens the image again in a migration: the image is released when the last ring stops, and opened with this when
+    /// rings start again. Nil: it stays open as long as it is served.
     public var reopen: ImageOpener?
-    /// `chain` is only looked at, without locks: the guest is still elsewhere, and so is the image. Needs `reopen`, which
-    /// opens it for writing.
+    /// `chain` was opened to be read, without locks: the guest, and the server that has its image, are still on another
+    /// host. Needs `reopen`, which opens the image for writing.
     public var isIncoming = false
 
+    /// One queue, blocks of 512 bytes, write-back, with discards.
     public init(chain: ImageChain, name: String) {
         self.chain = chain
         self.name = name
     }
 }
 
-/// An export of the running process.
+/// A disk that is being served.
 final class Export: Sendable {
     let number: Int
     let name: String
     let queueCount: Int
     let image: MigratableImage
-    /// The mapping changes while rings run: a record of requests in flight has a journal.
+    /// The mapping changes while rings run, so a record of requests in flight has a mapping journal.
     let hasJournal: Bool
     let workers: [Mailbox<WorkerCommand>]
     let log: Logger
@@ -69,7 +78,8 @@ final class Export: Sendable {
     var disk: VirtioBlkDisk { current.withLock { $0 } }
     func change(_ body: (inout VirtioBlkDisk) -> Void) { current.withLock { body(&$0) } }
 
-    /// Says why a connection was closed. A front-end that comes back ten times a second for the same answer is logged once.
+    /// Logs why a connection was closed. A front-end may connect ten times a second to get the same answer: that is
+    /// logged once.
     func sayBroken(_ why: String) {
         let isNews = lastTrouble.withLock { last in
             defer { last = why }
@@ -78,14 +88,15 @@ final class Export: Sendable {
         log.log(level: isNews ? .error : .debug, "\(name): connection closed: \(why)")
     }
 
-    /// A front-end is served: what went wrong before is over, and news when it happens again.
+    /// A front-end is served: when the last error happens again, it is logged again.
     func forgetTrouble() { lastTrouble.withLock { $0 = nil } }
 
-    /// No front-end will come any more.
+    /// No front-end will connect any more.
     var isOver: Bool { over.load(ordering: .relaxed) }
     func end() { over.store(true, ordering: .relaxed) }
 
-    /// `firstQueue`: queues of the exports before, so that all of them are dealt over all workers.
+    /// `firstQueue`: queues of the exports before this one, so that the queues of all exports are spread over all
+    /// workers.
     init(
         _ options: ExportOptions, number: Int, firstQueue: Int, workers: [Mailbox<WorkerCommand>], log: Logger
     ) throws(Errno) {
@@ -113,12 +124,12 @@ final class Export: Sendable {
         self.firstQueue = firstQueue
     }
 
-    /// What workers need to know, with the image as it is now.
+    /// What workers need to know of the export, with the image as it is now.
     func settings(_ chain: ImageChain) -> ExportSettings {
         ExportSettings(name: name, chain: chain, ignoresFlushes: ignoresFlushes, discards: discards)
     }
 
-    /// The image, which is fetched first if it was elsewhere.
+    /// The image, which is opened first if it was released.
     func takeImage() throws(ImageError) -> (chain: ImageChain, isNew: Bool) {
         let taken = try image.acquire()
         guard taken.isNew else { return taken }

@@ -1,11 +1,12 @@
-// The control thread of one export: waits for a front-end, serves it until it goes, waits for the next. Reconnecting
-// is the ordinary case: guests outlive servers and servers outlive guests.
+// The control thread of one export: waits for a front-end, serves it until the connection ends, waits for the next. A
+// new connection is the ordinary case: guests outlive servers, and servers outlive guests.
 import Glibc
 import LinuxIO
 import SystemPackage
 import VhostUserWire
 import Virtqueue
 
+/// The work of that thread.
 struct ExportLife: ThreadWork, ~Copyable {
     let export: Export
     let socket: ExportSocket
@@ -39,14 +40,14 @@ private func nextConnection(
         do throws(Errno) {
             if let connection = try listener.accept(milliseconds: 0) { return connection }
         } catch {
-            // Out of descriptors, say: that passes.
+            // The process may be out of descriptors, which passes.
             export.log.error("\(export.name): a front-end cannot be accepted: \(error)")
             usleep(100_000)
         }
     }
 }
 
-/// True when the server ends.
+/// Serves one connection; true when the server ends.
 private func serve(_ export: Export, _ connection: borrowing UnixSocket, _ stop: StopEvent) -> Bool {
     do throws(VirtqueueError) {
         export.log.info("\(export.name): a front-end is there")

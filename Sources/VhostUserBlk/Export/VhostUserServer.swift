@@ -1,5 +1,5 @@
-// The process: workers that carry requests, and for each export a thread that talks to its front-end, one connection
-// after the other, until the server is told to end.
+// The server of a process: workers that carry requests, and for each export a thread that talks to its front-ends, one
+// connection after the other, until the server is stopped.
 public import LinuxIO
 public import Logging
 import BlockEngine
@@ -8,17 +8,21 @@ import Glibc
 import SystemPackage
 import Virtqueue
 
-/// How the process works.
+/// How many threads carry requests, and how they wait.
 public struct ServerOptions: Sendable {
-    /// Threads that carry requests.
+    /// Threads that carry requests; at least 1.
     public var workers = 1
+    /// How an idle worker waits for requests.
     public var poll = PollMode.adaptive
+    /// One worker, adaptive polling.
     public init() {}
 }
 
-/// Where an export's front-ends connect to: a socket that listens, or is connected already.
+/// Where an export's front-ends connect: a listening socket, or one connection that exists already.
 public enum ExportSocket: ~Copyable, Sendable {
+    /// Front-ends connect to it, one after the other.
     case listener(UnixListener)
+    /// The one connection; the export ends with it.
     case connection(UnixSocket)
 }
 
@@ -29,7 +33,7 @@ public enum ExportSocket: ~Copyable, Sendable {
 ///     ...                                  // until a signal comes
 ///     server.stop()                        // finishes what is in flight
 public final class VhostUserServer {
-    /// Queues that one export can have.
+    /// The most queues that one export can have.
     public static let queueLimit = 256
 
     private let workers: [Mailbox<WorkerCommand>]
@@ -39,7 +43,7 @@ public final class VhostUserServer {
     private let log: Logger
     private var exports: [Export] = []
 
-    /// Starts the workers.
+    /// Starts the workers. Throws `.system` when there is no thread, io_uring or eventfd.
     public init(_ options: ServerOptions, log: Logger) throws(ImageError) {
         self.log = log
         var mailboxes: [Mailbox<WorkerCommand>] = []
@@ -73,7 +77,8 @@ public final class VhostUserServer {
         ImageError(.system, "cannot start a thread: \(errorText(error.rawValue))")
     }
 
-    /// Begins to serve a disk.
+    /// Begins to serve a disk. Throws `.unsupported` for a number of queues or a block size out of range, and `.system`
+    /// when there is no thread.
     public func add(_ options: ExportOptions, _ socket: consuming ExportSocket) throws(ImageError) {
         let firstQueue = exports.reduce(0) { $0 + $1.queueCount }
         guard options.queueCount > 0, options.queueCount <= Self.queueLimit,
@@ -94,10 +99,10 @@ public final class VhostUserServer {
         }
     }
 
-    /// Looks whether images have grown, and tells the front-ends that do not know the size.
+    /// Asks whether images have grown, and announces a new size to front-ends that do not know it. Errors are logged.
     public func refreshSizes() {
         for export in exports {
-            // One that is elsewhere is opened anew before it is served again.
+            // A released image is opened anew before it is served again.
             guard let chain = export.image.chain else { continue }
             do throws(ImageError) {
                 if try chain.refreshSize() {
@@ -112,11 +117,11 @@ public final class VhostUserServer {
         }
     }
 
-    /// True when every export's connection has ended and none can come: inherited connections do not come back.
+    /// True when every export's connection has ended and no other can come: inherited connections cannot be made again.
     public var isOver: Bool { exports.allSatisfy { $0.isOver } }
 
-    /// Ends: what is in flight is finished, connections and sockets are closed. False: something that was written may be
-    /// lost, and the log says of which disk.
+    /// Stops the server: what is in flight is finished, connections and sockets are closed. False: something that was
+    /// written may be lost, and the log says of which disk.
     @discardableResult public func stop() -> Bool {
         stopEvent.signal()
         for thread in exportThreads { thread.join() }
@@ -141,7 +146,7 @@ public final class VhostUserServer {
     }
 }
 
-/// Readable from the first signal on, for any number of threads.
+/// An eventfd that stays readable from the first signal on, for any number of threads.
 final class StopEvent: Sendable {
     private let event: EventFD
     var fd: Int32 { event.raw }
@@ -149,7 +154,7 @@ final class StopEvent: Sendable {
     func signal() { event.signal() }
 }
 
-/// Threads cannot be in arrays; their boxes can.
+/// A thread as an element of an array, which takes no noncopyable values.
 private final class JoinBox {
     private var thread: WorkerThread?
     init(_ thread: consuming WorkerThread) { self.thread = consume thread }

@@ -1,5 +1,5 @@
-// The guest's memory comes as files to map. A region is believed only as far as its file goes, and stays mapped until
-// no thread can touch it.
+// Maps the files that a front-end sends: guest memory and other shared areas. A region is used only as far as its file
+// reaches, and stays mapped until no thread can access it.
 import BlockEngine
 import Glibc
 import LinuxIO
@@ -12,7 +12,7 @@ final class GuestMapping: Sendable {
     let region: MemoryRegion
     private let mapping: Mapping
     private let guarded: SIGBUSGuard.Range?
-    /// Kept for the writes that take the guest's bytes from the file.
+    /// Held for the writes that take the guest's bytes from the file.
     private let descriptor: SharedFD
     /// The mapping as a file, if reading the file is the same as reading the memory.
     let file: GuestMemoryFile?
@@ -24,14 +24,14 @@ final class GuestMapping: Sendable {
             host: mapping.pointer + Int(truncatingIfNeeded: region.mmapOffset))
     }
 
-    /// Maps what the front-end described.
+    /// Maps what the front-end described. Refuses a region that is not in a file, or is not wholly inside it.
     init(_ region: MemoryRegion, _ descriptor: SharedFD) throws(Refusal) {
         let fd = descriptor.raw
         var status = stat()
         guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw Refusal("a memory region's descriptor is not a file")
         }
-        // Both are 64-bit numbers whose sum is one, too: the decoder saw to it.
+        // Both are 64-bit numbers, and so is their sum: the decoder has checked that.
         let end = region.mmapOffset + region.size
         guard end <= UInt64(clamping: status.st_size) else {
             throw Refusal("a memory region ends behind its file")
@@ -42,13 +42,13 @@ final class GuestMapping: Sendable {
         guard !overflow, page & (page - 1) == 0, let count = Int(exactly: rounded & ~(page - 1)) else {
             throw Refusal("a memory region is too large")
         }
-        // From the file's start: an offset need not be a multiple of a (huge) page.
+        // From the file's start, because an offset need not be a multiple of a (huge) page.
         do throws(Errno) { mapping = try Mapping(fd: fd, count: count, writable: true) } catch {
             throw Refusal("a memory region cannot be mapped: \(error)")
         }
         self.region = region
         self.descriptor = descriptor
-        // What else can be mapped may answer a read in its own way.
+        // Other files that can be mapped may return something else when they are read.
         file =
             SharedMemory.isMemory(fd) ? GuestMemoryFile(start: mapping.pointer, count: count, fd: fd, offset: 0) : nil
         guarded = SIGBUSGuard.add(mapping.pointer, count: count)
@@ -57,7 +57,7 @@ final class GuestMapping: Sendable {
     deinit { if let guarded { SIGBUSGuard.remove(guarded) } }
 }
 
-/// Memory of a shared file that is no guest memory: a log, or a record of requests in flight.
+/// Memory of a shared file that is not guest memory: a log, or a record of requests in flight.
 final class SharedArea: Sendable {
     let count: Int
     private let mapping: Mapping
@@ -66,6 +66,8 @@ final class SharedArea: Sendable {
 
     var base: UnsafeMutableRawPointer { mapping.pointer + start }
 
+    /// Maps `size` bytes at `offset` of a file. Refuses an area that is empty, longer than `most`, or not wholly inside
+    /// the file.
     init(fd: Int32, offset: UInt64, size: UInt64, most: UInt64) throws(Refusal) {
         var status = stat()
         guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
@@ -89,10 +91,10 @@ final class SharedArea: Sendable {
     deinit { if let guarded { SIGBUSGuard.remove(guarded) } }
 }
 
-/// A message that is understood and not obeyed; the connection goes on.
+/// Why a message is refused, although it could be decoded; the connection goes on.
 struct Refusal: Error {
     let why: String
-    /// There is no going on with this front-end.
+    /// The connection ends instead.
     let endsConnection: Bool
     init(_ why: String, endsConnection: Bool = false) {
         self.why = why

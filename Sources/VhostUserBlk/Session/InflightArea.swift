@@ -1,11 +1,12 @@
-// The record of requests in flight is memory that the front-end keeps for the server that comes after this one. It has a
-// part for each queue, as the protocol has it, and two of our own: changes of a QCOW2 image's mapping, and the image's file.
+// The record of requests in flight: memory that the front-end keeps for the next server. It has a part for each queue,
+// as the protocol has it, and two that are this program's own: changes of a QCOW2 image's mapping, and the image's
+// file.
 import LinuxIO
 import QCOW2
 import VhostUserWire
 import Virtqueue
 
-/// The shared record of requests in flight: a part for each queue.
+/// The shared record of requests in flight: queues, journal, owner.
 final class InflightArea: Sendable {
     struct Layout: Sendable {
         let queues: Int
@@ -25,7 +26,7 @@ final class InflightArea: Sendable {
             self.size = size
             self.isPacked = isPacked
             journalBytes = hasJournal ? MappingJournal.usualBytes : 0
-            // Queues are of different workers: no cache line has two of them.
+            // Queues may be of different workers, so no cache line has bytes of two.
             stride = (InflightMemory.bytes(size: size, isPacked: isPacked) + 127) & ~127
         }
     }
@@ -37,20 +38,20 @@ final class InflightArea: Sendable {
         self.area = area
     }
 
-    /// The part behind the queues', for an image that is written. Of a record that another version made, all that is
-    /// there: its capacity is part of its layout.
+    /// The journal behind the queues' parts, for an image that is written. In a record that another version made, it is
+    /// all that is there: its capacity is part of its layout.
     var journal: MappingJournal? {
         let rest = area.count - layout.queueBytes
         return MappingJournal(
             area.base + layout.queueBytes, bytes: owner == nil ? rest : rest - RecordOwner.bytes, keeping: self)
     }
 
-    /// The last part: which image the record is about. Nil: another version made the record, without it.
+    /// The last part: which image the record is about. Nil in a record that another version made without it.
     var owner: RecordOwner? {
         area.count == layout.bytes ? RecordOwner(area.base + area.count - RecordOwner.bytes) : nil
     }
 
-    /// The record of one ring becomes that of a ring that never ran.
+    /// Makes the record of one ring that of a ring which never ran.
     func forget(_ index: Int) {
         guard index < layout.queues else { return }
         InflightMemory(base: area.base + index * layout.stride, bytes: layout.stride).forget()
@@ -62,8 +63,8 @@ final class InflightArea: Sendable {
     }
 }
 
-/// Which file the image was that a record is about. A server that is killed may be followed by one whose image has the same
-/// name and is another file: the guest must not get that one's bytes.
+/// Which file the image was that a record is about. The next server's image may have the same name and be another file:
+/// the guest of a killed server must not get that file's bytes.
 struct RecordOwner {
     static let bytes = 64
 
@@ -76,13 +77,13 @@ struct RecordOwner {
 
     private let base: UnsafeMutableRawPointer
 
-    /// `base`: 8-aligned, zeros when new, mapped as long as this value is used.
+    /// `base`: aligned to 8 bytes, zeros in a new record, mapped as long as this value is used.
     init?(_ base: UnsafeMutableRawPointer) {
         guard UInt(bitPattern: base) & 7 == 0 else { return nil }
         self.base = base
     }
 
-    /// Nil: of no server, because it is new or its server ended in order.
+    /// The file; nil in a record that is new, or whose server ended in order.
     var file: FileIdentity? {
         guard acquire64(base + Field.magic) == Self.magic else { return nil }
         return FileIdentity(device: load64(base + Field.device), inode: load64(base + Field.inode))

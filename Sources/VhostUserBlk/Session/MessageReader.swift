@@ -1,5 +1,5 @@
-// Messages come over a stream socket, in any pieces, with descriptors that must be closed. The one place that reads
-// them; what it hands out is whole, and has no more descriptors than its kind may have.
+// Reads a front-end's messages from a stream socket, where they arrive in pieces, with descriptors that must be closed.
+// A message that comes out is whole, and has no more descriptors than its kind may have.
 import Glibc
 import LinuxIO
 import SystemPackage
@@ -9,7 +9,7 @@ import VhostUserWire
 struct FrontendMessage {
     let header: MessageHeader
     let payload: [UInt8]
-    /// Closed when the message is dropped, unless they are taken.
+    /// Closed when the message is dropped, unless the session keeps them.
     let descriptors: [SharedFD]
 }
 
@@ -17,9 +17,9 @@ struct FrontendMessage {
 enum NoMessage: Error, Equatable {
     /// The front-end closed the connection.
     case closed
-    /// The server is to end.
+    /// The server ends.
     case stopped
-    /// Something else wants the session's attention; the next message may still come.
+    /// Something else needs the session's attention; the next message may still come.
     case noticed
     /// What came breaks the protocol, or the socket failed.
     case broken(String)
@@ -27,11 +27,11 @@ enum NoMessage: Error, Equatable {
 
 struct MessageReader {
     let socket: Int32
-    /// Readable when the server is to end.
+    /// Readable when the server ends.
     let stop: Int32
-    /// Readable when the session is wanted for something else.
+    /// Readable when something else needs the session's attention.
     let notice: Int32
-    /// Reads since the last look at the other two.
+    /// Calls of `read` since `stop` and `notice` were polled last.
     private var unwatched = 0
     private static let mostUnwatched = 16
 
@@ -41,7 +41,7 @@ struct MessageReader {
         self.notice = notice
     }
 
-    /// Waits for the next message.
+    /// Waits for the next message. Throws why there is none.
     mutating func next() throws(NoMessage) -> FrontendMessage {
         var descriptors: [SharedFD] = []
         let head = try read(VhostUserLimits.headerBytes, &descriptors, isStart: true)
@@ -56,13 +56,14 @@ struct MessageReader {
         return FrontendMessage(header: header, payload: payload, descriptors: descriptors)
     }
 
-    /// Exactly `count` bytes. The end is only an end between two messages.
+    /// Exactly `count` bytes. The end of the connection is an error inside a message only.
     private mutating func read(
         _ count: Int, _ descriptors: inout [SharedFD], isStart: Bool
     ) throws(NoMessage) -> [UInt8] {
         var bytes: [UInt8] = []
-        // With a header its sender has sent the rest, and often the next message, too: that is looked for before it is waited
-        // for. Who never stops talking must not keep the server from its end.
+        // A front-end that has sent a header has sent the rest, and often the next message, too: the socket is read
+        // before it is polled. But after `mostUnwatched` reads it is polled all the same, so that a front-end which
+        // never pauses cannot delay the server's end.
         unwatched += 1
         var mustWait = isStart && unwatched > Self.mostUnwatched
         while bytes.count < count {
@@ -95,7 +96,8 @@ struct MessageReader {
         return bytes
     }
 
-    /// Waits until an answer can be sent: a front-end that takes none must not hold up the server's end.
+    /// Waits until an answer can be sent. Throws `.stopped` when the server ends: a front-end that reads no answers
+    /// must not delay that.
     func waitWritable() throws(NoMessage) {
         var entries = [
             pollfd(fd: socket, events: Int16(POLLOUT), revents: 0), pollfd(fd: stop, events: Int16(POLLIN), revents: 0),

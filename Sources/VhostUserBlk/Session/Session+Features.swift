@@ -1,11 +1,12 @@
-// What this back-end offers, what the front-end takes of it, and the configuration space.
+// Features and the configuration space: what this back-end offers, what the front-end accepts, what it reads and
+// writes. Device status and reset are here, too.
 import Glibc
 import LinuxIO
 import VhostUserWire
 import Virtqueue
 
 extension Session {
-    /// As many as QEMU's libvhost-user has.
+    /// Memory regions that one session can have: as many as with QEMU's libvhost-user.
     static let memorySlots = 509
 
     static let offeredProtocol: ProtocolFeatures = [
@@ -25,13 +26,14 @@ extension Session {
         guard (wanted ^ features) & fixed == 0 || !rings.contains(where: \.isStarted) else {
             throw Refusal("features cannot change while rings run")
         }
-        // "If CONFIG_WCE is negotiated but FLUSH is not, the device MUST initialize writeback to 0."
+        // virtio 1.3, section 5.2.5: "If CONFIG_WCE is negotiated but FLUSH is not, the device MUST initialize
+        // writeback to 0."
         let cache = VirtioBlk.Feature.flush | VirtioBlk.Feature.configWriteback
         if (wanted ^ features) & cache != 0, wanted & cache == VirtioBlk.Feature.configWriteback {
             export.change { $0.isWriteback = false }
         }
         features = wanted
-        // Without the protocol's extensions there is no message to enable a ring.
+        // Without PROTOCOL_FEATURES there is no message to enable a ring.
         if wanted & VirtioBlk.Feature.protocolFeatures == 0 {
             for i in rings.indices { rings[i].isEnabled = true }
         }
@@ -45,7 +47,7 @@ extension Session {
         protocolFeatures = ProtocolFeatures(rawValue: wanted)
     }
 
-    /// Whether writes must be durable before they are answered: the guest chose so, or it cannot flush.
+    /// Whether writes must be durable before they are answered: the guest chose that, or it cannot flush.
     var isDurable: Bool {
         let canFlush = features & (VirtioBlk.Feature.flush | VirtioBlk.Feature.configWriteback) != 0
         return !canFlush || !export.disk.isWriteback
@@ -60,7 +62,7 @@ extension Session {
         let access = try decode(ConfigAccess.self, message)
         let offset = Int(access.offset) == Self.oldOffset ? 0 : Int(access.offset)
         guard offset + access.data.count <= VhostUserLimits.maxConfigBytes else {
-            // "uses a zero length of payload to indicate an error".
+            // vhost-user, GET_CONFIG: "uses a zero length of payload to indicate an error".
             return Reply(message.header.reply(payloadBytes: 0).encoded)
         }
         let disk = export.disk
@@ -71,7 +73,7 @@ extension Session {
         return Reply(answer.reply(to: message.header))
     }
 
-    /// The cache mode is all that may be written. A migration writes the whole space: only that byte counts.
+    /// Only the cache mode may be written. A migration writes the whole space, of which that byte is taken.
     func setConfig(_ access: ConfigAccess) throws(Refusal) {
         var bytes = access.data
         var offset = Int(access.offset)
@@ -86,7 +88,8 @@ extension Session {
         spread { answer in .disk(export: export.number, export.disk, isDurable: isDurable, answer) }
     }
 
-    /// The way back to the front-end. One that does not read it must not make this side wait.
+    /// The socket for this side's own messages. It does not block: a front-end that does not read it must not make this
+    /// side wait.
     func setBackendSocket(_ descriptors: [SharedFD]) throws(Refusal) {
         guard let fd = descriptors.first else { throw Refusal("the channel came without its descriptor") }
         _ = fcntl(fd.raw, F_SETFL, fcntl(fd.raw, F_GETFL) | O_NONBLOCK)
@@ -95,15 +98,16 @@ extension Session {
 
     // MARK: size
 
-    /// The size was looked at, and may be another: the workers' checks and the front-end must know.
+    /// The size of the image was read again, and may be another: tells the workers, whose checks use it, and the
+    /// front-end.
     func takeInSize() {
         export.resized.take()
         spread { .disk(export: export.number, export.disk, isDurable: isDurable, $0) }
         announceSize()
     }
 
-    /// A ring has started. A front-end that comes back goes by the size that it read on an earlier connection, maybe from
-    /// a server before this one. QEMU takes the announcement for nothing as long as no ring runs.
+    /// A ring has started. A front-end that connects again may go by the size that it read on an earlier connection,
+    /// from a server before this one. QEMU ignores the announcement while no ring runs.
     func announceSizeAtStart() {
         if announcedCapacity != export.disk.capacity { announceSize() }
     }
@@ -130,9 +134,9 @@ extension Session {
         if value == 0 { reset() }
     }
 
-    /// Back to the state before the driver came: rings, features, the cache mode that it chose, and the record of its
-    /// requests, which says nothing about the next driver's. What belongs to the connection stays: protocol features,
-    /// memory, the log's memory (LOG_ALL is a feature), and the channel to the front-end.
+    /// Back to the state before the driver started: rings, features, the cache mode that it chose, and the record of
+    /// its requests, which says nothing about the next driver's. What belongs to the connection stays: protocol
+    /// features, memory, the log's memory (LOG_ALL is a feature), and the socket to the front-end.
     func reset() {
         giveUpRings()
         for index in rings.indices { inflight?.forget(index) }

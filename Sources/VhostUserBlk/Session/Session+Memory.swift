@@ -1,6 +1,6 @@
-// The guest's memory as a front-end hands it over, all at once or region by region, also while requests are in
-// flight. Old memory goes away only when no request can touch it any more. The dirty log and the record of requests
-// in flight are shared memory, too.
+// The guest's memory as a front-end sends it, all at once or region by region, also while requests are in flight. Old
+// memory is unmapped only when no request can access it any more. The dirty log and the record of requests in flight
+// are shared memory, too.
 import DiskTypes
 import ImageChain
 import LinuxIO
@@ -35,12 +35,13 @@ extension Session {
         try replaceMemory(rest)
     }
 
-    /// Goes over to other memory: rings in use must be in it, and everything in flight is waited for.
+    /// Goes over to other memory: rings in use must be in it, and requests in flight are waited for.
     private func replaceMemory(_ next: [GuestMapping]) throws(Refusal) {
         do throws(VirtqueueError) { try memory.replace(next.map(\.guestRegion)) } catch { throw Refusal("\(error)") }
         let places: [QueueID: RingAddresses]
         do throws(Refusal) { places = try ringPlaces() } catch {
-            // The old regions again, which were good once. The new table was not handed out, but rings use the one before.
+            // The old regions again, which were valid. The new table was not sent to workers, but the rings use the old
+            // one.
             do throws(VirtqueueError) { try memory.replace(mappings.map(\.guestRegion)) } catch {}
             throw error
         }
@@ -67,7 +68,7 @@ extension Session {
 
     // MARK: dirty log
 
-    /// A bit for each page of a 64-bit address space would be more than any guest has.
+    /// Bytes of a log, at most: enough for a guest of 2 PiB.
     private static let largestLog: UInt64 = 1 << 36
 
     func setLog(_ message: FrontendMessage) throws(Refusal) -> Reply {
@@ -77,12 +78,12 @@ extension Session {
         let old = logArea
         logArea = try SharedArea(
             fd: fd.raw, offset: description.mmapOffset, size: description.mmapSize, most: Self.largestLog)
-        // The old one stays mapped until every ring has the new one.
+        // The old area stays mapped until every ring has the new one.
         withExtendedLifetime(old) { updateLogs() }
         return number(0, message)
     }
 
-    /// What rings log to now.
+    /// The log that rings use now.
     var dirtyLog: DirtyLog {
         guard features & VirtioBlk.Feature.logAll != 0, let logArea else { return .off }
         return DirtyLog(bits: logArea.base, bytes: logArea.count)
@@ -124,7 +125,7 @@ extension Session {
             queues: Int(description.queueCount), size: Int(description.queueSize),
             isPacked: RingFeatures(negotiated: features).contains(.packed), most: export.queueCount,
             hasJournal: export.hasJournal)
-        // Its journal may be missing, or of another size than ours.
+        // The record's journal may be missing, or of another size than this version's.
         guard description.mmapSize >= UInt64(layout.queueBytes), description.mmapOffset & 63 == 0 else {
             throw Refusal("the record of requests in flight is too small, or begins inside a cache line")
         }
@@ -138,8 +139,8 @@ extension Session {
         inflight = area
     }
 
-    /// The record of a server that was killed is about its image, and about no other: not about an overlay of it either,
-    /// which would show the image without the changes that only the record has.
+    /// The record of a killed server is about its image, and about no other. An overlay of that image is another: it
+    /// would show the image without the changes that only the record has.
     private func claim(_ area: InflightArea, _ chain: ImageChain) throws(Refusal) {
         guard let owner = area.owner, let image = chain.files.first?.identity else { return }
         if let old = owner.file, old != image {
@@ -150,11 +151,12 @@ extension Session {
         owner.claim(image)
     }
 
-    /// The image, which is fetched first if it was where the guest comes from.
+    /// The image, which is opened first if it was released.
     func image() throws(Refusal) -> ImageChain {
         let taken: (chain: ImageChain, isNew: Bool)
         do throws(ImageError) { taken = try export.takeImage() } catch {
-            // Rings that do not start would leave the guest waiting for ever: a front-end that comes back asks again.
+            // Rings that do not start would leave the guest waiting for ever. The connection ends instead, and a
+            // front-end that connects again asks again.
             throw Refusal("the image cannot be opened: \(error)", endsConnection: true)
         }
         guard taken.isNew else { return taken.chain }
@@ -163,7 +165,7 @@ extension Session {
         return taken.chain
     }
 
-    /// The server before this one may have been killed with changes that the disk lacks.
+    /// Replays the changes that the disk lacks because the server before this one was killed.
     private func replay(_ journal: MappingJournal, _ writer: ImageWriter) throws(Refusal) {
         let name = export.name
         do throws(ImageError) {

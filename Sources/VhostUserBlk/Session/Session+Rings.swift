@@ -1,5 +1,5 @@
-// A ring is described in half a dozen messages, in no order that can be relied on, and runs from the moment that they
-// are complete. Here its description is gathered, and handed to its worker.
+// Rings: their description, start and stop. A front-end describes a ring in half a dozen messages, in any order, and
+// the ring starts when they are complete: its worker then gets all of it.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -8,7 +8,7 @@ import SystemPackage
 import VhostUserWire
 import Virtqueue
 
-/// What is known of one ring so far.
+/// What the front-end has said of one ring so far.
 struct RingSetup {
     var size: Int?
     var base: UInt32 = 0
@@ -19,7 +19,7 @@ struct RingSetup {
     var call: SharedFD?
     var err: SharedFD?
     var isEnabled = false
-    /// A worker has it.
+    /// A worker carries the ring.
     var isStarted = false
 }
 
@@ -31,14 +31,14 @@ extension Session {
         return i
     }
 
-    /// Asks a ring's worker for something and waits for the answer.
+    /// Sends a command to a ring's worker and waits for the answer.
     func ask<Value: Sendable>(_ index: Int, _ command: (Answer<Value>) -> WorkerCommand) -> Value {
         let answer = Answer<Value>()
         export.worker(of: index).post(command(answer))
         return answer.wait()
     }
 
-    /// The same of all workers that carry rings of this export.
+    /// Sends a command to all workers that carry rings of this export, and waits for their answers.
     func spread(_ command: (Answer<Bool>) -> WorkerCommand) {
         var asked: [(worker: ObjectIdentifier, answer: Answer<Bool>)] = []
         for index in rings.indices where rings[index].isStarted {
@@ -120,7 +120,7 @@ extension Session {
         }
     }
 
-    /// A worker writes to these and polls them: with anything but an eventfd it could be made to wait, or to spin.
+    /// A worker writes to these descriptors and polls them: one that is no eventfd could make it wait or never sleep.
     private static func requireEventFD(_ fd: Int32) throws(Refusal) {
         let wanted: StaticString = "anon_inode:[eventfd]"
         let isEventFD = withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { name in
@@ -133,9 +133,9 @@ extension Session {
         if flags & O_NONBLOCK == 0 { _ = fcntl(fd, F_SETFL, flags | O_NONBLOCK) }
     }
 
-    // MARK: beginning
+    // MARK: start
 
-    /// Hands the ring to its worker once everything about it is known.
+    /// Starts the ring on its worker once everything about it is known.
     func startIfComplete(_ index: Int) throws(Refusal) {
         let ring = rings[index]
         guard !ring.isStarted, ring.isKicked, let size = ring.size, let address = ring.address, !mappings.isEmpty
@@ -162,9 +162,9 @@ extension Session {
         announceSizeAtStart()
     }
 
-    // MARK: end
+    // MARK: stop
 
-    /// GET_VRING_BASE: finishes what is in flight, stops, and says where the ring stands.
+    /// GET_VRING_BASE: finishes what is in flight, stops the ring, and answers where it goes on.
     func stopRing(_ state: VringState, _ message: FrontendMessage) throws(Refusal) -> Reply {
         let index = try ringIndex(state.index)
         if rings[index].isStarted {
@@ -180,15 +180,16 @@ extension Session {
         return Reply(VringState(index: state.index, num: rings[index].base).reply(to: message.header))
     }
 
-    /// To be called once the front-end has the answer to GET_VRING_BASE. A ring that was stopped so has nothing in flight,
-    /// and the base that the front-end gives next is the only truth about it: of a new driver's ring it is another than
-    /// the record's. Before the answer is out the record must stay: should this process die, it is all there is.
+    /// To be called once the front-end has the answer to GET_VRING_BASE. A ring that was stopped this way has nothing
+    /// in flight, and the base that the front-end gives next counts: that of a new driver's ring differs from the
+    /// record's. The record must stay until the answer is sent: should this process die before, the next server needs
+    /// it.
     func forgetFinishedRing() {
         if let index = finishedRing.take() { inflight?.forget(index) }
     }
 
-    /// All rings finish what is in flight and stop: the front-end is gone, or the device is reset. True: the disk has
-    /// everything.
+    /// Stops all rings when what is in flight is finished: the front-end is gone, or the device is reset. True: the
+    /// disk has everything.
     @discardableResult func giveUpRings() -> Bool {
         var answers: [Answer<StoppedQueue?>] = []
         for index in rings.indices where rings[index].isStarted {
@@ -201,7 +202,8 @@ extension Session {
         return settle()
     }
 
-    /// With the last ring stopped the disk gets everything: a server that takes the guest over finds an empty journal.
+    /// After the last ring has stopped, brings everything to the disk: a server that takes the guest over finds an
+    /// empty journal. In a migration, releases the image too.
     @discardableResult private func settle() -> Bool {
         guard !rings.contains(where: \.isStarted) else { return true }
         do throws(ImageError) {
@@ -218,7 +220,7 @@ extension Session {
         return true
     }
 
-    /// The front-end follows what the device writes into the guest's memory, which only a migration does.
+    /// The front-end logs what the device writes to the guest's memory, which happens only in a migration.
     private var isMigrating: Bool { features & VirtioBlk.Feature.logAll != 0 && logArea != nil }
 }
 

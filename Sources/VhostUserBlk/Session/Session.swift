@@ -1,6 +1,6 @@
-// One connection with a front-end, from its first message to its end. This file decides who answers what; the answers
-// themselves are in the extensions. A front-end may send anything at any time: what makes no sense is refused, and
-// what cannot be refused ends the connection, never the process.
+// One connection with a front-end, from its first message to its end. This file says which function answers which
+// message; the extensions have these functions. A front-end may send anything at any time: a message that makes no
+// sense is refused, and what cannot be refused ends the connection, never the process.
 import BlockEngine
 import LinuxIO
 import Logging
@@ -8,7 +8,7 @@ import SystemPackage
 import VhostUserWire
 import Virtqueue
 
-/// An answer, and a descriptor that goes with it.
+/// An answer, and a descriptor that is sent with it.
 struct Reply {
     let bytes: [UInt8]
     let descriptor: SharedFD?
@@ -18,7 +18,7 @@ struct Reply {
     }
 }
 
-/// Confined to its export's control thread.
+/// One connection with a front-end. For its export's control thread only.
 final class Session {
     let export: Export
     let socket: Int32
@@ -35,13 +35,13 @@ final class Session {
     var logArea: SharedArea?
     var inflight: InflightArea?
     var backendSocket: SharedFD?
-    /// A ring whose stop the front-end is about to be told of.
+    /// A ring that has stopped, and whose base the front-end is about to get.
     var finishedRing: Int?
-    /// The capacity (in sectors) that the front-end has read on this connection, and the one it was told of while rings
-    /// ran; nil: none.
+    /// The capacity (in sectors) that the front-end has read on this connection; nil: none.
     var knownCapacity: UInt64?
+    /// The capacity (in sectors) that the front-end was told of while rings ran; nil: none.
     var announcedCapacity: UInt64?
-    /// Refusals that were logged: a front-end that goes on must not fill the log.
+    /// Refusals that were logged: a front-end that sends more of them must not fill the log.
     private var saidRefusals = 0
     private static let refusalsSaid = 20
 
@@ -53,7 +53,7 @@ final class Session {
         memory = try GuestMemory()
     }
 
-    /// Serves until the front-end goes or the server ends; every ring is given up then. True: the server ends.
+    /// Serves until the connection or the server ends; then every ring is stopped. True: the server ends.
     func run() -> Bool {
         defer { giveUpRings() }
         while true {
@@ -65,7 +65,7 @@ final class Session {
                     continue
                 }
                 if case .broken(let why) = error { export.sayBroken(why) }
-                // Ended in order: another file may be served to this front-end next.
+                // The server ended in order: another file may be served to this front-end next.
                 if error == .stopped, giveUpRings() { inflight?.owner?.release() }
                 return error == .stopped
             }
@@ -88,13 +88,13 @@ final class Session {
             return forgetFinishedRing()
         }
         if case .failure(let refusal) = result, request.hasReply || refusal.endsConnection {
-            // An answer is owed and there is none, or there is no disk: all that is left is to part.
+            // The request needs an answer and there is none, or there is no disk: the connection ends.
             throw .broken("\(request): \(refusal.why)")
         }
         try acknowledge(header, result)
     }
 
-    /// Tells a front-end that asked for it how a request without an answer of its own went.
+    /// Tells a front-end that asked for it how a request without an answer of its own went: 0 is success.
     private func acknowledge(_ header: MessageHeader, _ result: Result<Reply?, Refusal>) throws(NoMessage) {
         var failed: UInt64 = 0
         if case .failure(let refusal) = result {

@@ -1,11 +1,12 @@
-// The other half of a worker: what sessions ask of it. Between two turns, at leisure.
+// What a worker does for sessions, between two passes over its queues. Commands may allocate and take time; requests
+// wait meanwhile.
 import BlockEngine
 import DiskTypes
 import LinuxIO
 import Virtqueue
 
 extension QueueWorker {
-    /// Does all that waits in the mailbox.
+    /// Handles all commands that wait in the mailbox.
     func handleCommands() {
         mailWaits = false
         moved = true
@@ -45,12 +46,12 @@ extension QueueWorker {
         }
     }
 
-    /// Where the queues of an export are.
+    /// The places of an export's queues.
     private func places(of export: Int) -> [Int] {
         (0..<activeCount).map { Int(active[$0]) }.filter { queues[$0].id.export == export }
     }
 
-    /// Runs `body` on the queue's place; false when this worker has no such queue.
+    /// Calls `body` with the queue's place; false when this worker has no such queue.
     private func with(_ id: QueueID, _ body: (Int) -> Void) -> Bool {
         guard let place = (0..<activeCount).map({ Int(active[$0]) }).first(where: { queues[$0].id == id }) else {
             return false
@@ -59,8 +60,9 @@ extension QueueWorker {
         return true
     }
 
-    // MARK: beginning and end
+    // MARK: start and stop
 
+    /// Starts a queue; returns nil, or why it cannot start.
     private func start(_ start: QueueStart) -> String? {
         guard let place = freePlaces.last else { return "the worker carries \(Self.queueLimit) queues already" }
         do {
@@ -100,7 +102,7 @@ extension QueueWorker {
         hasEnds = true
     }
 
-    /// Gives up the queues that are done, and answers memory changes that have settled.
+    /// Gives up the queues that are done, and answers memory changes that no request in flight holds up any more.
     func endQueues() {
         var waits = false
         var i = 0
@@ -137,7 +139,7 @@ extension QueueWorker {
     private func setEvent(_ place: Int, _ event: QueueEvent, _ fd: SharedFD?) {
         switch event {
         case .kick:
-            // The poll that is armed watches the old descriptor, which the ring keeps until it ends.
+            // The poll that is armed watches the old descriptor, which the ring holds until the poll ends.
             if queues[place].kickArmed {
                 _ = ring.prepareCancel(userData: WorkerTag.kick | UInt64(place), userData: WorkerTag.cancel)
             }
@@ -147,7 +149,8 @@ extension QueueWorker {
         case .call:
             queues[place].call = fd
             queues[place].callFD = fd?.raw ?? -1
-            // Whatever the old one was to say: one signal too many does no harm, one too few is a hang.
+            // The old descriptor may have missed a signal. One signal too many does no harm, one too few makes the
+            // guest hang.
             if let fd { wake(fd) }
         case .err: queues[place].err = fd
         }

@@ -1,5 +1,5 @@
-// The hot half of a worker. One turn takes in completions, takes chains off every queue, hands them to the engines,
-// and gives back what is done: one publication and at most one signal a queue.
+// One pass of a worker: takes completions from its io_uring, takes chains from every queue, gives them to the engines,
+// and gives back what is done. A queue gets one publication and at most one signal in a pass.
 import BlockEngine
 import DiskTypes
 import Glibc
@@ -38,7 +38,7 @@ extension QueueWorker {
         if queue.pointee.virtqueue.publish(), queue.pointee.callFD >= 0 { signal(queue.pointee.callFD) }
     }
 
-    /// Takes chains off the queue; true when some were answered on the spot.
+    /// Takes chains from the queue; true when some were answered at once.
     @inline(__always) private func take(_ queue: UnsafeMutablePointer<ServedQueue>) -> Bool {
         var answered = false
         var taken = 0
@@ -59,13 +59,13 @@ extension QueueWorker {
         return answered
     }
 
-    /// Wakes the driver. The descriptor does not block: a counter that is full is as awake as can be.
+    /// Signals the driver. The descriptor does not block: when its counter is full, the driver has a signal already.
     @inline(__always) func signal(_ fd: Int32) {
         var one: UInt64 = 1
         while write(fd, &one, 8) < 0, errno == EINTR {}
     }
 
-    // MARK: rare things
+    // MARK: errors and the worker's own completions
 
     @inline(never) private func failed(
         _ queue: UnsafeMutablePointer<ServedQueue>, _ done: RequestEngine.Finished
@@ -88,7 +88,7 @@ extension QueueWorker {
         if let err = queue.pointee.err { signal(err.raw) }
     }
 
-    /// Completions that are no engine's.
+    /// Completions of the worker's own operations, not of an engine's.
     @inline(never) private func takeOwn(_ userData: UInt64, _ result: Int32) {
         switch userData & WorkerTag.kinds {
         case WorkerTag.mailbox:
@@ -100,7 +100,7 @@ extension QueueWorker {
         }
     }
 
-    /// The kick descriptor has something, or is of no use any more.
+    /// The kick descriptor is readable, or cannot be polled any more.
     private func kicked(_ place: Int, _ result: Int32) {
         queues[place].kickArmed = false
         guard let kick = queues[place].kick else { return }

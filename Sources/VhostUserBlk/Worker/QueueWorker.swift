@@ -1,6 +1,6 @@
-// The reason for the whole project: a thread that owns an io_uring and some virtqueues, and carries requests from one
-// to the other without a lock, an allocation or a system call that could be shared. This file is the loop: work while
-// there is any, look a little longer, sleep.
+// A worker: a thread that owns an io_uring and some virtqueues, and carries requests from one to the other. On their
+// way there is no lock, no allocation, and no system call that several requests could share. This file is the loop: it
+// works while there are requests, polls a little longer, and sleeps.
 import BlockEngine
 import DiskTypes
 import LinuxIO
@@ -8,17 +8,17 @@ import Logging
 import SystemPackage
 import Virtqueue
 
-/// How a worker waits for work.
+/// How a worker without requests waits for the next. The raw values are those of `--poll`.
 public enum PollMode: String, Sendable, CaseIterable {
-    /// Sleeps at once.
+    /// It sleeps at once.
     case off
-    /// Looks a little longer as long as that lately paid off, at most 32 us.
+    /// It polls first, the longer the more often that has lately found requests, at most 32 us.
     case adaptive
-    /// Never sleeps while a queue is open.
+    /// It never sleeps while a queue is open.
     case busy
 }
 
-/// Whose completion it is (bit 63 is the engines').
+/// Tags of the worker's own operations on its io_uring; bit 63 marks an engine's.
 enum WorkerTag {
     static let mailbox: UInt64 = 1 << 56
     static let kick: UInt64 = 2 << 56
@@ -27,17 +27,21 @@ enum WorkerTag {
     static let index: UInt64 = 0xffff
 }
 
-/// Confined to the thread that makes it.
+/// The state of a worker. For the thread that makes it.
 final class QueueWorker {
     /// Queues that one worker can carry.
     static let queueLimit = 256
-    /// Chains taken from one queue before the next has its turn. Requests on their way to a disk gain by company; those
-    /// that are done at once had better be given back early, so that the driver works at the same time.
+    /// Chains taken from one queue before the next queue follows. Many at a time are better for requests that go to a
+    /// disk, because they are submitted together; few are better for requests that are done at once, because the driver
+    /// gets them back early and works meanwhile.
+    /// For queues without mapped pages: their requests go to a disk.
     static let batch = 64
+    /// For queues whose engine maps pages of the page cache: many of their requests are done at once.
     static let shortBatch = 32
-    /// Bytes after which those that are done are given back before more are taken: long copies would keep them waiting.
+    /// Bytes of one queue's requests after which those that are done are given back before more are taken: long copies
+    /// would delay their answers.
     static let batchBytes = 1 << 20
-    /// The longest look, in nanoseconds: QEMU's.
+    /// Nanoseconds of the longest polling: QEMU's.
     static let longestLook: Int64 = 32_768
 
     let ring: Ring
@@ -46,24 +50,24 @@ final class QueueWorker {
     let log: Logger
     var polling: AdaptivePolling
 
-    /// `queueLimit` places, those in `active` initialised.
+    /// Memory for `queueLimit` queues; those whose places are in `active` are initialised.
     let queues: UnsafeMutablePointer<ServedQueue>
     let active: UnsafeMutablePointer<Int32>
     var activeCount = 0
     var freePlaces: [Int]
 
-    /// Shares long transfers; made with the first queue.
+    /// The thread that shares long copies; started with the first queue.
     private(set) lazy var helper = CopyHelper(
         maxIovecs: ChainLimits.segments, looks: poll == .off ? 0 : Self.longestLook)
 
     var mailboxArmed = false
     var mailWaits = false
     var quits = false
-    /// Memory changes that wait for requests read with older memory.
+    /// Memory changes that wait for the requests which were read with older memory.
     var settling: [(export: Int, answer: Answer<Bool>)] = []
-    /// Something happened in this turn.
+    /// Something happened in this pass.
     var moved = false
-    /// Queues give up or settle: look at them when their requests are done.
+    /// Some queues wait for their end, or some memory changes for requests: `endQueues` has to look.
     var hasEnds = false
 
     init(mailbox: Mailbox<WorkerCommand>, poll: PollMode, log: Logger) throws(ImageError) {
@@ -83,7 +87,7 @@ final class QueueWorker {
         active.deallocate()
     }
 
-    /// Carries queues until it is told to quit and the last one is given up.
+    /// Carries queues until it is told to quit and the last queue is given up.
     func run() {
         while !(quits && activeCount == 0) {
             armMailbox()
@@ -91,7 +95,7 @@ final class QueueWorker {
             if mailWaits { handleCommands() }
             if hasEnds { endQueues() }
             if moved {
-                // One call hands in all that was prepared and takes out what is done.
+                // One call submits all that was prepared and collects what is done.
                 if ring.hasPrepared || ring.hasDeferredWork { ring.submitAndWait(0) }
                 continue
             }
@@ -101,10 +105,11 @@ final class QueueWorker {
 
     // MARK: waiting
 
-    /// Looks for work without sleeping; true when there is some.
+    /// Polls for work without sleeping; true when there is some.
     private func pollForWork() -> Bool {
         guard poll != .off, activeCount > 0 else { return false }
-        // What is prepared (the look at the mailbox, say) must be with the kernel, or its end could never be seen.
+        // What is prepared (the poll of the mailbox, for one) must be submitted first, or its completion would never
+        // come.
         if ring.hasPrepared { ring.submitAndWait(0) }
         polling.begin()
         while true {
@@ -114,7 +119,7 @@ final class QueueWorker {
                 break
             }
             if anyAvailable() { break }
-            // A sibling thread or the guest itself may need the rest of this core's time.
+            // The sibling hardware thread, perhaps the guest itself, gets more of the core's time.
             cpuRelax()
             if !polling.shouldContinue(), poll == .adaptive { return false }
         }
@@ -130,14 +135,14 @@ final class QueueWorker {
         return false
     }
 
-    /// Asks for kicks, looks once more, and sleeps until the ring has something.
+    /// Asks for kicks, looks at the queues once more, and sleeps until the ring has a completion.
     private func sleep() {
         var missed = false
         for i in 0..<activeCount {
             let place = Int(active[i])
             guard queues[place].isOpen else { continue }
             armKick(place)
-            // A queue without a kick descriptor wants to be polled.
+            // A queue without a kick descriptor is to be polled.
             if queues[place].kick == nil || queues[place].virtqueue.enableKicks() { missed = true }
         }
         if missed {
@@ -163,7 +168,7 @@ final class QueueWorker {
     }
 }
 
-/// The thread's own part: everything is made on it, because a ring belongs to its maker.
+/// The work of a worker's thread: everything is made on it, because a ring belongs to the thread that made it.
 struct WorkerLife: ThreadWork, ~Copyable {
     let mailbox: Mailbox<WorkerCommand>
     let poll: PollMode

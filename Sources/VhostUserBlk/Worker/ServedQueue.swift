@@ -1,5 +1,5 @@
-// What a worker knows of one virtqueue that it carries. It lives in a slab of the worker, never moves, and is touched
-// by that worker alone.
+// What a worker knows of one virtqueue that it carries. The value is in an array of the worker, never moves, and only
+// that worker accesses it.
 import BlockEngine
 import DiskTypes
 import LinuxIO
@@ -15,9 +15,10 @@ struct ServedQueue: ~Copyable {
 
     let id: QueueID
     var virtqueue: Virtqueue
-    /// Its slots are the queue's chains. Retained by `init`, released by `deinit`: the data path counts no references.
+    /// The engine, whose slots are the queue's chains. Retained by `init`, released by `deinit`: the data path counts
+    /// no references.
     let engine: Unmanaged<RequestEngine>
-    /// Chains taken in one go.
+    /// Chains taken in one pass.
     let batch: Int
     let settings: ExportSettings
     var disk: VirtioBlkDisk
@@ -29,14 +30,14 @@ struct ServedQueue: ~Copyable {
     var kick: SharedFD?
     var call: SharedFD?
     var err: SharedFD?
-    /// The call descriptor's number again, -1 without: the data path needs no more.
+    /// The call descriptor's number again, -1 without one: the data path counts no references.
     var callFD: Int32
     /// A poll of the kick descriptor is on the ring.
     var kickArmed = false
-    /// The kick descriptor is of no use, and so is the queue until it gets another.
+    /// The kick descriptor cannot be polled; the queue waits for another.
     var kickFailed = false
 
-    // Each is said once a queue.
+    // Each of these is logged once a queue.
     var saidDamage = false
     var saidBroken = false
 
@@ -57,9 +58,10 @@ struct ServedQueue: ~Copyable {
 
     deinit { engine.release() }
 
-    /// Requests of the guest, and the flushes and tables they wait for.
+    /// Requests of the guest in flight, and the flushes and tables they wait for.
     var inFlight: Int { engine._withUnsafeGuaranteedRef { $0.inFlight } }
 
+    /// Computes `isOpen`; called after a change of anything that it depends on.
     mutating func reopen() {
         guard case .running = state else { return isOpen = false }
         isOpen = isEnabled && !kickFailed && virtqueue.damage == .none

@@ -1,15 +1,16 @@
-// What a request costs on a worker is counted in instructions, which needs a worker that a caller else's loop drives,
-// on one thread and without a front-end. Nothing that serves uses this.
+// A worker with one queue whose passes its caller makes, on one thread and without a front-end. `tools/cost`
+// counts the instructions of a request with it; the server does not use it.
 package import ImageChain
 import LinuxIO
 import Logging
 import SystemPackage
 package import Virtqueue
 
-/// A worker with one queue that runs only when it is told to. Confined to the thread that makes it.
+/// A worker that makes a pass only when it is told to. For the thread that makes it.
 package final class SingleStepWorker {
     private let worker: QueueWorker
 
+    /// Starts the queue. Throws an `Errno`, a `VirtqueueError` or an `ImageError`.
     package init(
         _ chain: ImageChain, memory: GuestMemorySnapshot, places: RingAddresses, size: Int, features: RingFeatures
     ) throws {
@@ -30,8 +31,8 @@ package final class SingleStepWorker {
         if answer.wait() != nil { throw Errno.invalidArgument }
     }
 
-    /// One turn: takes chains in, gives back what is done.
+    /// One pass: takes chains, gives back what is done.
     package func runOnce() { worker.runOnce() }
-    /// What a worker does between two turns while there is work.
+    /// Submits what was prepared and collects completions, as a worker does between two passes.
     package func handIn() { worker.ring.submitAndWait(0) }
 }

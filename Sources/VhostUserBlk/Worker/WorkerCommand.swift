@@ -1,5 +1,5 @@
-// Sessions tell workers what to do, and wait for the answer: the one seam between the control path, which is slow and
-// clear, and the threads that carry requests. Nothing else crosses it.
+// The commands that sessions give to workers, and the answers they wait for: the only connection between the control
+// path, which may take its time, and the threads that carry requests.
 import BlockEngine
 import Dispatch
 import DiskTypes
@@ -9,7 +9,7 @@ import Synchronization
 import SystemPackage
 import Virtqueue
 
-/// Which queue: of which export of the process, and which of its queues.
+/// A queue of the process: the export's number, and the queue's number in it.
 struct QueueID: Hashable, Sendable {
     let export: Int
     let index: Int
@@ -44,7 +44,7 @@ struct QueueStart: Sendable {
     let export: ExportSettings
 }
 
-/// What of an export's options workers care about.
+/// The part of an export's options that workers need.
 struct ExportSettings: Sendable {
     let name: String
     let chain: ImageChain
@@ -63,19 +63,23 @@ struct StoppedQueue: Sendable {
 /// The event descriptors of a queue.
 enum QueueEvent: Sendable { case kick, call, err }
 
+/// A command to a worker. Each but `quit` has an answer, which is given when the command has taken effect.
 enum WorkerCommand: Sendable {
-    /// nil, or why the queue cannot start.
+    /// Starts a queue; the answer is nil, or why it cannot start.
     case start(QueueStart, Answer<String?>)
-    /// Finishes what is in flight and gives the queue up; nil when there is no such queue.
+    /// Finishes what is in flight and gives the queue up; the answer is nil when there is no such queue.
     case stop(QueueID, Answer<StoppedQueue?>)
+    /// Takes requests from a queue, or not; the answer is false when there is no such queue.
     case enable(QueueID, Bool, Answer<Bool>)
+    /// Replaces an event descriptor; the answer is false when there is no such queue.
     case event(QueueID, QueueEvent, SharedFD?, Answer<Bool>)
-    /// The guest's memory changed; answered when nothing in flight was read with the old one.
+    /// The guest's memory changed; answered when no request in flight was read with the old memory.
     case memory(export: Int, GuestMemorySnapshot, [GuestMemoryFile], [QueueID: RingAddresses], Answer<Bool>)
+    /// The dirty log changed; the answer is false when there is no such queue.
     case log(QueueID, DirtyLog, ring: Bool, usedGuestAddress: UInt64, Answer<Bool>)
-    /// Size or cache mode changed.
+    /// The disk's size or cache mode changed.
     case disk(export: Int, VirtioBlkDisk, isDurable: Bool, Answer<Bool>)
-    /// Ends once all queues are given up.
+    /// Ends the worker once all queues are given up.
     case quit
 }
 
