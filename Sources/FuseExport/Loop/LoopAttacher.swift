@@ -1,5 +1,6 @@
-// Attaching a loop device reads from the file (partitions), and the file is ours: should its server die in between,
-// the attaching thread waits in the kernel for the next server. So it must not be the thread that starts servers.
+// Attaches a loop device to a FUSE file, on a thread of its own. Attaching reads from the file (partitions), and its
+// server may die meanwhile: then the attaching thread waits in the kernel for the next server, so it must not be the
+// thread that starts servers.
 import DiskTypes
 import Glibc
 import LinuxIO
@@ -37,12 +38,14 @@ struct LoopAttacher: ThreadWork {
         let fd = path.open((readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
         guard fd >= 0 else { throw ImageError(.system, "cannot open \(path): \(errorText(errno))") }
         let file = OwnedFD(taking: fd)
-        // Until it is asked for its size, a fresh FUSE file counts as empty in the kernel; its loop driver has asked since Linux 6.16.
+        // Until it is asked for its size, a fresh FUSE file counts as empty in the kernel; its loop driver has asked
+        // since Linux 6.16.
         var status = stat()
         guard fstat(file.raw, &status) == 0 else {
             throw ImageError(.system, "cannot look at \(path): \(errorText(errno))")
         }
-        // Never the file system's choice: partition tables count in blocks, so that only who made the disk knows.
+        // The block size is not left to the file system: partition tables count in blocks, so only the maker of the
+        // disk knows it.
         return try LoopDevice.attach(
             fd: file.raw, readOnly: readOnly, directIO: true, partitionScan: true,
             blockSize: UInt32(truncatingIfNeeded: blockSize), name: path)

@@ -1,5 +1,5 @@
-// What a crash leaves behind is taken apart from the outside, in an order in which no step waits for a process that
-// is dead or stuck.
+// Takes down what is left of a map: loop devices, mount, FUSE connection, server. The steps are in an order in which
+// none waits for a process that is dead or stuck.
 import CQblk
 import DiskTypes
 import Glibc
@@ -7,14 +7,15 @@ import LinuxIO
 import MapRegistry
 import SystemPackage
 
+/// The steps by which a map is taken down from outside its processes.
 enum LoopCleanup {
-    /// Fails everything that waits for the FUSE file, now and later. The mount stays.
+    /// Makes everything that waits for the FUSE file fail, now and later. The mount stays.
     static func abort(_ mountPoint: FilePath) {
         // MNT_FORCE ends the connection before it asks whether the mount is busy, and a loop device keeps it busy.
         unmount(mountPoint, Int32(MNT_FORCE))
     }
 
-    /// Takes the mount out of the tree. A process that has the file open keeps it until the connection ends.
+    /// Removes the mount. A process that has the file open keeps the file system until the connection ends.
     static func unmount(_ mountPoint: FilePath) {
         for _ in 0..<20 {
             if unmount(mountPoint, 0) == 0 || errno != EBUSY { return }
@@ -27,14 +28,15 @@ enum LoopCleanup {
         mountPoint.withPlatformString { umount2($0, flags | Int32(QB_UMOUNT_NOFOLLOW)) }
     }
 
-    /// Ends the connection of a FUSE file that nothing uses any more, and takes its mount away. Other mount namespaces may
-    /// hold copies of the mount, which would keep the connection, and so the server, for as long as they last.
+    /// Ends the connection of a FUSE file that nothing uses any more, and takes its mount away. Other mount namespaces
+    /// may hold copies of the mount, which would keep the connection, and so the server, for as long as they last.
     static func endConnection(_ mountPoint: FilePath) {
         abort(mountPoint)
         unmount(mountPoint)
     }
 
-    /// Brings what was written to the disk while the map is still there: what fails now may be copied elsewhere.
+    /// Writes what the page cache has to the disk while the map is still there: what fails now may still be copied
+    /// elsewhere.
     static func flush(
         _ record: MapRecord, _ notice: @escaping @Sendable (String) -> Void = { _ in }
     ) throws(ImageError) {
@@ -49,7 +51,7 @@ enum LoopCleanup {
         }
     }
 
-    /// What `unmap` says when a write-back lasts.
+    /// What `unmap` tells the user when a write-back lasts.
     static func waitText(_ record: MapRecord) -> String {
         guard let server = record.server else {
             return "waiting for what was written to \(record.device) to reach the disk"
@@ -57,11 +59,11 @@ enum LoopCleanup {
         return "waiting for \(record.device)'s server to write back (pid \(server.pid))"
     }
 
-    /// How long a server that wrote, and who waits for it, may take to end: a slow disk may have much to take in.
+    /// Milliseconds that a server which wrote, and its supervisor, may take to end: a slow disk may have much to write.
     static let writerTimeout: Int32 = 600_000
 
-    /// Waits up to `timeout` milliseconds for a process that is about to end, and ends it if it does not. False: it had to
-    /// be. `waiting` is called now and then.
+    /// Waits up to `timeout` milliseconds for a process that is about to end, and kills it if it does not. False: it
+    /// had to be killed. `waiting` is called every 10 seconds.
     @discardableResult
     static func end(_ process: ProcessIdentity, timeout: Int32 = 3000, waiting: () -> Void = {}) -> Bool {
         do throws(Errno) {
@@ -76,7 +78,7 @@ enum LoopCleanup {
             _ = try process.waitForEnd(milliseconds: 5000)
             return false
         } catch {
-            // Gone already, or not ours to end: nothing more that could be done.
+            // The process is gone already, or this one may not kill it: nothing more can be done.
             return true
         }
     }
@@ -84,8 +86,9 @@ enum LoopCleanup {
     /// Whether requests to the device would be answered.
     static func isServed(_ record: MapRecord) -> Bool { record.server.map(\.isAlive) ?? true }
 
-    /// Takes down a map that has no record, because what made it was killed: the loop devices on its FUSE file, and the
-    /// mount. The device was not announced yet, so its users are not asked for. A server that is left ends with its connection.
+    /// Takes down a map that has no record, because the process that made it was killed: the loop devices on its FUSE
+    /// file, and the mount. The device was not announced yet, so it is not asked for its users. A server that is left
+    /// ends with its connection.
     static func takeDownUnrecorded(_ mountPoint: FilePath) throws(ImageError) {
         var isMounted = false
         do throws(Errno) { isMounted = try MountTable.read().contains { $0.mountPoint == mountPoint } } catch {
@@ -107,7 +110,7 @@ enum LoopCleanup {
     ) throws(ImageError) -> Bool {
         if let mountPoint = record.mountPoint, !isServed(record) { abort(mountPoint) }
         for number in record.loops {
-            // A device without a server is of no use to those who use it: it goes when they let go.
+            // A device without a server is of no use to its users: it goes when they close it.
             let lazily = deferred || !isServed(record)
             let gone = try LoopOpeners.detach(number, of: record, deferred: lazily)
             if !gone && isServed(record) { return false }

@@ -1,5 +1,5 @@
-// A map is carried on by other processes than the one that was asked for it. This is all they are told, as one JSON
-// argument, and all they tell back, as one JSON line through a pipe.
+// What the processes of a map tell each other: the configuration that supervisor and server get, one JSON argument, and
+// the report that they send back, one JSON line through a pipe.
 import DiskTypes
 import FoundationEssentials
 import Glibc
@@ -8,7 +8,7 @@ import MapRegistry
 import LinuxIO
 import SystemPackage
 
-/// What supervisor and server must know. Paths are absolute, and for messages only: the files are handed over as
+/// What supervisor and server must know. Paths are absolute, and for messages only: the files are inherited as
 /// descriptors.
 struct LoopConfig: Codable, Sendable {
     var name: String
@@ -52,7 +52,7 @@ struct LoopConfig: Codable, Sendable {
 
     private func open(_ use: OpenedFile.Use, from first: Int32) -> OpenOptions {
         var options = OpenOptions()
-        // Never probed again: what the image was when the map was made, it stays.
+        // The format is not probed again: it stays what it was when the map was made.
         options.format = ImageFormat(rawValue: format) ?? .raw
         options.allowedFolders = allowedFolders
         options.snapshot = snapshot
@@ -69,7 +69,7 @@ struct LoopConfig: Codable, Sendable {
         return options
     }
 
-    /// The supervisor goes on with the files that `map` opened, and with their locks, and moves no bytes. `first`: the
+    /// For the supervisor, which keeps the files that `map` opened, and their locks, and moves no bytes. `first`: the
     /// first of the descriptors that it inherited.
     func openForLocks(from first: Int32) throws(ImageError) -> ImageChain {
         var options = open(.share, from: first)
@@ -78,8 +78,8 @@ struct LoopConfig: Codable, Sendable {
         return try chain(options, from: first)
     }
 
-    /// A server has open file descriptions of its own. A writing one raises the supervisor's locks again: should the
-    /// supervisor be killed, they must not go.
+    /// For a server, which gets open file descriptions of its own. A server that writes takes the supervisor's locks,
+    /// too: should the supervisor be killed, they stay.
     func openForServing(from first: Int32) throws(ImageError) -> ImageChain {
         var options = open(.reopen, from: first)
         options.joinsLocks = !readOnly
@@ -90,7 +90,7 @@ struct LoopConfig: Codable, Sendable {
         return chain
     }
 
-    /// The chain; the descriptors that it was made from are closed.
+    /// Opens the chain; the descriptors that it was made from are closed.
     private func chain(_ options: OpenOptions, from first: Int32) throws(ImageError) -> ImageChain {
         defer { for index in files.indices { close(first + Int32(truncatingIfNeeded: index)) } }
         return try ImageChain.open(path: image, options: options)
@@ -100,11 +100,11 @@ struct LoopConfig: Codable, Sendable {
     static func decoded(_ text: String) throws(ImageError) -> LoopConfig { try LoopWire.decode(text) }
 }
 
-/// How a stage went: a record (once the map can be used), or an error. A server says "fine" by neither.
+/// How a process started: with a record (once the map can be used), or an error. A server that serves sends neither.
 struct LoopReport: Codable, Sendable {
     var record: MapRecord?
     var error: WireError?
-    /// What the caller of `map` should know.
+    /// Sentences for the user who called `map`.
     var notes: [String]?
 
     struct WireError: Codable, Sendable {
@@ -126,7 +126,7 @@ struct LoopReport: Codable, Sendable {
             at: error.at?.bytes, advice: error.advice, path: error.path)
     }
 
-    /// The error as it was thrown in the other process.
+    /// The error as it was thrown in the other process; nil: there was none.
     var thrown: ImageError? {
         error.map {
             ImageError(

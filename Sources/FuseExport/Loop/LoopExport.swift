@@ -1,5 +1,4 @@
-// The loop door as the command line sees it: map, unmap, and the two hidden verbs that carry a map on after the shell
-// is gone.
+// Loop devices as the command line makes them: map, unmap, and the two hidden verbs by which a map's processes start.
 public import DiskTypes
 import Glibc
 import ImageChain
@@ -10,15 +9,18 @@ import SystemPackage
 
 /// Makes loop devices of images and takes them down.
 public enum LoopExport {
-    /// `qblk __loop-supervisor CONFIG`: watches over one map.
+    /// `qblk __loop-supervisor CONFIG`: supervises one map.
     public static let supervisorVerb = "__loop-supervisor"
-    /// `qblk __loop-server CONFIG`: carries the requests of one map.
+    /// `qblk __loop-server CONFIG`: serves the requests of one map.
     public static let serverVerb = "__loop-server"
 
-    /// Makes a loop device; returns when it can be read. Its processes, where it needs any, go on by themselves.
+    /// Makes a loop device; returns when it can be read. The processes that it needs, if any, go on by themselves.
+    /// Throws the errors of opening the image and of names that are taken, and `.system` when the device cannot be
+    /// made; nothing of the map is left then.
     ///
     /// With `foreground` the calling process is the supervisor: `ready` is called with the record, and the call returns
-    /// after SIGTERM or SIGINT took the map down. False from `ready`: the map is of no use, and taken down at once.
+    /// after SIGTERM or SIGINT took the map down. False from `ready`: the caller cannot use the map, and it is taken
+    /// down at once.
     public static func map(
         _ options: LoopMapOptions, ready: (MapRecord) -> Bool = { _ in true }
     ) throws(ImageError) -> MapRecord {
@@ -31,8 +33,8 @@ public enum LoopExport {
         var open = options.open
         open.writable = !options.readOnly
         open.takesWriterLock = false
-        // By the name that was given: names in the header count from that name's folder, as everywhere, not from that of the
-        // file that it leads to.
+        // Opened by the name that was given, not by the file's real one: names in the header count from the given
+        // name's folder, as with every other command.
         open.identity = Filesystem.identity(of: image)
         let chain: ImageChain
         do throws(ImageError) { chain = try openLocked(options.image, open, timeout: hasCleaned ? 3000 : 0) } catch {
@@ -55,10 +57,10 @@ public enum LoopExport {
         }
     }
 
-    /// Takes a map down. A device in use is refused; with `deferred` it goes with its last user. `notice` is told
-    /// what a wait of more than a second is for.
+    /// Takes a map down. A device in use is an error (`.locked`); with `deferred` it is taken down when its last user
+    /// closes it. `notice` is called with what a wait of more than a second is for.
     ///
-    /// Throws, after the map is gone, when something that was written to it may not be in the image.
+    /// Throws `.system`, after the map is gone, when something that was written to it may not be in the image.
     public static func unmap(
         _ record: MapRecord, deferred: Bool = false, registry: MapRegistry = MapRegistry(),
         notice: @escaping @Sendable (String) -> Void = { _ in }
@@ -66,7 +68,7 @@ public enum LoopExport {
         if let loss = try takeDown(record, deferred: deferred, registry, notice) { throw loss }
     }
 
-    /// Nil, or, when the map is gone, what was lost with it.
+    /// Nil, or, when the map is gone, the error that says what was lost with it.
     private static func takeDown(
         _ record: MapRecord, deferred: Bool, _ registry: MapRegistry, _ notice: @escaping @Sendable (String) -> Void
     ) throws(ImageError) -> ImageError? {
@@ -110,8 +112,8 @@ public enum LoopExport {
         trouble.map { ImageError(.system, $0, advice: "the system's log says why") }
     }
 
-    /// Takes down what crashed maps left behind: called by every `map`, and by `unmap --all`. `notice` is told, a line a
-    /// map, what is lost with them. Whether there were any.
+    /// Takes down what crashed maps left behind, as every `map` and `unmap --all` do. `notice` is called with a line
+    /// for each map that loses something. Returns whether any were taken down.
     @discardableResult public static func cleanUp(
         _ registry: MapRegistry = MapRegistry(), notice: @escaping @Sendable (String) -> Void = { _ in }
     ) throws(ImageError) -> Bool {
@@ -121,7 +123,7 @@ public enum LoopExport {
         }
         for record in try registry.all() where record.how == .loop {
             let supervised = record.supervisor.map(\.isAlive) ?? false
-            // A server goes on without its supervisor, and a plain loop device without anybody.
+            // A server goes on without its supervisor, and a plain loop device without any process.
             let isLost = record.health == .dead || !LoopCleanup.isServed(record)
             guard isLost, !supervised else { continue }
             hasCleaned = true
@@ -132,8 +134,8 @@ public enum LoopExport {
         return hasCleaned
     }
 
-    /// Runs a hidden verb if `arguments` (with the program's name first) ask for one: its exit code. nil: not one of
-    /// ours. Call it first thing in `main`, before anything parses arguments.
+    /// Runs the hidden verb that `arguments` (with the program's name first) ask for, and returns its exit code; nil:
+    /// they ask for none. To be called first in `main`, before arguments are parsed.
     public static func runHiddenVerb(_ arguments: [String]) -> Int32? {
         guard arguments.count > 1 else { return nil }
         switch arguments[1] {
@@ -143,7 +145,7 @@ public enum LoopExport {
         }
     }
 
-    /// The supervisor's whole life: its exit code.
+    /// Runs a supervisor to its end; returns its exit code. `arguments`: the configuration.
     public static func runSupervisor(_ arguments: [String]) -> Int32 {
         withConfig(arguments) { config, log in
             let supervisor = Supervisor(config, log: log) { () throws(ImageError) in
@@ -161,13 +163,13 @@ public enum LoopExport {
         }
     }
 
-    /// The server's whole life: its exit code.
+    /// Runs a server to its end; returns its exit code. `arguments`: the configuration.
     public static func runServer(_ arguments: [String]) -> Int32 { withConfig(arguments, ServerProcess.live) }
 
     // MARK: steps
 
-    /// Opens the image. A server that was killed is gone before its rings are, and its locks last as long as those: such
-    /// are waited for, for so many milliseconds.
+    /// Opens the image. The io_urings of a killed server end after its process, and the image is locked until then:
+    /// waits for that, for at most `timeout` milliseconds.
     private static func openLocked(
         _ image: FilePath, _ options: OpenOptions, timeout: Int
     ) throws(ImageError) -> ImageChain {
@@ -190,7 +192,7 @@ public enum LoopExport {
             suggested: MapName.suggested(forImage: image), for: chain.files[0].identity)
     }
 
-    /// The loop driver has no part of a block: what is behind the last whole one could not be reached.
+    /// Throws when the disk's size is no whole number of blocks: the loop driver would not show the rest.
     private static func requireWholeBlocks(_ chain: ImageChain, _ blockSize: Int) throws(ImageError) {
         guard chain.size % UInt64(blockSize) != 0 else { return }
         throw .unsupported(
@@ -261,7 +263,7 @@ public enum LoopExport {
         _ config: LoopConfig, _ chain: ImageChain, _ reservation: borrowing MapReservation, _ options: LoopMapOptions,
         _ ready: (MapRecord) -> Bool
     ) throws(ImageError) -> MapRecord {
-        // A copy of the right to let go: closures cannot capture what is borrowed.
+        // A copy of `release`: closures cannot capture what is borrowed.
         let release = reservation.releasing
         var outcome: Result<MapRecord, ImageError> = .failure(ImageError(.system, "the map was not made"))
         var isWanted = true
@@ -284,7 +286,7 @@ public enum LoopExport {
 
     private static func signal(_ process: ProcessIdentity?, _ number: Int32) {
         do throws(Errno) { _ = try process?.kill(number) } catch {
-            // Gone meanwhile: what comes next looks for itself.
+            // The process is gone; the next step looks for itself whether it is.
         }
     }
 }

@@ -1,15 +1,15 @@
-// A writing server keeps changes of the mapping in memory until a sync. When it is killed the supervisor has that memory for
-// the next server; when both are killed it is gone, and with it what was written since the last sync. The command that
-// takes the map down must say so.
+// Finds out whether a map that crashed has lost something, which the command that takes it down must report. A writing
+// server keeps changes of the mapping in memory until a sync: when it is killed, the supervisor has that memory for the
+// next server; when both are killed it is gone, and with it what was written since the last sync.
 import DiskTypes
 import Glibc
 import LinuxIO
 import MapRegistry
 
-/// What is lost with a map.
+/// What is lost with a map whose processes are gone.
 enum LoopLoss {
-    /// The error for a map whose processes were both killed, if something may have been written that the image lacks.
-    /// Asked before the device is taken down.
+    /// The error for a map whose processes were both killed, if something may have been written that the image lacks;
+    /// nil otherwise. To be called before the device is taken down.
     static func find(_ record: MapRecord) -> ImageError? {
         guard !record.readOnly, record.server != nil, record.trouble == nil, !LoopCleanup.isServed(record) else {
             return nil
@@ -20,8 +20,8 @@ enum LoopLoss {
             advice: "check what is on \(record.image)")
     }
 
-    /// Sectors of the device that were written or discarded since the machine started; nil where the kernel does not count
-    /// them. (Requests are no measure: a flush is one, too.)
+    /// Sectors of the device that were written or discarded since the machine started; nil where the kernel does not
+    /// count them. (Requests are no measure: a flush is one, too.)
     static func changes(_ number: Int32) -> UInt64? {
         // Documentation/block/stat: fields 7 and 14 are sectors written and discarded.
         let fields = Filesystem.readIfThere("/sys/block/loop\(number)/stat")?.split(whereSeparator: \.isWhitespace)
@@ -32,7 +32,7 @@ enum LoopLoss {
     }
 
     private static func hasWritten(_ number: Int32, _ record: MapRecord) -> Bool {
-        // What is still in the device's page cache was acknowledged, too. Sent now, it fails, and counts.
+        // What is still in the device's page cache was acknowledged, too. Written now, it fails, and is counted.
         if let mountPoint = record.mountPoint { LoopCleanup.abort(mountPoint) }
         let fd = open(record.device, O_RDONLY | O_CLOEXEC)
         if fd >= 0 {

@@ -1,32 +1,33 @@
-// Everything the caller decides about a loop map, in one value that also travels to the processes that carry it out.
+// What the caller decides about a loop map. `LoopConfig` carries the part of it that the map's processes need.
 public import ImageChain
 public import MapRegistry
 public import SystemPackage
 
 /// How to make a loop device of an image.
 public struct LoopMapOptions: Sendable {
-    /// Path of the image; relative ones are taken from here.
+    /// Path of the image; a relative one counts from the current folder.
     public var image: FilePath
-    /// How to open it. `format` nil probes. `blockSize` is the logical block size of the device, too.
+    /// How to open it. A `format` of nil is probed. `blockSize` is the logical block size of the device, too, in bytes.
     public var open: OpenOptions
-    /// Name of the map; nil: the file's name.
+    /// Name of the map; nil: that of the file, with a number where a map of another file has it.
     public var name: String?
-    /// No writes.
+    /// The device takes no writes.
     public var readOnly = true
-    /// Threads that carry requests. Two are faster than one at every depth; more get in each other's way.
+    /// Threads that carry requests. Two are faster than one at every queue depth; more are slower.
     public var workers = 2
-    /// Stay in the foreground: the calling process supervises until SIGTERM or SIGINT.
+    /// The calling process supervises the map, until SIGTERM or SIGINT.
     public var foreground = false
-    /// Take the plain loop device for raw images where it is possible.
+    /// A raw image may be mapped by a loop device without FUSE, where that is possible.
     public var allowPlain = true
-    /// Is told, in one line each time, what does not make the map fail and should be known: protection that the system
-    /// did not grant, what was lost of maps that were cleaned up.
+    /// Called with a sentence for each thing that the user should know although the map is made: protection that the
+    /// system did not grant, what was lost of maps that were cleaned up.
     public var notice: @Sendable (String) -> Void = { _ in }
-    /// Where maps are written down.
+    /// Where maps are recorded.
     public var registry = MapRegistry()
-    /// The program that the hidden verbs are verbs of.
+    /// The program that has the hidden verbs.
     public var executable: FilePath = "/proc/self/exe"
 
+    /// A read-only map of `image`, with two workers, in the background.
     public init(image: FilePath, open: OpenOptions = OpenOptions()) {
         self.image = image
         self.open = open

@@ -1,5 +1,5 @@
-// A loop device must not vanish under its users. The kernel knows of mounts and exclusive users; programs that merely
-// have it open show in /proc only.
+// Finds the users of a loop device, and detaches it when there are none. The kernel knows of mounts and exclusive
+// users; programs that only have the device open are found in /proc.
 import CQblk
 import DiskTypes
 import Glibc
@@ -9,8 +9,8 @@ import SystemPackage
 
 /// The users of a loop device, and its removal when there are none.
 enum LoopOpeners {
-    /// Detaches /dev/loopN if it is still the map's and not in use. With `deferred` a device in use goes
-    /// as soon as it is not. True when it is gone on return.
+    /// Detaches /dev/loopN if it is still the map's and not in use. With `deferred` a device in use is detached when
+    /// its last user closes it. True when it is gone on return.
     @discardableResult
     static func detach(_ number: Int32, of record: MapRecord, deferred: Bool = false) throws(ImageError) -> Bool {
         guard record.ownsLoop(number) else { return true }
@@ -25,12 +25,13 @@ enum LoopOpeners {
             if !record.ownsLoop(number) { return true }
             usleep(10_000)
         }
-        // It was opened meanwhile; the kernel now waits for its users. Take the order back, and say no.
+        // It was opened meanwhile, and the kernel waits for its users now. Undo the detach, and throw.
         keep(number)
         throw inUse(device, users(of: device))
     }
 
-    /// udev and its like look at devices for a moment: asked twice before anybody is told.
+    /// Throws when the device is in use. udev and similar programs open a device for a moment, so it counts as
+    /// in use only when it stays so for a second.
     private static func waitUntilFree(_ device: LoopDevice) throws(ImageError) {
         var found: [String] = []
         for _ in 0..<20 {

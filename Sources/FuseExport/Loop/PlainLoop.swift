@@ -1,5 +1,5 @@
-// A raw image is its own disk. The loop driver reads it faster than any server could, and no process has to stay
-// behind; the image's locks stay with the open file that the device holds.
+// A loop device on a raw image itself, without FUSE. The loop driver reads it faster than any server could, and no
+// process has to stay; the image's locks stay with the open file that the device holds.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -8,16 +8,18 @@ import Logging
 import MapRegistry
 import SystemPackage
 
+/// The map of a raw image.
 enum PlainLoop {
     /// Whether the chain is one raw file that a loop device shows byte for byte.
     static func suits(_ chain: ImageChain, blockSize: Int) -> Bool {
         guard chain.layers.count == 1, chain.files.count == 1, chain.layers[0].format == .raw else { return false }
         let file = chain.files[0]
-        // The loop driver cuts a last part of a sector off; the engine fills it up.
+        // The loop driver leaves out a last part of a sector; the engine fills it with zeros.
         return file.length == chain.size && file.length % UInt64(blockSize) == 0 && file.length > 0
     }
 
-    /// Until `write` has written the record the device goes with this process: a kill leaves nothing behind.
+    /// Makes the map. Until `write` has written the record, the device ends with this process: when it is killed,
+    /// nothing is left.
     static func map(
         _ chain: ImageChain, name: String, image: FilePath, readOnly: Bool, blockSize: Int,
         write: (MapRecord) throws(ImageError) -> Void
@@ -41,7 +43,8 @@ enum PlainLoop {
         return record
     }
 
-    /// `--foreground`: holds the map until SIGTERM or SIGINT takes it down (not while it is in use), or an unmap did.
+    /// `--foreground`: waits until SIGTERM or SIGINT takes the map down (which fails while it is in use), or an unmap
+    /// has.
     static func stay(_ record: MapRecord, log: Logger) throws(ImageError) {
         let signals: SignalFD
         do throws(Errno) { signals = try SignalFD([SIGTERM, SIGINT, SIGHUP]) } catch {

@@ -1,19 +1,19 @@
-// A command that says nothing for minutes looks as if it hangs. A wait that lasts longer than a second is told, by a
-// thread of its own: the one that waits may be stuck in a system call.
+// Reports a wait that lasts longer than a second, by a thread of its own: the waiting thread may be in a system call.
+// Without it a command would be silent for minutes, as if it were stuck.
 import Glibc
 import LinuxIO
 import SystemPackage
 
-/// Tells what is being waited for, once it lasts.
+/// Reports what is being waited for, if it takes long.
 struct WaitNotice: ThreadWork {
-    /// Milliseconds of waiting that need no word.
+    /// Milliseconds of waiting that are not reported.
     private static let delay: Int32 = 1000
 
     private let text: String
     private let notice: @Sendable (String) -> Void
     private let done: Mailbox<Bool>
 
-    /// Runs `body`, and says `text` as soon as that has taken a second.
+    /// Runs `body`, and calls `notice` with `text` when that takes more than a second.
     @discardableResult
     static func during<Result, Failure: Error>(
         _ text: String, _ notice: @escaping @Sendable (String) -> Void, _ body: () throws(Failure) -> Result
@@ -23,7 +23,7 @@ struct WaitNotice: ThreadWork {
         return try body()
     }
 
-    /// Nil where no thread can be had: then the wait is silent.
+    /// Nil when there is no thread: then the wait is not reported.
     private static func start(_ text: String, _ notice: @escaping @Sendable (String) -> Void) -> Mailbox<Bool>? {
         do throws(Errno) {
             let done: Mailbox<Bool> = try Mailbox()

@@ -1,14 +1,14 @@
-// Requests that change the disk come from the kernel, and anybody may be behind it. Here each one becomes a range
-// inside the disk, or an error; it is not checked again.
+// Checks requests that change the disk. They come from the kernel, on behalf of any program; each becomes a range
+// inside the disk, or an error, and is not checked again.
 import CQblk
 import Glibc
 import LinuxIO
 
-/// What a request wants changed, checked.
+/// A change that a request asks for, checked.
 enum FuseChange: Equatable {
-    /// The data follows the head of the request: `FuseLimits.writeHead` bytes behind its start.
+    /// The data is `FuseLimits.writeHead` bytes behind the start of the request.
     case write(offset: UInt64, length: Int)
-    /// The bytes read as zeros from now on; with `mayUnmap` their storage may go.
+    /// The bytes read as zeros from now on; with `mayUnmap` their storage may be given back.
     case zero(offset: UInt64, length: UInt64, mayUnmap: Bool)
     /// Everything answered before must be on the disk.
     case flush
@@ -30,14 +30,15 @@ enum FuseChange: Equatable {
         guard Int(wanted.size) == length, (wanted.offset | UInt64(truncatingIfNeeded: length)) & 511 == 0 else {
             return .refused(EINVAL)
         }
-        // As block devices do: nothing grows.
+        // A write past the end fails, as on a block device: the disk does not grow.
         guard wanted.offset <= diskSize, UInt64(truncatingIfNeeded: length) <= diskSize &- wanted.offset else {
             return .refused(ENOSPC)
         }
         return .write(offset: wanted.offset, length: length)
     }
 
-    /// The loop driver punches holes both for discards and for zeros that may be unmapped: either way zeros must follow.
+    /// The loop driver punches holes both for discards and for zeros that may be unmapped: either way zeros must
+    /// follow.
     private static func allocate(_ request: FuseRequest, _ diskSize: UInt64) -> FuseChange {
         guard let wanted = request.arguments(fuse_fallocate_in.self) else { return .refused(EINVAL) }
         let mayUnmap: Bool
@@ -51,8 +52,9 @@ enum FuseChange: Equatable {
         return .zero(offset: wanted.offset, length: wanted.length, mayUnmap: mayUnmap)
     }
 
-    /// What the kernel is told when a change fails. It takes some numbers for "such requests are not known here": a flush
-    /// that ends in ENOSYS is never sent again and counts as done, and the loop driver does not mind EINVAL.
+    /// The errno that the kernel gets when a change fails. The kernel takes some numbers for "such requests are unknown
+    /// here": a flush that is answered with ENOSYS is never sent again and counts as done, and the loop driver ignores
+    /// EINVAL.
     static func error(_ error: Int32) -> Int32 {
         switch error {
         case ENOSYS, EINVAL, EOPNOTSUPP: EIO

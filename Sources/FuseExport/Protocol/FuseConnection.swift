@@ -1,5 +1,5 @@
-// The connection to the kernel's FUSE must outlive any server process: as long as a process holds its descriptors,
-// requests wait instead of failing. The supervisor is that process.
+// The mounted FUSE file and its connection to the kernel. As long as a process holds the connection's descriptors,
+// requests wait instead of failing; the supervisor does, so the connection outlives any server.
 import CQblk
 import DiskTypes
 import Glibc
@@ -9,12 +9,12 @@ import SystemPackage
 /// A mounted FUSE file and the descriptors that its requests come from. Closing the last of them ends it.
 struct FuseConnection: ~Copyable {
     let mountPoint: FilePath
-    /// One open /dev/fuse a worker. The first is the one that was mounted; the others are its clones.
+    /// One open /dev/fuse for each worker. The first is the one that was mounted; the others are its clones.
     let devices: [Int32]
-    /// The kernel can send requests again that a dead server had taken.
+    /// The kernel can send those requests again that a dead server had read.
     let canResend: Bool
 
-    /// Mounts a file at `mountPoint`, an existing regular file, and agrees with the kernel on how to talk.
+    /// Mounts a file at `mountPoint`, an existing regular file, and negotiates the protocol. Throws `.system`.
     init(mountPoint: FilePath, file: FuseFile, name: FilePath, workers: Int) throws(ImageError) {
         var opened: [Int32] = []
         var mounted = false
@@ -38,7 +38,7 @@ struct FuseConnection: ~Copyable {
         for device in devices { close(device) }
     }
 
-    /// Has the kernel send everything again that was taken and not answered.
+    /// Makes the kernel send everything again that was read and not answered; false: it does not.
     borrowing func resend() -> Bool {
         guard canResend else { return false }
         let notice = fuse_out_header(
@@ -83,7 +83,7 @@ struct FuseConnection: ~Copyable {
         guard result == 0 else { throw failed("cannot mount the FUSE file \(path)") }
     }
 
-    /// Answers INIT, the first request of every connection; whether the kernel can resend.
+    /// Answers INIT, the first request of every connection; returns whether the kernel can send requests again.
     private static func greet(_ device: Int32, file: FuseFile) throws(ImageError) -> Bool {
         var waiting = pollfd(fd: device, events: Int16(POLLIN), revents: 0)
         guard poll(&waiting, 1, 10_000) == 1 else {

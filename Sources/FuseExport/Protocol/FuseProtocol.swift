@@ -1,4 +1,4 @@
-// The words of the FUSE kernel protocol that one regular file needs: operations, sizes, flags. The structs are the
+// The part of the FUSE kernel protocol that one regular file needs: operations, sizes, flags. The structs are the
 // kernel's own, from linux/fuse.h.
 import CQblk
 import ImageChain
@@ -23,39 +23,40 @@ enum FuseOperation {
     static let allocate: UInt32 = 43
 }
 
-/// Numbers that both sides agreed upon, or that we chose.
+/// Numbers that both sides have agreed on, or that this program chose.
 enum FuseLimits {
-    /// The protocol version we speak; an older kernel's minor is taken over, a newer one's ignored.
+    /// The protocol version of this program; an older kernel's minor version is used, a newer one's ignored.
     static let major: UInt32 = 7
     static let minor: UInt32 = 38
-    /// Oldest protocol whose INIT and READ have the shapes we use (kernel 4.20, with MAX_PAGES).
+    /// The oldest protocol whose INIT and READ have the layout used here (kernel 4.20, with MAX_PAGES).
     static let oldestMinor: UInt32 = 28
-    /// Longest READ, in bytes: a mount option. 256 pages is the kernel's own limit for one request.
+    /// Bytes of the longest READ: a mount option. 256 pages is the kernel's own limit for one request.
     static let maxRead = 1 << 20
     static let maxPages: UInt16 = 256
-    /// Longest WRITE. Every request buffer has all of its memory from the beginning (see `RequestBuffers`).
+    /// Bytes of the longest WRITE. Every request buffer has all of its memory from the beginning (see
+    /// `RequestBuffers`).
     static let maxWrite = 128 << 10
-    /// A read-only file gets none; the smallest value keeps the request buffers small, because the
-    /// kernel demands buffers for the longest possible request.
+    /// The same for a read-only file, which gets no WRITE. The smallest value keeps the request buffers small, because
+    /// the kernel demands buffers for the longest possible request.
     static let maxWriteReadOnly = 4096
     /// Bytes in front of a WRITE's data.
     static let writeHead = MemoryLayout<fuse_in_header>.size + MemoryLayout<fuse_write_in>.size
-    /// Seconds for which the kernel may believe the attributes: for ever; the size of a map does not change.
+    /// Seconds for which the kernel may use the attributes: for ever, because the size of a map does not change.
     static let attributesValid: UInt64 = 0x7fff_ffff
-    /// The root is the file; it has no other.
+    /// The file system's root is the file; it has no other.
     static let rootNode: UInt64 = 1
 
     /// Bytes that one read of /dev/fuse must offer.
     static func requestBytes(maxWrite: Int) -> Int { max(8192, maxWrite + writeHead) }
 }
 
-/// The head of every request, checked against what was read.
+/// A request: its header, checked against the number of bytes that were read, and its body.
 struct FuseRequest {
     let header: fuse_in_header
     /// What follows the header.
     let body: UnsafeRawBufferPointer
 
-    /// nil when the bytes cannot be a request (which the kernel never sends).
+    /// Nil when the bytes cannot be a request, which the kernel never sends.
     @inline(__always) init?(_ bytes: UnsafeRawPointer, count: Int) {
         let head = MemoryLayout<fuse_in_header>.size
         guard count >= head else { return nil }
@@ -64,18 +65,18 @@ struct FuseRequest {
         body = UnsafeRawBufferPointer(start: bytes + head, count: count - head)
     }
 
-    /// The fixed part of the body; nil when it is cut off.
+    /// The fixed part of the body; nil when it is cut short.
     @inline(__always) func arguments<T>(_: T.Type) -> T? {
         guard body.count >= MemoryLayout<T>.size, let start = body.baseAddress else { return nil }
         return start.load(as: T.self)
     }
 }
 
-/// What is served: everything a reply says about the file.
+/// The file that is served: everything that a reply says about it.
 struct FuseFile: Sendable {
     var size: UInt64
     var readOnly: Bool
-    /// Smaller holes than this give no storage back.
+    /// Bytes: holes smaller than this give no storage back.
     var grain: UInt32
 
     init(size: UInt64, readOnly: Bool, grain: UInt32 = 512) {
@@ -84,7 +85,7 @@ struct FuseFile: Sendable {
         self.grain = grain
     }
 
-    /// The disk of an opened image.
+    /// The file of an opened image.
     init(_ chain: ImageChain) {
         let cluster = chain.layers.first?.format == .qcow2 ? chain.clusterSize(ofLayer: 0) : 512
         self.init(

@@ -1,5 +1,5 @@
-// Every reply but READ's data, as bytes. Nothing here is on the data path; all of it is pinned by golden tests,
-// because a wrong byte hangs a mount.
+// Builds every reply except READ's data, as bytes. Nothing here is on the data path; golden tests hold all of it,
+// because a wrong byte makes a mount hang.
 import CQblk
 import Glibc
 
@@ -10,7 +10,7 @@ struct FuseReplies {
 
     let file: FuseFile
 
-    /// Writes a header; the whole reply's length.
+    /// Writes a header; returns the length of the whole reply.
     @inline(__always) static func header(
         _ out: UnsafeMutableRawPointer, unique: UInt64, error: Int32 = 0, payload: Int = 0
     ) -> Int {
@@ -32,8 +32,8 @@ struct FuseReplies {
         return Self.header(out, unique: unique, payload: MemoryLayout<T>.size)
     }
 
-    /// The answer to any request but READ and, where the file can be written, those of `FuseChange`; in `out`. 0 when it
-    /// gets none.
+    /// Writes the answer to any request but READ and, where the file can be written, those of `FuseChange`. Returns its
+    /// length; 0: the request gets no answer.
     func answer(_ request: FuseRequest, into out: UnsafeMutableRawPointer) -> Int {
         let unique = request.header.unique
         switch request.header.opcode {
@@ -48,13 +48,13 @@ struct FuseReplies {
         case FuseOperation.write, FuseOperation.allocate, FuseOperation.setAttributes:
             return Self.header(out, unique: unique, error: EROFS)
         default:
-            // ENOSYS is said once: the kernel remembers it and decides by itself from then on (access, extended
+            // ENOSYS is answered once: the kernel remembers it and decides by itself from then on (access, extended
             // attributes, lseek, interrupt, ioctl, poll, locks).
             return Self.header(out, unique: unique, error: ENOSYS)
         }
     }
 
-    /// INIT: what we can do of what the kernel offers.
+    /// INIT: accepts what this program can do of what the kernel offers.
     private func initialize(_ request: FuseRequest, _ out: UnsafeMutableRawPointer) -> Int {
         guard let offer = FuseInitOffer(request.body), offer.major == FuseLimits.major,
             offer.minor >= FuseLimits.oldestMinor
@@ -66,7 +66,7 @@ struct FuseReplies {
         accepted.max_readahead = offer.maxReadahead
         accepted.flags = UInt32(truncatingIfNeeded: flags)
         accepted.flags2 = UInt32(truncatingIfNeeded: flags >> 32)
-        // Direct reads of the loop driver count as background requests: the default of 12 would be the queue depth.
+        // Direct reads of the loop driver count as background requests: the default of 12 would limit the queue depth.
         accepted.max_background = UInt16.max
         accepted.congestion_threshold = UInt16.max
         accepted.max_write = UInt32(truncatingIfNeeded: file.maxWrite)
@@ -75,7 +75,8 @@ struct FuseReplies {
         return reply(out, request.header.unique, accepted)
     }
 
-    /// ASYNC_DIO is the one that matters: without it the loop driver's depth never reaches us.
+    /// The flags that are accepted if offered. ASYNC_DIO is needed for speed: without it the loop driver sends one
+    /// request at a time.
     static let wanted: UInt64 = {
         let flags: [UInt] = [
             QB_FUSE_ASYNC_READ, QB_FUSE_BIG_WRITES, QB_FUSE_ASYNC_DIO, QB_FUSE_PARALLEL_DIROPS, QB_FUSE_MAX_PAGES,
@@ -98,7 +99,7 @@ struct FuseReplies {
         return reply(out, unique, opened)
     }
 
-    /// Times have no meaning and are accepted; size, mode and owner stay as they are.
+    /// Times are accepted and mean nothing; size, mode and owner stay as they are.
     private func setAttributes(_ request: FuseRequest, _ out: UnsafeMutableRawPointer) -> Int {
         let unique = request.header.unique
         guard let wanted = request.arguments(fuse_setattr_in.self) else {
@@ -127,7 +128,7 @@ struct FuseReplies {
 
     private var fileSystem: fuse_statfs_out {
         var out = fuse_statfs_out()
-        // The loop driver discards in such blocks.
+        // The loop driver discards in blocks of this size.
         out.st.bsize = file.grain
         out.st.frsize = 512
         out.st.blocks = file.size / 512
@@ -150,7 +151,7 @@ struct FuseInitOffer {
         minor = body.load(fromByteOffset: 4, as: UInt32.self)
         maxReadahead = body.load(fromByteOffset: 8, as: UInt32.self)
         let low = UInt64(body.load(fromByteOffset: 12, as: UInt32.self))
-        // flags2 is there only when the kernel says so; older ones leave noise, or nothing, in its place.
+        // flags2 is there only when the kernel says so; older kernels have other bytes, or none, in its place.
         let extended = low & UInt64(QB_FUSE_INIT_EXT) != 0 && body.count >= 20
         flags = low | (extended ? UInt64(body.load(fromByteOffset: 16, as: UInt32.self)) << 32 : 0)
     }

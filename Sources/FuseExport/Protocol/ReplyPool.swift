@@ -1,9 +1,10 @@
-// Replies need memory that is page-aligned (direct reads land in it), bounded (a map must not grow with its load),
-// and there before the first request. Three sizes, because most requests are small and some are a mebibyte.
+// The memory for READ's replies: aligned to pages (direct reads write to it), limited (a map must not grow with its
+// load), and allocated before the first request. Buffers have three sizes, because most requests are small and some are
+// a mebibyte.
 import LinuxIO
 import SystemPackage
 
-/// Buffers for the data of READ replies. A buffer's number is also its request's slot in the engine.
+/// Buffers for the data of READ replies. A buffer's number is also the slot of its request in the engine.
 ///
 /// Each buffer has a page in front whose last 16 bytes are the reply's header, so that header and data go to the
 /// kernel as one piece and the data still starts on a page.
@@ -27,8 +28,8 @@ struct ReplyPool: ~Copyable {
     /// Buffers of all sizes together.
     let count: Int
 
-    /// Sizes and numbers for a worker that may use about `budget` bytes: enough small ones for the loop driver's whole
-    /// queue, the rest of the memory half and half for readahead-sized and for the longest requests.
+    /// Sizes and numbers of buffers for a worker that may use about `budget` bytes: small ones for the loop driver's
+    /// whole queue; the rest of the memory is divided between readahead and the longest requests.
     static func plan(budget: Int) -> [(capacity: Int, count: Int)] {
         let rest = max(budget - 128 * (16384 + page), 0)
         let medium = min(max(rest / 4 / (131072 + page), 8), 64)
@@ -67,7 +68,7 @@ struct ReplyPool: ~Copyable {
         classes.deallocate()
     }
 
-    /// The smallest free buffer for `length` bytes; -1 when all that could hold them are in use.
+    /// The smallest free buffer for `length` bytes; -1 when all that are large enough are in use.
     @inline(__always) mutating func take(_ length: Int) -> Int {
         for i in 0..<classCount where classes[i].capacity >= length && classes[i].available > 0 {
             classes[i].available &-= 1
@@ -82,13 +83,13 @@ struct ReplyPool: ~Copyable {
         classes[i].available &+= 1
     }
 
-    /// Where the data goes; page-aligned.
+    /// The buffer's data, page-aligned.
     @inline(__always) func data(_ buffer: Int) -> UnsafeMutableRawPointer {
         let i = indexOfClass(buffer)
         return classes[i].base + (buffer &- classes[i].first) &* (classes[i].capacity &+ Self.page) + Self.page
     }
 
-    /// Where the reply starts: its header, right before the data.
+    /// The start of the reply: its header, directly before the data.
     @inline(__always) func start(_ buffer: Int) -> UnsafeMutableRawPointer { data(buffer) - FuseReplies.headerSize }
 
     @inline(__always) private func indexOfClass(_ buffer: Int) -> Int {

@@ -1,24 +1,24 @@
-// Requests are read ahead of knowing whether they can be served. Those that cannot yet (no reply buffer is free) wait
-// in the very buffer they were read into, in order; while they do, less is read. That bounds everything a worker ever
-// holds. Those that change the disk keep their buffer until that is done.
+// The memory that requests are read into, before it is known whether they can be served. A request that cannot yet (no
+// reply buffer is free) waits in its buffer, in order of arrival, and less is read meanwhile: that limits what a worker
+// ever holds. A request that changes the disk keeps its buffer until that is done.
 import Glibc
 import LinuxIO
 import SystemPackage
 
-/// The buffers that requests are read into, and the line of those that wait to be served.
+/// The buffers that requests are read into, and the queue of those that wait to be served.
 ///
-/// A WRITE's data begins on a page (it goes to the image as it is), so the head in front of it ends the page before. That
-/// costs a page a buffer.
+/// A WRITE's data begins on a page (it goes to the image as it is), so the head in front of it ends the page before.
+/// That costs a page a buffer.
 ///
-/// All of it is there from the beginning: should a process be killed while the kernel copies a request to it and a page is
-/// missing, the kernel does not fetch the page but fails the request, and does not repeat it. So requests are kept short
-/// (`FuseLimits.maxWrite`).
+/// All of it is in memory from the beginning. Should a process be killed while the kernel copies a request to it and a
+/// page is missing, the kernel does not fetch the page but fails the request, and does not repeat it. For this reason
+/// requests are kept short (`FuseLimits.maxWrite`).
 struct RequestBuffers: ~Copyable {
     private let memory: AlignedBuffer
     private let indices: UnsafeMutablePointer<UInt16>
     /// Buffers that can be read into: a stack of numbers.
     private(set) var free: Int
-    /// The line of requests that arrived: a ring of numbers with lengths.
+    /// The queue of requests that arrived: a ring of buffer numbers with lengths.
     private let line: UnsafeMutablePointer<(buffer: UInt16, length: Int32)>
     private var head = 0
     private(set) var waiting = 0
@@ -31,7 +31,7 @@ struct RequestBuffers: ~Copyable {
     init(count: Int, size: Int) throws(Errno) {
         stride = (Self.page - FuseLimits.writeHead + size + Self.page - 1) & ~(Self.page - 1)
         let memory = try AlignedBuffer(count: stride * count)
-        // Zeros again, now in memory.
+        // Writing zeros brings all pages into memory.
         memset(memory.pointer, 0, stride * count)
         indices = .allocate(capacity: count)
         line = .allocate(capacity: count)
@@ -62,23 +62,23 @@ struct RequestBuffers: ~Copyable {
         free &+= 1
     }
 
-    /// A request of `length` bytes is in `buffer`: to the end of the line.
+    /// Adds the request of `length` bytes in `buffer` to the end of the queue.
     @inline(__always) mutating func enqueue(_ buffer: Int, length: Int32) {
         var tail = head &+ waiting
         if tail >= count { tail &-= count }
         line[tail] = (UInt16(truncatingIfNeeded: buffer), length)
         waiting &+= 1
     }
-    /// The first in line. There must be one.
+    /// The first request of the queue, which must not be empty.
     @inline(__always) var first: (buffer: Int, length: Int) { (Int(line[head].buffer), Int(line[head].length)) }
 
-    /// The first in line is served: its buffer is free.
+    /// The first request is served: its buffer is free.
     @inline(__always) mutating func dequeue() {
         give(Int(line[head].buffer))
         dequeueKeeping()
     }
 
-    /// The first in line is under way and keeps its buffer until it is given back.
+    /// The first request is in flight and keeps its buffer until `give`.
     @inline(__always) mutating func dequeueKeeping() {
         head &+= 1
         if head == count { head = 0 }

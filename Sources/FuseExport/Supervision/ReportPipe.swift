@@ -1,11 +1,11 @@
-// Who starts a process in the background must hear how that went, even if it dies before it can say: a pipe tells
-// both, by a line or by its end.
+// A pipe by which a process tells the one that started it how its start went: by a line, or, when it dies before that,
+// by the pipe's end.
 import DiskTypes
 import Glibc
 import LinuxIO
 import SystemPackage
 
-/// One report, from a process to the one that started it.
+/// The pipe for one report, from a process to the one that started it.
 struct ReportPipe: ~Copyable {
     let reading: OwnedFD
     let writing: OwnedFD
@@ -18,17 +18,17 @@ struct ReportPipe: ~Copyable {
         writing = OwnedFD(taking: ends[1])
     }
 
-    /// Gives up the writing end, so that the child's death ends the pipe.
+    /// Closes the writing end, so that the child's death ends the pipe.
     consuming func keepReading() -> OwnedFD { reading }
 
-    /// Sends a report; without a reader it returns false and is no error.
+    /// Sends a report; false when no process reads it, which is no error.
     @discardableResult static func send(_ report: LoopReport, to fd: Int32) -> Bool {
         let line: String
         do throws(ImageError) { line = try LoopWire.encode(report) + "\n" } catch { return false }
         return Glibc.write(fd, line, line.utf8.count) == line.utf8.count
     }
 
-    /// Reads to the end of the pipe or of the line; nil when the process died without a word.
+    /// Reads to the end of the line or of the pipe; nil when the process died without a report.
     static func receive(_ fd: Int32) throws(ImageError) -> LoopReport? {
         var text: [UInt8] = []
         var piece = [UInt8](repeating: 0, count: 4096)

@@ -1,5 +1,5 @@
-// A server that dies is followed by another on the same connection, and the kernel sends again whatever the dead one
-// had not answered. The disk's users see a pause, never an error.
+// How a supervisor starts servers, and replaces one that died. The next server has the same connection, and the kernel
+// sends again what the dead one had not answered: users of the disk see a pause, not an error.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -9,7 +9,7 @@ import QCOW2
 import SystemPackage
 
 extension Supervisor {
-    /// A server that lived this long (milliseconds) did not die of its start.
+    /// Milliseconds; a server that lived longer did not die of its start.
     private static var longLife: Int64 { 5_000 }
     private static var longestPause: Int64 { 10_000 }
 
@@ -29,12 +29,12 @@ extension Supervisor {
         }
     }
 
-    /// What the server has to say of its start: nil when it serves, or is dead and the reaper will say it.
+    /// Reads the server's report: returns its error, or nil when it serves, or is dead (which `reapServer` finds).
     func hear() -> ImageError? {
         guard let pipe = server?.report.raw else { return nil }
         do throws(ImageError) {
             guard let report = try ReportPipe.receive(pipe) else {
-                // A pipe that ended would be readable for ever: nothing to hear any more until the process is reaped.
+                // A pipe that has ended would be readable for ever: no longer looked at, until the process is reaped.
                 serving = true
                 return nil
             }
@@ -47,7 +47,7 @@ extension Supervisor {
         }
     }
 
-    /// Looks whether the server died. While a map is being made that is an error; later the next one is planned.
+    /// Finds out whether the server died. While a map is being made that is an error; later the next server is planned.
     func reapServer() -> ImageError? {
         guard let process = server?.process else { return nil }
         let end: ChildProcess.End?
@@ -69,8 +69,8 @@ extension Supervisor {
         return nil
     }
 
-    /// A server that cannot begin is followed by others, for as long as that may help. It does not when the image's files
-    /// are not what they were: never another disk, but errors.
+    /// Stops serving if the image's files are not what they were: no other server could help, and another disk's bytes
+    /// must not be shown. After other errors of a server's start, the next one is tried.
     func refuseServing(_ error: ImageError) {
         guard error.kind == .reference, !hasGivenUp else { return }
         log.error("\(config.image): \(error): the disk now fails all requests")
@@ -81,7 +81,7 @@ extension Supervisor {
     private func planRestart(after text: String) {
         guard !hasGivenUp else { return }
         guard connection?.canResend == true else {
-            // What the dead server had taken would wait for ever. Errors are better than that.
+            // What the dead server had read would wait for ever: errors are better.
             log.error("the server \(text); this kernel cannot repeat its requests: the disk now fails all requests")
             LoopCleanup.abort(diskPath)
             return

@@ -1,6 +1,6 @@
-// The disk must stay up whatever happens to the process that serves it. The supervisor opens the image (and so holds
+// The process that keeps a map alive whatever happens to the process that serves it. It opens the image (and so holds
 // its locks), mounts, keeps the connection, starts servers, attaches the loop device, and takes all of that down in
-// the right order. It carries no requests, so there is little it can die of.
+// order. It carries no requests, so little can make it fail.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -9,23 +9,23 @@ import Logging
 import MapRegistry
 import SystemPackage
 
-/// One map's supervisor. Everything happens on the thread that runs it, except attaching.
+/// The supervisor of one map. Everything happens on the thread that runs it, except attaching.
 final class Supervisor {
     let config: LoopConfig
     let registry: MapRegistry
     let log: Logger
-    /// Held for its locks, and for its descriptors: each server gets them.
+    /// Held for its locks, and for its descriptors, which each server gets.
     private(set) var chain: ImageChain?
     private let openChain: () throws(ImageError) -> ImageChain
     var connection: FuseConnection?
     var server: ServerProcess?
-    /// What the server has changed and the disk lacks: the next server goes on from there.
+    /// Changes of the mapping that the disk lacks: the next server replays them.
     var journal: SharedMemory?
     private var signals: SignalFD?
     private(set) var record: MapRecord?
-    /// The server said that it serves.
+    /// The server has reported that it serves.
     var serving = false
-    /// What the server said that should be known.
+    /// Sentences of the server for the user.
     var notes: [String] = []
     /// No server can serve these files any more: all requests fail.
     var hasGivenUp = false
@@ -34,7 +34,7 @@ final class Supervisor {
     /// When the last server started, and when to start the next (0: not wanted). Monotonic milliseconds.
     var startedAt: Int64 = 0
     var restartAt: Int64 = 0
-    /// What the attaching thread will say.
+    /// Gets the attaching thread's result.
     private var attaching: Mailbox<Result<LoopDevice, ImageError>>?
     private var stopWanted = false
     private var deferredWanted = false
@@ -51,7 +51,8 @@ final class Supervisor {
     var folder: FilePath { registry.folder(of: config.name) }
     var diskPath: FilePath { folder.appending("disk") }
 
-    /// Makes the map, tells `ready` how that went (false: the caller has gone), and watches over it to its end.
+    /// Makes the map, calls `ready` with how that went (false: the caller is gone), and supervises it to its end.
+    /// Returns the exit code.
     func run(ready: (Result<MapRecord, ImageError>) -> Bool) -> Int32 {
         let made: MapRecord
         do throws(ImageError) {
@@ -64,7 +65,7 @@ final class Supervisor {
         }
         guard ready(.success(made)) else {
             log.notice("the caller that wanted the map of \(config.image) is gone: taking it down")
-            // Udev and its like look at a new device for a moment.
+            // udev and similar programs open a new device for a moment.
             for _ in 0..<50 {
                 if takeDown(deferred: true) { return 1 }
                 usleep(100_000)
@@ -79,7 +80,7 @@ final class Supervisor {
         return trouble == nil ? 0 : 1
     }
 
-    // MARK: up
+    // MARK: making the map
 
     private func setUp() throws(ImageError) -> MapRecord {
         do throws(Errno) {
@@ -148,7 +149,8 @@ final class Supervisor {
         }
     }
 
-    /// Steps until `done`, or throws. While the map is being made, a stop or the server's death ends that.
+    /// Calls `step` until `done`, or throws. While the map is being made, a signal to stop or the server's death ends
+    /// that.
     private func turn(
         until done: () -> Bool, alsoWaitingFor extra: Int32 = -1, seconds: Int64, what: String
     ) throws(ImageError) {
@@ -160,7 +162,7 @@ final class Supervisor {
         }
     }
 
-    /// Waits for one thing to happen and deals with it. An error is a server that could not begin.
+    /// Waits for one event and handles it. Returns the error of a server that could not begin.
     @discardableResult
     private func step(milliseconds: Int64, extra: Int32 = -1) -> ImageError? {
         var timeout = milliseconds
@@ -192,9 +194,9 @@ final class Supervisor {
         }
     }
 
-    // MARK: down
+    // MARK: taking the map down
 
-    /// Takes the device away, then everything below it. False: it is in use and stays.
+    /// Detaches the device, then takes down everything below it. False: it is in use and stays.
     private func takeDown(deferred: Bool) -> Bool {
         guard let record, let number = record.loops.first else { return true }
         do throws(ImageError) {
@@ -208,7 +210,8 @@ final class Supervisor {
         return true
     }
 
-    /// The record goes with the map; but what could not be written back must be told to the caller of unmap.
+    /// Removes the record, or, when something could not be written back, keeps it with the reason for the caller of
+    /// `unmap`.
     private func finishRecord() {
         do throws(ImageError) {
             guard let trouble else { return try registry.remove(config.name) }
@@ -217,11 +220,11 @@ final class Supervisor {
         } catch { log.error("\(error)") }
     }
 
-    /// Lets go of everything but the loop device. The record stays.
+    /// Takes down everything but the loop device. The record stays.
     private func abandon() {
-        // A dead server's changes of the mapping are in the journal alone: they need a server to reach the image.
+        // A dead server's changes of the mapping are only in the journal: it takes a server to write them to the image.
         if record != nil { startForWriteBack() }
-        // The end of the connection is the server's cue.
+        // The server ends when the connection does.
         LoopCleanup.endConnection(diskPath)
         if !hasWrittenBack() { trouble = "not everything could be written back" }
         connection = nil
@@ -234,15 +237,15 @@ final class Supervisor {
         for _ in 0..<3 {
             guard let (end, byItself) = endServer() else { return config.readOnly || record == nil }
             if config.readOnly || end == .exited(0) { return true }
-            // One that was killed meanwhile leaves the rest to the next. One that gave up said why, and one that is stuck
-            // would only be followed by another.
+            // A server that was killed meanwhile leaves its changes to the next one. After one that failed by itself,
+            // or had to be killed because it was stuck, another would do the same.
             guard case .killed = end, byItself, record != nil else { return false }
             startForWriteBack()
         }
         return false
     }
 
-    /// How the server ended, and whether it did before the patience with it had; nil when there is none.
+    /// How the server ended, and whether by itself or killed after the time-out; nil when there is none.
     private func endServer() -> (ChildProcess.End, byItself: Bool)? {
         guard let process = server?.process else { return nil }
         defer { server = nil }
@@ -258,13 +261,14 @@ final class Supervisor {
         }
     }
 
-    /// Starts a server where there is none and the image may lack something.
+    /// Starts a server if there is none and the image may lack something.
     private func startForWriteBack() {
         guard server == nil, !config.readOnly, !hasGivenUp else { return }
         do throws(ImageError) { try startServer() } catch { log.error("\(error)") }
     }
 
-    /// A loop device that came up after all when no process waited for it any more. It cannot take long: the file is gone.
+    /// Detaches a loop device that was attached after the wait for it had ended. That cannot take long: the file is
+    /// gone.
     private func detachLate() {
         guard let attaching else { return }
         var entry = pollfd(fd: attaching.fd, events: Int16(POLLIN), revents: 0)

@@ -1,4 +1,5 @@
-// The server process in a nutshell: one map of the image, shared; one thread a descriptor.
+// The work of a server process: one open image, which all threads share, and a thread for each descriptor of the
+// connection.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -40,7 +41,7 @@ struct FuseServer {
     static func failed(_ error: Errno) -> ImageError { ImageError(.system, "cannot start a worker: \(error)") }
 }
 
-/// One worker's thread, from making its ring to the end of the connection.
+/// The work of one worker's thread, from making its ring to the end of the connection.
 private struct WorkerLife: ThreadWork {
     let server: FuseServer
     let device: Int32
@@ -51,7 +52,7 @@ private struct WorkerLife: ThreadWork {
     consuming func run() {
         // The kernel tends to wake both workers on one processor.
         ThreadFlags.spread(index, of: server.devices.count)
-        // A thread's own flag: not taken for granted that it came with the thread that made this one.
+        // The flag belongs to each thread; it may not be inherited from the thread that made this one.
         do throws(Errno) { try ThreadFlags.markAsIOFlusher() } catch {}  // `ServerProtection` has told.
         do throws(ImageError) {
             let worker = try FuseWorker(
@@ -65,7 +66,7 @@ private struct WorkerLife: ThreadWork {
     }
 }
 
-/// Counts threads that ended. (Waiting for it is all the main thread does: no need to be clever.)
+/// Counts threads that have ended. The main thread does nothing but wait for them.
 private final class Gate: Sendable {
     private let ended = Mutex(0)
     private let event: Mailbox<Int>?

@@ -1,5 +1,5 @@
-// Requests that change the disk. Each keeps the buffer it came in until the engine is done with it: the data goes to
-// the image from there, and the head's place takes the reply.
+// How a worker serves requests that change the disk. Each keeps the buffer it came in until the engine is done with it:
+// the data goes to the image from there, and the reply is written where the head was.
 import BlockEngine
 import CQblk
 import DiskTypes
@@ -11,10 +11,10 @@ struct ZeroRest: BitwiseCopyable {
     var end: UInt64 = 0
     var mayUnmap = false
 
-    /// Parts end at multiples of this, so that none begins inside a cluster because of it.
+    /// Bytes; parts end at multiples of this, so that the cut is never inside a cluster.
     static let part: UInt64 = 1 << 30
 
-    /// Takes the next part off; nil when there is none.
+    /// Removes the next part and returns it; nil when there is none.
     mutating func next() -> (offset: UInt64, length: UInt64)? {
         guard offset < end else { return nil }
         let (border, overflow) = (offset | (ZeroRest.part &- 1)).addingReportingOverflow(1)
@@ -25,7 +25,7 @@ struct ZeroRest: BitwiseCopyable {
 }
 
 extension FuseWorker {
-    /// Starts a change that came in request buffer `buffer`, or refuses it. Whether the buffer stays with it.
+    /// Starts a change that came in request buffer `buffer`, or refuses it. True when the request keeps the buffer.
     @inline(__always) func begin(_ change: FuseChange, _ request: FuseRequest, in buffer: Int) -> Bool {
         let start = requests.bytes(buffer)
         let slot = UInt32(truncatingIfNeeded: pool.count &+ buffer)
@@ -53,7 +53,7 @@ extension FuseWorker {
         return true
     }
 
-    /// Submits the next part of a request to make zeros; false: it has no more, or has failed.
+    /// Submits the next part of a request to make zeros; false: there is none, or the request has failed.
     @inline(__always) func goesOn(_ buffer: Int, after error: Int32) -> Bool {
         let rest = rests + buffer
         if error != 0 { rest.pointee.end = 0 }

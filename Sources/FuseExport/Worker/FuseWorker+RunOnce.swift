@@ -1,12 +1,12 @@
-// The round in which a worker works and waits. All of it goes to the kernel in one call: replies that are ready,
-// image reads that were looked up, and one standing read of /dev/fuse, which the kernel completes when the next
-// request comes. At depth 1 that is two calls a request; the deeper the queue, the more requests share one.
+// One pass of a worker, which works and waits. All of it goes to the kernel in one call: replies that are ready, image
+// reads that were looked up, and one standing read of /dev/fuse, which the kernel completes when the next request
+// comes. At depth 1 that is two calls a request; the deeper the queue, the more requests share one.
 import BlockEngine
 import CQblk
 import Glibc
 import LinuxIO
 
-/// Whose completion it is, in the top byte of the ring's user data (bit 63 is the engine's).
+/// The kind of a completion, in the top byte of the ring's user data (bit 63 marks the engine's).
 private enum Tag {
     static let request: UInt64 = 1 << 56
     static let reply: UInt64 = 2 << 56
@@ -15,11 +15,12 @@ private enum Tag {
 }
 
 extension FuseWorker {
-    /// One turn: give the kernel what is ready, wait for news, take it in.
+    /// One pass: submits what is ready, waits for completions, and handles them.
     func runOnce() {
         postReplies()
         postStandingRead()
-        // Replies complete as they are submitted and free nothing that a request waits for, unless one does.
+        // Replies complete when they are submitted. Waiting for one more completion than there are replies means
+        // waiting for a request or the image, unless a request waits for what a reply frees.
         let scarce = requests.waiting > 0 || unsentCount > 0 || !standing
         let alone = engine.inFlight == 0
         if engine.inFlight != 1 || !awaitImage() {
@@ -27,12 +28,12 @@ extension FuseWorker {
             if engine.inFlight == 1 { polling.recordSleep() }
         }
         drain()
-        // A request that came while others were under way is seldom the only one.
+        // When a request came while others were in flight, more have usually come, too.
         if !standing, !alone, !ended { drainDevice() }
         start()
     }
 
-    /// Starts what came, and answers what is done.
+    /// Starts the requests that came, and answers those that are done.
     @inline(__always) private func start() {
         serveLine()
         while let done = engine.nextFinished() {
@@ -42,14 +43,14 @@ extension FuseWorker {
         }
     }
 
-    /// One image read is under way and nothing else: looks for its end before sleeping, where that lately paid off.
-    /// Whether it came. From memory it is there as soon as it is submitted.
+    /// One image read is in flight and nothing else: polls for its end before sleeping, where that has lately paid off.
+    /// True when it ended. A read from the page cache has ended when it is submitted.
     ///
-    /// (Looking for the next request in the same way does not pay: its sender needs the processor meanwhile.)
+    /// To poll for the next request in the same way does not pay: its sender needs the processor meanwhile.
     @inline(never) private func awaitImage() -> Bool {
         ring.submit()
         polling.begin()
-        // Replies are complete by now; anything beyond them is news.
+        // Replies are complete by now; one more completion is the read's.
         while ring.completionsReady <= repliesInFlight {
             if ring.hasDeferredWork { ring.submitAndWait(0) } else if !polling.shouldContinue() { return false }
         }
@@ -68,7 +69,7 @@ extension FuseWorker {
         standing = true
     }
 
-    /// Takes all requests that are there now. Plain calls: a read on the ring that finds nothing would stay there.
+    /// Reads all requests that are there now, by plain calls: a read on the ring that finds nothing would stay there.
     private func drainDevice() {
         while requests.free > 0 {
             let buffer = requests.take()
@@ -94,7 +95,7 @@ extension FuseWorker {
         repliesInFlight &+= 1
     }
 
-    /// Replies that found no room before.
+    /// Submits the replies that found no room on the ring before.
     @inline(__always) private func postReplies() {
         while unsentCount > 0 {
             unsentCount &-= 1
@@ -105,7 +106,7 @@ extension FuseWorker {
         }
     }
 
-    /// After the end: nothing may be in flight when the buffers go.
+    /// To be called after the connection's end: waits until nothing is in flight, because the buffers are freed next.
     func settle() {
         while engine.inFlight > 0 || repliesInFlight > 0 {
             ring.submitAndWait(1)
@@ -124,8 +125,8 @@ extension FuseWorker {
             }
             let index = Int(userData & Tag.index)
             if userData & Tag.kinds == Tag.reply {
-                // A request that was given up meanwhile (ENOENT) needs no answer; a lost connection shows at
-                // the next read.
+                // A request that was given up meanwhile (ENOENT) needs no answer; a lost connection is found by the
+                // next read.
                 repliesInFlight &-= 1
                 release(index)
                 return
@@ -140,7 +141,7 @@ extension FuseWorker {
         }
     }
 
-    /// What a read of /dev/fuse that brought no request means.
+    /// Handles the result of a read of /dev/fuse that brought no request.
     @inline(__always) private func note(_ result: Int32) {
         switch 0 &- result {
         case EAGAIN, EINTR, ENOENT: break

@@ -1,5 +1,5 @@
-// One thread that carries a FUSE file's requests: out of /dev/fuse, through the engine, back into /dev/fuse, all on
-// one io_uring.
+// One thread that carries a FUSE file's requests: from /dev/fuse through the engine and back to /dev/fuse, all on one
+// io_uring.
 import BlockEngine
 import CQblk
 import DiskTypes
@@ -9,9 +9,9 @@ import LinuxIO
 import Synchronization
 import SystemPackage
 
-/// Confined to the thread that makes it.
+/// The state of a worker. For the thread that makes it.
 final class FuseWorker {
-    /// Our own clone of the FUSE connection: replies must go where the request came from.
+    /// This worker's clone of the FUSE connection: replies must go where the request came from.
     let fuse: Int32
     let ring: Ring
     let engine: RequestEngine
@@ -22,7 +22,7 @@ final class FuseWorker {
     /// For replies that are not READ's.
     let scratch: AlignedBuffer
 
-    /// The kernel closed the connection: unmounted or aborted.
+    /// The kernel has closed the connection: it was unmounted or aborted.
     var ended = false
     /// The standing read of /dev/fuse is on the ring.
     var standing = false
@@ -32,22 +32,22 @@ final class FuseWorker {
     let lists: UnsafeMutablePointer<iovec>
     let rests: UnsafeMutablePointer<ZeroRest>
     let isReadOnly: Bool
-    /// For the system's log.
+    /// The image's name in the system's log.
     private let imageName: String
     /// Replies that found no room on the ring: a stack of slots.
     let unsent: UnsafeMutablePointer<UInt16>
     var unsentCount = 0
 
-    /// How long to look for the end of a single image read before sleeping.
+    /// For how long to poll for the end of a single image read; at most 80 us.
     var polling = AdaptivePolling(limit: 80_000)
 
-    /// Request buffers of a worker. What only reads leaves them at once; changes stay in them, and the loop driver has 128
-    /// under way at most.
+    /// Request buffers of a worker. Reads leave them at once; changes stay in them, and the loop driver has at most 128
+    /// in flight.
     static func requestCount(_ file: FuseFile, workers: Int) -> Int {
         file.readOnly ? 32 : max(32, 128 / max(workers, 1))
     }
-    /// Bytes of all reply buffers of all workers of a server. Those of a disk that is written are held in memory from the
-    /// beginning (`ServerProtection`).
+    /// Bytes of all reply buffers of all workers of a server. Those of a disk that is written are held in memory from
+    /// the beginning (`ServerProtection`).
     static func memoryBudget(_ file: FuseFile) -> Int { file.readOnly ? 32 << 20 : 16 << 20 }
 
     init(fuse: Int32, chain: ImageChain, file: FuseFile, workers: Int) throws(ImageError) {
@@ -74,7 +74,7 @@ final class FuseWorker {
         replies = FuseReplies(file: file)
         diskSize = file.size
         unsent = .allocate(capacity: slots)
-        // So that a read which finds nothing says so, instead of holding up the ring.
+        // A read that finds no request must fail at once, not hold up the ring.
         _ = fcntl(fuse, F_SETFL, fcntl(fuse, F_GETFL) | O_NONBLOCK)
     }
 
@@ -92,7 +92,7 @@ final class FuseWorker {
 
     // MARK: serving one request
 
-    /// Starts what is in line as far as reply buffers reach.
+    /// Starts the requests of the queue, as long as reply buffers are free.
     @inline(__always) func serveLine() {
         while requests.waiting > 0 {
             let (buffer, length) = requests.first
@@ -122,7 +122,7 @@ final class FuseWorker {
             refuse(request, EINVAL)
             return true
         }
-        // Past the end there is nothing: a short reply, never an error.
+        // Past the end there are no bytes: a short reply, never an error.
         let left = wanted.offset < diskSize ? diskSize &- wanted.offset : 0
         let length = Int(min(UInt64(wanted.size), left))
         let buffer = pool.take(length)
@@ -134,7 +134,7 @@ final class FuseWorker {
         return true
     }
 
-    /// Everything but reading and writing is rare: answered on the spot.
+    /// Answers a request that is neither read nor write, at once; such requests are rare.
     @inline(never) private func answer(_ request: FuseRequest) {
         let length = replies.answer(request, into: scratch.pointer)
         if length > 0 { _ = Glibc.write(fuse, scratch.pointer, length) }
@@ -146,7 +146,7 @@ final class FuseWorker {
 
     // MARK: replies
 
-    /// The reply's length, after its header was made to say how the request went.
+    /// Completes the header of a reply with how the request went; returns the reply's length.
     @inline(__always) func seal(_ done: RequestEngine.Finished) -> Int {
         let slot = Int(done.slot)
         let start = reply(slot)
@@ -157,7 +157,7 @@ final class FuseWorker {
         return FuseReplies.header(start, unique: header.unique, error: error)
     }
 
-    /// The first request of this process that fails is a line in the system's log.
+    /// Logs the first request of this process that fails.
     @inline(never) private func sayFailure(_ done: RequestEngine.Finished) {
         guard !Self.hasSaidFailure.exchange(true, ordering: .relaxed) else { return }
         let why = done.damage.map { "\($0)" } ?? errorText(done.error)
@@ -165,12 +165,12 @@ final class FuseWorker {
     }
     private static let hasSaidFailure = Atomic<Bool>(false)
 
-    /// Where the reply of a slot's request is.
+    /// The start of the reply of a slot's request.
     @inline(__always) func reply(_ slot: Int) -> UnsafeMutableRawPointer {
         slot < pool.count ? pool.start(slot) : requests.bytes(slot &- pool.count)
     }
 
-    /// The buffer of a slot's request is free.
+    /// Frees the buffer of a slot's request.
     @inline(__always) func release(_ slot: Int) {
         if slot < pool.count { pool.give(slot) } else { requests.give(slot &- pool.count) }
     }

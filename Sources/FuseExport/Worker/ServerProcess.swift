@@ -1,5 +1,5 @@
-// The server is a process of its own so that its death, by whatever cause, is an incident and not the end of a disk:
-// the supervisor starts the next one on the same connection.
+// The process that serves a map, as its supervisor starts it, and what it does. It is a process of its own so that its
+// death, by whatever cause, does not end the disk: the supervisor starts the next one on the same connection.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -15,14 +15,14 @@ struct ServerProcess: ~Copyable {
     /// Readable once the server serves, or is dead.
     let report: OwnedFD
 
-    /// Where the server finds what it inherits.
+    /// The numbers of the descriptors that a server inherits.
     static let reportNumber: Int32 = 3
     static let firstDevice: Int32 = 4
     static func journalNumber(_ config: LoopConfig) -> Int32 { firstDevice + Int32(config.workers) }
     static func firstFile(_ config: LoopConfig) -> Int32 { journalNumber(config) + 1 }
 
-    /// `files`: the chain's, in the order of `ImageChain.files`. `journal`: memory for changes of the mapping that the disk
-    /// lacks, the same for every server of a map; -1: none.
+    /// `files`: the chain's, in the order of `ImageChain.files`. `journal`: memory for changes of the mapping that the
+    /// disk lacks, the same for every server of a map; -1: none.
     static func start(
         _ config: LoopConfig, devices: [Int32], files: [Int32], journal: Int32
     ) throws(ImageError) -> ServerProcess {
@@ -46,22 +46,23 @@ struct ServerProcess: ~Copyable {
         return ServerProcess(process: process, identity: process.identity, report: pipe.keepReading())
     }
 
-    // MARK: the other side
+    // MARK: in the server
 
-    /// The server's whole life.
+    /// Runs the server to its end; returns its exit code.
     static func live(_ config: LoopConfig, log: Logger) -> Int32 {
-        // A manager that stops all processes at once (systemd) must not take the server before the supervisor took the disk down.
+        // A service manager that stops all processes at once (systemd) must not end the server before the supervisor
+        // has taken the disk down.
         for number in [SIGTERM, SIGINT, SIGHUP] { signal(number, SIG_IGN) }
         signal(SIGPIPE, SIG_IGN)
         let protection = ServerProtection.begin(writable: !config.readOnly)
         do throws(ImageError) {
             let chain = try config.openForServing(from: firstFile(config))
-            // What is given up goes back to the file system, as with a disk of its own.
+            // Clusters that are given up go back to the file system, as with a disk of its own.
             chain.writer?.returnsSpace(true)
             if let writer = chain.writer { try replay(writer, config, log) }
             let devices = (0..<config.workers).map { firstDevice + Int32($0) }
             var file = FuseFile(chain)
-            // What the file grew by meanwhile is not of the device.
+            // If the file has grown meanwhile, the device has not.
             file.size = config.size
             try FuseServer(chain: chain, file: file, devices: devices).run {
                 let notes = protection.complete()
@@ -77,7 +78,7 @@ struct ServerProcess: ~Copyable {
         }
     }
 
-    /// The server before this one may have been killed with changes that the disk lacks.
+    /// Replays the changes that the disk lacks because the server before this one was killed.
     private static func replay(_ writer: ImageWriter, _ config: LoopConfig, _ log: Logger) throws(ImageError) {
         let memory: JournalMemory
         do throws(Errno) { memory = try JournalMemory(journalNumber(config)) } catch {
@@ -94,10 +95,10 @@ struct ServerProcess: ~Copyable {
         }
     }
 
-    /// The connection is over and nothing is in flight. Everything that was written must be on the disk before this
+    /// The connection has ended and nothing is in flight. Brings everything that was written to the disk before this
     /// process ends: unmap waits for that.
     private static func finish(_ chain: ImageChain, _ log: Logger) -> Int32 {
-        // The kernel takes rings down after a process's end; until then they would keep the files open, and locked.
+        // The kernel frees rings after a process's end; until then they would keep the files open, and locked.
         defer { for file in chain.files { ImageLock.release(file) } }
         guard chain.isWritable else { return 0 }
         do throws(ImageError) {
@@ -113,7 +114,7 @@ struct ServerProcess: ~Copyable {
     }
 }
 
-/// What the supervisor keeps for the server after this one.
+/// The memory for the mapping journal, which the supervisor keeps for the next server.
 private final class JournalMemory: Sendable {
     private let mapping: Mapping
 

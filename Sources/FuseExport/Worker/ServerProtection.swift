@@ -1,14 +1,15 @@
-// The system may need a map's disk in order to free memory: then its server must not be the one that waits. What a server
-// asks of the kernel for that, and what it does where the kernel refuses.
+// What a server asks of the kernel so that it does not wait for itself, and what it does where the kernel refuses. The
+// system may write to a map's disk in order to free memory; a server that waited for free memory then would wait for
+// ever.
 import LinuxIO
 import SystemPackage
 
 /// A server's protection against waiting for itself.
 struct ServerProtection {
-    /// What was refused, in the kernel's words.
+    /// What was refused: the call, and the kernel's error.
     private var refusals: [String] = []
     private var mounts: PrivateMounts?
-    /// A read-only disk has nothing to write back, so that no one waits for it in order to free memory.
+    /// A read-only disk is never written to in order to free memory.
     private let writable: Bool
 
     /// Bytes of stack of each thread.
@@ -18,13 +19,13 @@ struct ServerProtection {
 
     init(writable: Bool) { self.writable = writable }
 
-    /// Called first, while the process has one thread: all others come from this one and have what it has.
+    /// To be called first, while the process has one thread: all others are made by it and inherit its flags.
     static func begin(writable: Bool) -> ServerProtection {
         var made = ServerProtection(writable: writable)
         made.attempt("PR_SET_IO_FLUSHER") { () throws(Errno) in try ThreadFlags.markAsIOFlusher() }
         if !ThreadFlags.protectFromOOM() { made.refusals.append("oom_score_adj") }
         ResidentMemory.setThreadStack(stack)
-        // What is mapped later, too.
+        // This includes memory that is mapped later.
         if ResidentMemory.raiseLimit() {
             made.attempt("mlockall") { () throws(Errno) in try ThreadFlags.lockMemory() }
         } else {
@@ -37,7 +38,7 @@ struct ServerProtection {
         return made
     }
 
-    /// Called when everything is open and every thread runs. What should be known, a line each.
+    /// To be called when everything is open and every thread runs. Returns sentences for the user.
     func complete() -> [String] {
         var made = self
         if writable { made.attempt("mlock") { () throws(Errno) in try ResidentMemory.hold() } }

@@ -1,20 +1,24 @@
-// Processes in the background have the system's log alone to write to.
+// Sends log messages to syslog: processes in the background have no terminal to write to.
 import LinuxIO
 public import Logging
 
-/// Sends what is logged to syslog (and so to the journal).
+/// A log handler that writes to syslog, and so to the journal.
 public struct SyslogHandler: LogHandler {
+    /// What every message of this logger carries; written behind the message as key=value.
     public var metadata: Logger.Metadata = [:]
+    /// Messages below this level are dropped.
     public var logLevel: Logger.Level = .info
 
     /// `program` names the process in the log.
     public init(program: String) { SystemLog.open(name: program) }
 
+    /// A value of `metadata`.
     public subscript(metadataKey key: String) -> Logger.Metadata.Value? {
         get { metadata[key] }
         set { metadata[key] = newValue }
     }
 
+    /// Writes one message, with its metadata in the order of the keys.
     public func log(event: LogEvent) {
         let all = metadata.merging(event.metadata ?? [:]) { _, newer in newer }
         let extra = all.sorted { $0.key < $1.key }.map { " \($0.key)=\($0.value)" }.joined()
