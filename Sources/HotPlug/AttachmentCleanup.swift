@@ -1,5 +1,5 @@
-// Attach may be killed between any two of its steps, and VMs end without a word to us. What is left behind is found
-// by its folder, and taken down in an order in which no step waits for what is dead.
+// Finds and takes down what a killed `attach`, or a VM that has ended, left behind. Each disk has a folder by which it
+// is found; the steps are in an order in which none waits for a dead process.
 import DiskTypes
 import ImageChain
 import LinuxIO
@@ -7,9 +7,10 @@ import MapRegistry
 import QEMUMonitor
 import SystemPackage
 
+/// The steps by which disks without a VM, or without a supervisor, are cleaned up.
 enum AttachmentCleanup {
-    /// Ends the processes of a disk that no VM has any more, and forgets it. Its lock must be held. Returns why something
-    /// that the guest wrote may be lost.
+    /// Ends the processes of a disk that no VM has any more, and removes its record. The disk's lock must be held.
+    /// Returns why something that the guest wrote may be lost; nil: nothing is.
     @discardableResult
     static func takeDown(
         _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry
@@ -23,12 +24,13 @@ enum AttachmentCleanup {
         return trouble
     }
 
-    /// After a failed attach: nothing in the VM, no process, no folder. What cannot be undone is left to the next sweep.
+    /// Undoes a failed attach: nothing is left in the VM, no process, no folder. What cannot be undone is left to the
+    /// next `sweep`.
     static func undo(
         _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry, _ monitor: QEMUMonitor
     ) {
         do throws(ImageError) {
-            // A device that came up after all, when only the record could not be written, needs its guest to go.
+            // Only the record of a device that was plugged in could not be written: its guest must release it.
             if try monitor.hasDevice(record.id) { try monitor.unplug(record.id, timeout: 10_000) }
             try monitor.removeBehind(record.id)
             try takeDown(record, key, registry)
@@ -37,11 +39,11 @@ enum AttachmentCleanup {
         }
     }
 
-    /// Takes down what crashed commands and VMs that have ended left behind. The VM at hand is asked what it has; of
-    /// others only those that are gone for certain are dealt with.
+    /// Takes down what crashed commands and VMs that have ended left behind. The VM of this command is asked what it
+    /// has; disks of others are taken down only when their VM is certainly gone.
     static func sweep(_ registry: AttachmentRegistry, _ monitor: QEMUMonitor) throws(ImageError) {
         for key in try registry.keys() {
-            // Held by the process that plugs it in or out.
+            // The lock is held by the process that plugs the disk in or out.
             guard let lock = try registry.lock(key) else { continue }
             guard let record = try registry.record(lock.key) else {
                 endUnrecorded(registry.folder(of: lock.key).appending("disk.sock"))
@@ -62,20 +64,21 @@ enum AttachmentCleanup {
         _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry, _ monitor: QEMUMonitor
     ) throws(ImageError) {
         guard try monitor.hasDevice(record.id) else {
-            // The guest or another program took it out, or it never came in.
+            // The guest or another program took the disk out, or it was never plugged in.
             try monitor.removeBehind(record.id)
             try takeDown(record, key, registry)
             return
         }
         guard !record.isPlugged else { return try mend(record, key, registry, monitor) }
-        // It came in, and only the process that plugged it in died before it could record that.
+        // It was plugged in, and only the process that did that died before it could record it.
         var known = record
         known.isPlugged = true
         try registry.write(known, key)
     }
 
-    /// The VM has the disk, and nothing watches over its server any more: starts both anew. QEMU reconnects by itself, and
-    /// what was in flight is served again. An image that cannot be opened is no reason to refuse the command at hand.
+    /// The VM has the disk, and no process supervises its server: starts both again. QEMU reconnects by itself, and
+    /// what was in flight is served again. When the image cannot be opened, the present command goes on, and the
+    /// system's log has the error.
     private static func mend(
         _ record: AttachmentRecord, _ key: String, _ registry: AttachmentRegistry, _ monitor: QEMUMonitor
     ) throws(ImageError) {
@@ -84,7 +87,7 @@ enum AttachmentCleanup {
         else { return }
         do throws(ImageError) {
             let files = try reopened(record)
-            // Without its supervisor a server serves on, but nothing would follow it.
+            // A server goes on without its supervisor, but would not be replaced when it dies.
             if let server = record.server, server.isAlive { ProcessTermination.end(server, timeout: 30_000) }
             endUnrecorded(socket)
             let config = SupervisorConfig(
@@ -99,7 +102,7 @@ enum AttachmentCleanup {
         }
     }
 
-    /// The image by its name, which must lead to the files that it led to.
+    /// Opens the image by its name again. Throws unless the name leads to the same files.
     private static func reopened(_ record: AttachmentRecord) throws(ImageError) -> HeldFiles {
         var open = OpenOptions()
         let words = record.serveArguments ?? []
@@ -122,7 +125,8 @@ enum AttachmentCleanup {
         return files
     }
 
-    /// Ends processes that were started for a socket and died unrecorded with the process that started them.
+    /// Ends processes that were started for a socket, and are not recorded because the process that started them was
+    /// killed.
     private static func endUnrecorded(_ socket: FilePath) {
         for name in Filesystem.listIfThere("/proc") {
             guard let pid = Int32(name), let identity = ProcessIdentity(pid: pid), identity != .current,

@@ -1,19 +1,20 @@
-// An image is served, a block device is opened by QEMU itself. Which one it is, and that it can be opened at all, is
-// known before a VM is touched.
+// The image or block device that is to be plugged in, opened before a VM is changed. An image is served by `qblk
+// serve`; a block device is opened by QEMU itself.
 import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
 import SystemPackage
 
-/// What is to become a disk.
+/// The source of a disk, as `attach` found it.
 struct DiskSource {
     /// Absolute, without links: the server has another working folder.
     let path: FilePath
     let isDevice: Bool
     let format: String
     let size: UInt64
-    /// The files of an image: its server has these, whatever becomes of their names. Nil for a device, which QEMU opens.
+    /// The files of an image: its server gets them, whatever their names lead to later. Nil for a device, which QEMU
+    /// opens.
     let files: HeldFiles?
 
     init(_ options: AttachOptions) throws(ImageError) {
@@ -30,8 +31,8 @@ struct DiskSource {
         }
         // The server takes the locks.
         open.lock = false
-        // By the name that was given: names in the header count from that name's folder, not from that of the file that a
-        // link leads to.
+        // Opened by the name that was given, not by the file's real one: names in the header count from the given
+        // name's folder.
         open.identity = Filesystem.identity(of: path)
         let chain: ImageChain
         do throws(ImageError) { chain = try ImageChain.open(path: options.image, options: open) } catch {
@@ -42,7 +43,7 @@ struct DiskSource {
         files = isDevice ? nil : try HeldFiles(chain, writable: !options.readOnly)
     }
 
-    /// Refuses a device that holds an image: given to the VM as it is, the guest would write over it.
+    /// Throws for a device that holds an image: given to the VM as it is, the guest would write over it.
     private static func requirePlain(_ device: FilePath) throws(ImageError) {
         do throws(ImageError) {
             let file = try HostFile.open(path: device, direct: .never)

@@ -1,6 +1,6 @@
-// A VM must not lose its disk because a process died, nor keep an image locked after it has ended. The supervisor
-// starts the server again when it dies (QEMU reconnects, and what was in flight is served again), and takes
-// everything down when it is told to, or when the VM is no more.
+// The process that starts a disk's server again when it dies (QEMU reconnects, and what was in flight is served again),
+// and takes the disk down when it is told to or the VM has ended. So a VM does not lose its disk with a process, and no
+// image stays locked after its VM.
 import DiskTypes
 import Glibc
 import ImageChain
@@ -8,7 +8,7 @@ import LinuxIO
 import MapRegistry
 import SystemPackage
 
-/// One disk's supervisor. Everything happens on the thread that runs it.
+/// The supervisor of one disk. Everything happens on the thread that runs it.
 final class DiskSupervisor {
     private let config: SupervisorConfig
     private let registry: AttachmentRegistry
@@ -21,10 +21,10 @@ final class DiskSupervisor {
     private var lastWords = ""
     private var unfinished: [UInt8] = []
     private var stopWanted = false
-    /// The server has its socket, and takes signals.
+    /// The server has its socket, and handles signals.
     private var isServing = false
 
-    /// A server that lived this long (milliseconds) did not die of its start.
+    /// Milliseconds; a server that lived longer did not die of its start.
     private static let longLife: Int64 = 5_000
     private static let longestPause: Int64 = 10_000
 
@@ -34,7 +34,7 @@ final class DiskSupervisor {
         files = HeldFiles(inherited: config.files, from: SupervisorConfig.firstFile)
     }
 
-    /// The supervisor's whole life: its exit code.
+    /// Runs the supervisor to its end; returns the exit code.
     func run() -> Int32 {
         SystemLog.open(name: "qblk")
         SignalFD.ignoreBrokenPipes()
@@ -67,7 +67,7 @@ final class DiskSupervisor {
 
     // MARK: the server
 
-    /// Starts the server and waits until its socket is there; why it is not, if so.
+    /// Starts the server and waits until its socket is there. Returns nil, or why it is not.
     private func start() -> String? {
         isServing = false
         do throws(Errno) {
@@ -91,7 +91,7 @@ final class DiskSupervisor {
         return nil
     }
 
-    /// Waits until the server answers. Not to be asked of one that a VM talks to already: it has ears for one.
+    /// Waits until the server answers. Not for a server that a VM talks to already: it serves one connection at a time.
     private func awaitAnswer() -> String? { turn { VhostUserProbe.answers(config.socket, milliseconds: 1_000) } }
 
     private func turn(until done: () -> Bool) -> String? {
@@ -105,7 +105,7 @@ final class DiskSupervisor {
         return "the server does not begin to serve"
     }
 
-    /// QEMU runs as another user than root where it can.
+    /// Gives the socket to QEMU's user, which is often not root.
     private func makeAccessible() -> String? {
         guard geteuid() == 0 else { return nil }
         let given = config.socket.withPlatformString {
@@ -137,7 +137,7 @@ final class DiskSupervisor {
         }
     }
 
-    /// Waits for one thing to happen and deals with it.
+    /// Waits for one event and handles it.
     private func step(milliseconds: Int64) {
         var waits = [signals?.raw ?? -1, machine?.raw ?? -1, words?.raw ?? -1].map {
             pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
@@ -156,19 +156,20 @@ final class DiskSupervisor {
         }
         hear()
         do throws(Errno) { if try server?.poll() != nil { server = nil } } catch { server = nil }
-        // What it said last.
+        // What it printed last.
         if server == nil { hear() }
     }
 
-    /// SIGHUP means the same as to `qblk serve`. A server that starts looks by itself.
+    /// Sends SIGHUP on to the server, where it has the same meaning. A server that is starting reads the image's size
+    /// anyway.
     private func reload() {
         guard isServing, let server else { return }
         do throws(Errno) { try server.kill(SIGHUP) } catch {
-            // It died: the next one looks by itself.
+            // It has died: the next one reads the size anyway.
         }
     }
 
-    /// Passes on what the server says, line by line.
+    /// Writes what the server prints to the system's log, line by line.
     private func hear() {
         guard let fd = words?.raw else { return }
         var piece = [UInt8](repeating: 0, count: 4096)
@@ -190,7 +191,7 @@ final class DiskSupervisor {
         }
     }
 
-    // MARK: the end
+    // MARK: end
 
     private func stop() {
         if let server {
@@ -208,14 +209,14 @@ final class DiskSupervisor {
         server = nil
         config.socket.unlink()
         guard let machine = config.machine, !machine.isAlive else { return }
-        // A disk without a VM will not be unplugged.
+        // The VM has ended: there will be no `detach` to remove the record.
         do throws(ImageError) {
             guard let lock = try registry.lock(config.key) else { return }
             try registry.remove(lock.key)
         } catch { SystemLog.write(.warning, "\(error)") }
     }
 
-    /// For `detach`, which takes the record away and has to tell.
+    /// Records the server's failure, for `detach` to report.
     private func noteTrouble() {
         SystemLog.write(.error, "\(config.socket): the server did not end in order: \(lastWords)")
         do throws(ImageError) {
@@ -234,9 +235,9 @@ final class DiskSupervisor {
     }
 }
 
-/// Small things that a process does to others.
+/// How another process is ended.
 enum ProcessTermination {
-    /// Asks a process to end, and ends it when it does not within `timeout` milliseconds.
+    /// Sends SIGTERM, and SIGKILL when the process has not ended within `timeout` milliseconds.
     static func end(_ process: ProcessIdentity, timeout: Int32) {
         do throws(Errno) {
             try process.kill(SIGTERM)
@@ -244,7 +245,7 @@ enum ProcessTermination {
             try process.kill(SIGKILL)
             _ = try process.waitForEnd(milliseconds: 5_000)
         } catch {
-            // Gone already, or not ours to end: nothing more that could be done.
+            // The process is gone already, or this one may not kill it: nothing more can be done.
         }
     }
 }

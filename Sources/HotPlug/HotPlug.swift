@@ -1,5 +1,5 @@
-// A disk goes into a running VM in steps of which any may fail, and comes out again when the guest lets go. Either
-// all of it is there and written down, or nothing is.
+// Plugs a disk into a running VM, in steps of which any may fail, and takes it out again when the guest has released
+// it. At the end either all of it is there and recorded, or nothing is.
 public import DiskTypes
 import FoundationEssentials
 import Glibc
@@ -11,19 +11,21 @@ public import SystemPackage
 
 /// Plugs disks into running VMs and takes them out.
 public enum HotPlug {
-    /// `qblk __disk-supervisor CONFIG`: watches over the server of one disk.
+    /// `qblk __disk-supervisor CONFIG`: supervises the server of one disk.
     public static let supervisorVerb = "__disk-supervisor"
 
-    /// Runs the hidden verb if `arguments` (with the program's name first) ask for it: its exit code. Call it before
-    /// anything parses arguments.
+    /// Runs the hidden verb if `arguments` (with the program's name first) ask for it, and returns its exit code; nil:
+    /// they do not. To be called before arguments are parsed.
     public static func runHiddenVerb(_ arguments: [String]) -> Int32? {
         guard arguments.count == 3, arguments[1] == supervisorVerb else { return nil }
         return SupervisorConfig.decoded(arguments[2]).map { DiskSupervisor($0).run() } ?? 2
     }
 
-    // MARK: in
+    // MARK: attach
 
-    /// Plugs an image or a block device into a VM; returns when the VM has it.
+    /// Plugs an image or a block device into a VM; returns when the VM has it. Throws the errors of opening the image,
+    /// `.reference` for an id that the VM has, and the errors of a VM that is not there, is busy, or cannot take the
+    /// disk; nothing of the disk is left then.
     public static func attach(_ options: AttachOptions) throws(ImageError) -> AttachmentRecord {
         let source = try DiskSource(options)
         let qmp = try realPath(options.qmp)
@@ -86,13 +88,13 @@ public enum HotPlug {
         if let format = options.open.format { words += ["--format", FileName(format.rawValue)] }
         if options.readOnly { words.append("--read-only") }
         if let snapshot = options.open.snapshot { words += ["--snapshot", FileName(argument: snapshot)] }
-        // The server's folder is not ours.
+        // The server has another working folder.
         if let here = options.open.workingFolder ?? FilePath.current { words += ["--working-folder", here.name] }
         for folder in options.open.allowedFolders { words += ["--allow-path", Filesystem.absolute(folder).name] }
         return words + options.serveArguments.map { FileName(argument: $0) }
     }
 
-    /// The server's arguments, with what it must find behind the descriptors that it inherits.
+    /// The server's arguments, with the description of the files whose descriptors it inherits.
     static func served(_ record: AttachmentRecord, _ files: HeldFiles) throws(ImageError) -> [FileName] {
         do {
             let text = String(decoding: try JSONEncoder().encode(files.known), as: UTF8.self)
@@ -100,7 +102,8 @@ public enum HotPlug {
         } catch { throw ImageError(.system, "cannot write a message to another qblk process") }
     }
 
-    /// Starts a supervisor, which starts the server; returns when the server answers.
+    /// Starts a supervisor, which starts the server; returns when the server answers. Throws `.system` with what the
+    /// server said.
     static func start(
         _ config: SupervisorConfig, _ files: HeldFiles, _ record: inout AttachmentRecord
     ) throws(ImageError) {
@@ -126,7 +129,7 @@ public enum HotPlug {
         case .serves(let server)?: record.server = server
         case .failed(let reason)?:
             do throws(Errno) { _ = try child.wait() } catch {}
-            // The server says of its image what we would say; anything else is about the server.
+            // The server says of its image what this process would say; anything else is about the server.
             let ofImage = printable(record.image) + ": "
             let what =
                 reason.hasPrefix(ofImage)
@@ -152,7 +155,7 @@ public enum HotPlug {
         return "qblk\(number)"
     }
 
-    /// The VM's process. Who made the socket may be another: a manager that hands it to QEMU.
+    /// The VM's process; nil when the socket belongs to another, such as a manager that gives it to QEMU.
     private static func machine(_ monitor: QEMUMonitor) -> ProcessIdentity? {
         guard let pid = monitor.peer?.pid, pid > 0,
             let name = Filesystem.readIfThere("/proc/\(pid)/comm"), name.hasPrefix("qemu")
@@ -160,10 +163,12 @@ public enum HotPlug {
         return ProcessIdentity(pid: pid)
     }
 
-    // MARK: out
+    // MARK: detach
 
-    /// Takes a disk out of a VM and ends what served it. `timeout` (milliseconds): for the guest to let go.
-    /// Returns false when the VM had gone already, and what was left of the disk has been cleaned up.
+    /// Takes a disk out of a VM and ends what served it. `timeout`: milliseconds for the guest to release it. False:
+    /// the VM had ended already, and what was left of the disk has been cleaned up. Throws `.notFound` for an unknown
+    /// id, `.locked` while another qblk process works on the disk, and `.system` when what was written last may be
+    /// lost.
     public static func detach(
         _ id: String, qmp path: FilePath, timeout: Int64, registry: AttachmentRegistry = AttachmentRegistry()
     ) throws(ImageError) -> Bool {
@@ -201,7 +206,7 @@ public enum HotPlug {
         return nil
     }
 
-    /// Says what is wrong with the id, or with the VM.
+    /// The error for an unknown id, or for a VM that is not there.
     private static func unknown(
         _ id: String, _ qmp: FilePath, _ registry: AttachmentRegistry
     ) throws(ImageError) -> ImageError {

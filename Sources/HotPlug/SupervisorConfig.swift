@@ -1,5 +1,5 @@
-// A disk in a VM is carried on by other processes than the one that plugged it in. This is all the supervisor is
-// told, as one JSON argument, and all it tells back, as one line through a pipe.
+// What `attach` and the supervisor of a disk tell each other: the configuration, one JSON argument, and the report, one
+// line through a pipe.
 import DiskTypes
 import FoundationEssentials
 import Glibc
@@ -13,20 +13,20 @@ struct SupervisorConfig: Codable, Sendable {
     var key: String
     @CodedPath var registryFolder: FilePath
     @CodedPath var executable: FilePath
-    /// Of `qblk`, from the verb on.
+    /// Arguments of the server: of `qblk`, from the verb on.
     var arguments: [FileName]
     @CodedPath var socket: FilePath
-    /// Who has to be able to connect to the socket: QEMU's user and group.
+    /// QEMU's user and group, which must be able to connect to the socket.
     var user: UInt32
     var group: UInt32
-    /// Ends the disk by its own end.
+    /// The VM's process: the disk ends with it.
     var machine: ProcessIdentity?
     /// What the image's files are; their descriptors are inherited, from `firstFile` on.
     var files: [KnownFile]
-    /// The VM has the disk already, and takes every connection: the server cannot be asked whether it answers.
+    /// The VM has the disk already, and the server's one connection: the server cannot be asked whether it answers.
     var isTakeover = false
 
-    /// The number under which supervisor and server find the first file of the image.
+    /// The number of the descriptor of the image's first file, in supervisor and server.
     static let firstFile: Int32 = 10
 
     func encoded() throws(ImageError) -> String {
@@ -45,7 +45,7 @@ enum SupervisorReport: Equatable {
     case serves(ProcessIdentity)
     case failed(String)
 
-    /// Where the supervisor finds the pipe.
+    /// The number of the pipe's descriptor in the supervisor.
     static let descriptor: Int32 = 3
 
     var line: String {
@@ -69,7 +69,7 @@ enum SupervisorReport: Equatable {
         }
     }
 
-    /// Reads until the line's end or the writer's; nil when the supervisor died without a word.
+    /// Reads to the end of the line or of the pipe; nil when the supervisor died without a report.
     static func receive(_ fd: Int32) -> SupervisorReport? {
         var text: [UInt8] = []
         var piece = [UInt8](repeating: 0, count: 4096)

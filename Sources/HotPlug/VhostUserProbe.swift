@@ -1,8 +1,9 @@
-// QEMU stops the whole VM while it waits for a new disk's server to answer. So the server is asked first, by a thread
-// that may wait: it is ready when it says which features it has.
+// Asks a vhost-user server whether it answers, before QEMU connects to it: QEMU stops the whole VM while it waits for
+// an answer. A server is ready when it answers with its features.
 import QEMUMonitor
 import SystemPackage
 
+/// The question to a server.
 enum VhostUserProbe {
     /// Whether a vhost-user server answers on the socket within `milliseconds`.
     static func answers(_ socket: FilePath, milliseconds: Int64) -> Bool {
