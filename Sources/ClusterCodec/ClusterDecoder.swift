@@ -1,14 +1,15 @@
-// Compressed clusters hold streams that strangers wrote. A decoder turns one into exactly one cluster or says no; it
-// never writes past the cluster, and its memory has a bound whatever the stream claims.
+// Decodes the streams of compressed clusters, which may be hostile. A stream becomes exactly one cluster or an error;
+// nothing is written past the cluster, and the memory that is used is limited whatever the stream claims.
 import CQblk
 public import DiskTypes
 
-/// Inflates compressed clusters. One a worker: it keeps working memory between clusters and is not `Sendable`.
+/// Decodes compressed clusters. Each worker has its own, because it keeps working memory between clusters; it is not
+/// `Sendable`.
 public final class ClusterDecoder {
     private let deflate: DeflateDecoder
     private let zstd: ZstdDecoder
 
-    /// nil when there is no memory for the decompressors.
+    /// Nil when there is no memory for the decompressors.
     public init?() {
         guard let deflate = DeflateDecoder(), let zstd = ZstdDecoder() else { return nil }
         self.deflate = deflate
@@ -18,8 +19,8 @@ public final class ClusterDecoder {
     /// Decodes the stream that `source` begins with until `target`, one cluster, is full.
     ///
     /// What follows the stream in `source` is ignored: compressed sizes are stored in sectors, so there is always
-    /// something. A stream with more than one cluster is cut, as QEMU cuts it. False when the stream is broken or ends
-    /// before the cluster is full; then `target` holds nothing of value.
+    /// something. A stream of more than one cluster is cut, as QEMU cuts it. False when the stream is broken or ends
+    /// before the cluster is full; the bytes of `target` mean nothing then.
     public func decode(
         _ method: CompressionMethod, from source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer
     ) -> Bool {

@@ -1,9 +1,10 @@
-// Compressed clusters that are written must be read by every QEMU there is: raw deflate whose matches reach back no
-// more than 4 KiB, or one zstd frame.
+// Encodes compressed clusters that every QEMU can read: raw deflate whose matches reach back no more than 4 KiB, or one
+// zstd frame.
 import CQblk
 public import DiskTypes
 
-/// Compresses clusters. One a worker: it keeps its working memory between clusters and is not `Sendable`.
+/// Compresses clusters. Each worker has its own, because it keeps working memory between clusters; it is not
+/// `Sendable`.
 public final class ClusterEncoder {
     private enum Way {
         case deflate(DeflateEncoder)
@@ -11,7 +12,7 @@ public final class ClusterEncoder {
     }
     private let way: Way
 
-    /// nil when there is no memory for the compressor.
+    /// Nil when there is no memory for the compressor.
     public init?(_ method: CompressionMethod) {
         switch method {
         case .deflate:
@@ -23,8 +24,8 @@ public final class ClusterEncoder {
         }
     }
 
-    /// Compresses all of `source`, one cluster, into `target`. How many bytes the stream has; nil when it does not fit:
-    /// what does not shrink is better stored as it is.
+    /// Compresses all of `source`, one cluster, into `target`. Returns the bytes of the stream; nil when it does not
+    /// fit: a cluster that does not become smaller is stored as it is.
     public func encode(
         _ source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer
     ) -> Int? {

@@ -1,5 +1,5 @@
-// Raw deflate, twice. libdeflate is twice as fast as zlib but wants to see the stream's end; a stream that is longer
-// than a cluster, or broken behind it, still holds a good cluster, and zlib is the judge of that.
+// Decodes raw deflate, by one of two libraries. libdeflate is twice as fast as zlib but needs a stream that ends; a
+// stream that is longer than a cluster, or broken behind it, still holds a good cluster, which zlib decodes.
 import CQblk
 
 /// Decodes raw deflate streams (no zlib header), whatever their window.
@@ -11,7 +11,7 @@ final class DeflateDecoder {
         guard let fast = libdeflate_alloc_decompressor() else { return nil }
         let judge = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
         judge.initialize(to: z_stream())
-        // QEMU writes a 4 KiB window and others may write more: the largest reads them all.
+        // QEMU's window has 4 KiB, others may have more: a decoder with the largest window reads them all.
         guard inflateInit2_(judge, -15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
             libdeflate_free_decompressor(fast)
             judge.deallocate()
@@ -37,7 +37,7 @@ final class DeflateDecoder {
         return inflateUntilFull(source, sourceCount, target, targetCount)
     }
 
-    /// Inflates until the target is full and does not care how the stream goes on.
+    /// Inflates until the target is full, however the stream goes on.
     private func inflateUntilFull(
         _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
     ) -> Bool {

@@ -1,5 +1,5 @@
-// Raw deflate with a window of 4 KiB, which is what QEMU's inflate is told to expect. libdeflate always matches over
-// 32 KiB; ISA-L can be told, and is ten times as fast as zlib for streams 3 to 8 % longer.
+// Encodes raw deflate with a window of 4 KiB, which is all that QEMU's decoder accepts. libdeflate always uses 32 KiB;
+// ISA-L can be told, and is ten times as fast as zlib, for streams that are 3 to 8 % longer.
 import CQblk
 import Glibc
 
@@ -7,7 +7,7 @@ import Glibc
 final class DeflateEncoder {
     private let fast: OpaquePointer
     private let judge: OpaquePointer
-    /// What a stream is decoded to before it is trusted.
+    /// Memory into which each stream is decoded before it is used.
     private var proof = UnsafeMutableRawBufferPointer(start: nil, count: 0)
     private var careful: ZlibEncoder?
 
@@ -36,8 +36,9 @@ final class DeflateEncoder {
         return encodeCarefully(source, sourceCount, target, targetCount)
     }
 
-    /// Whether the stream decodes to what it was made of. A compressor chosen for speed is believed nothing: the source
-    /// is gone when the cluster is read. Costs a quarter of the encoding.
+    /// Whether the stream decodes to what it was made of. Each stream is checked, because the compressor was chosen for
+    /// speed, and an error would be found only when the original is gone. This takes a quarter of the time of the
+    /// encoding.
     private func isGood(
         _ stream: UnsafeRawPointer, _ count: Int, _ source: UnsafeRawPointer, _ sourceCount: Int
     ) -> Bool {
@@ -46,7 +47,7 @@ final class DeflateEncoder {
             proof = .allocate(byteCount: sourceCount, alignment: 64)
         }
         guard let back = proof.baseAddress else { return false }
-        // Without a place for the count, only exactly `sourceCount` bytes are a success.
+        // Without a pointer for the count, libdeflate succeeds only with exactly `sourceCount` bytes.
         return libdeflate_deflate_decompress(judge, stream, count, back, sourceCount, nil) == LIBDEFLATE_SUCCESS
             && memcmp(back, source, sourceCount) == 0
     }

@@ -1,4 +1,4 @@
-// The compressor that QEMU itself uses, for the cluster that the fast one gets wrong.
+// Encodes raw deflate by zlib, as QEMU does, for a cluster whose fast encoding does not decode to the original.
 import CQblk
 
 /// Encodes raw deflate streams (no zlib header) as QEMU does.

@@ -1,4 +1,4 @@
-// Zstd frames say themselves how much memory decoding them takes. This decoder says how much they get.
+// Decodes zstd frames. A frame says how much memory its decoding takes; this decoder limits how much it gets.
 import CQblk
 
 /// Decodes zstd frames, one after the other, until a cluster is full.
