@@ -1,4 +1,4 @@
-// `qblk bench`.
+// The command `qblk bench`: its options, and the exit code. BlockBench measures, BenchOutput prints.
 
 public import ArgumentParser
 public import BlockBench

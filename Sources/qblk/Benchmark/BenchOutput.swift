@@ -33,7 +33,7 @@ extension BenchReport {
         return lines.joined(separator: "\n") + "\n"
     }
 
-    /// `4 KiB randread, depth 128, 2 queues`
+    /// As in `4 KiB randread, depth 128, 2 queues`.
     private var work: String {
         let block = options.blockBytes % 1024 == 0 ? "\(options.blockBytes / 1024) KiB" : "\(options.blockBytes) bytes"
         return
@@ -45,7 +45,7 @@ extension BenchReport {
     }
     private func us(_ nanoseconds: Double) -> String { fixed(nanoseconds / 1000, 1) }
 
-    /// JSON has no fractions here: nanoseconds, thousandths and whole requests.
+    /// All numbers are integers: nanoseconds, thousandths, or whole requests.
     func json(_ target: FilePath) -> JSONValue {
         .members([
             "target": .path(target), "way": .string(way), "rw": .string(options.pattern.rawValue),
@@ -75,7 +75,7 @@ extension BenchReport {
     }
 }
 
-/// `12.3`: Foundation, which could do this, would double the program.
+/// As in `12.3`. Foundation, which could do this, would double the size of the program.
 private func fixed(_ value: Double, _ digits: Int) -> String {
     let scale = (0..<digits).reduce(1.0) { product, _ in product * 10 }
     let whole = UInt64(max(value * scale, 0).rounded())

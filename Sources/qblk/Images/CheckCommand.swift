@@ -1,4 +1,4 @@
-// `qblk check`.
+// The command `qblk check`: its options, and the findings as text or JSON. QCOW2's checker does the work.
 
 public import ArgumentParser
 import DiskTypes
@@ -97,6 +97,7 @@ struct CheckCommand: ParsableCommand {
 }
 
 extension RepairMode: ExpressibleByArgument {
+    /// `leaks` or `all`; nil for any other word.
     public init?(argument: String) {
         switch argument {
         case "leaks": self = .leaks
@@ -104,5 +105,6 @@ extension RepairMode: ExpressibleByArgument {
         default: return nil
         }
     }
+    /// The words that `--repair` takes, for help and completion.
     public static var allValueStrings: [String] { ["leaks", "all"] }
 }

@@ -1,4 +1,4 @@
-// `qblk compare`.
+// The command `qblk compare`: its options, and the result in qemu-img's words and exit codes. ImageOperations compares.
 
 import ArgumentParser
 import DiskTypes

@@ -1,4 +1,4 @@
-// `qblk convert`.
+// The command `qblk convert`: its options, and the progress line. ImageOperations converts.
 
 import ArgumentParser
 import DiskTypes

@@ -1,4 +1,4 @@
-// `qblk create`.
+// The command `qblk create`: its options, and the line that says what was made. ImageOperations creates.
 
 import ArgumentParser
 import DiskTypes

@@ -1,4 +1,5 @@
-// `qblk extents`.
+// The command `qblk extents`: its options, and the list as a table or as qemu-img's JSON. ImageOperations makes the
+// list.
 
 import ArgumentParser
 import DiskTypes

@@ -1,5 +1,5 @@
-// "Is another process using the image?" is a question that this program can often answer itself: its own maps and disks in
-// VMs stand in the registry, and other processes have the file open.
+// Finds out which process uses an image, for the message that says the image is locked. This program's own maps and
+// disks in VMs are recorded in the registry; other processes have the file open.
 
 import DiskTypes
 import LinuxIO
@@ -7,8 +7,8 @@ import MapRegistry
 import SystemPackage
 
 enum ImageUser {
-    /// Who uses the file at `path`, and how it is released; nil where that cannot be found out. Files are compared by
-    /// identity, names of maps may be anything.
+    /// The process that uses the file at `path`, and how the file is released; nil when that cannot be found out. Files
+    /// are compared by identity, because a map may have any name.
     static func description(of path: FilePath) -> String? {
         guard let identity = Filesystem.identity(of: path) else { return nil }
         let registry = MapRegistry()
@@ -36,7 +36,7 @@ enum ImageUser {
         Filesystem.identity(of: path) == identity
     }
 
-    /// A plain loop device tells its file by number: the image may have another name by now.
+    /// A plain loop device knows its file by number: the image may have another name by now.
     private static func isBacking(_ map: MapRecord, _ identity: FileIdentity) -> Bool {
         map.backingDevice == identity.device && map.backingInode == identity.inode
     }
@@ -56,7 +56,7 @@ enum ImageUser {
         return reader
     }
 
-    /// The access mode is in the lowest two bits of the flags, which stand there in octal.
+    /// The access mode is in the lowest two bits of the flags, which are in octal there.
     private static func mayWrite(_ pid: Int32, _ fd: String) -> Bool {
         let lines = (Filesystem.readIfThere("/proc/\(pid)/fdinfo/\(fd)") ?? "").split(separator: "\n")
         let flags = lines.first { $0.hasPrefix("flags:") }?.split(separator: "\t").last.flatMap { Int($0, radix: 8) }

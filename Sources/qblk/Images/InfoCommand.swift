@@ -1,4 +1,4 @@
-// `qblk info`.
+// The command `qblk info`: its options, and which of the two forms is printed. ImageOperations reads the image.
 
 import ArgumentParser
 import DiskTypes

@@ -1,4 +1,4 @@
-// `qblk resize`.
+// The command `qblk resize`: its options, and sizes as qemu-img writes them. ImageOperations resizes.
 
 public import ArgumentParser
 import DiskTypes
@@ -65,7 +65,7 @@ struct ResizeCommand: ParsableCommand {
         if !quiet { try Output.write("Image resized.\n") }
     }
 
-    /// A size that begins with a minus sign looks like an option, and stands last, as with qemu-img.
+    /// A size that begins with a minus sign looks like an option; as with qemu-img, it is the last word.
     static func prepared(_ arguments: [String]) -> [String] {
         guard arguments.first == configuration.commandName, let last = arguments.last, !arguments.contains("--"),
             last.first == "-", last.dropFirst().first?.isNumber == true
@@ -74,7 +74,7 @@ struct ResizeCommand: ParsableCommand {
     }
 }
 
-/// `20G`, `+5G`, `-1G`.
+/// As in `20G`, `+5G`, `-1G`.
 struct SizeChange: ExpressibleByArgument {
     let change: FileResize.Change
     init?(argument: String) {

@@ -1,4 +1,4 @@
-// `qblk table`.
+// The command `qblk table`: its options, and the lines of a device-mapper table. DeviceMapperMap makes the table.
 
 import ArgumentParser
 import DeviceMapperMap

@@ -1,4 +1,4 @@
-// Options that several verbs share mean the same everywhere, because they are declared once.
+// Options that several commands have, declared once so that they mean the same everywhere.
 
 public import ArgumentParser
 import DiskTypes
@@ -25,7 +25,7 @@ struct ImageOptions: ParsableArguments {
     @Flag(name: .short, help: "Say more on standard error. Repeatable.")
     var verbose: Int
 
-    /// What these options ask for.
+    /// How to open the image, by these options.
     var open: OpenOptions {
         var options = OpenOptions()
         options.format = format
@@ -34,7 +34,7 @@ struct ImageOptions: ParsableArguments {
     }
 }
 
-/// Options of qemu-img that this program has no use for: they are told by name, with what to do instead.
+/// Options of qemu-img that this program does not have: each is an error that says what to use instead.
 struct ForeignOptions: ParsableArguments {
     @Flag(name: .customLong("image-opts"), help: .hidden)
     var imageOptions = false
@@ -55,7 +55,7 @@ struct ForeignOptions: ParsableArguments {
     }
 }
 
-/// For people or for scripts.
+/// Whether output is text or JSON.
 struct OutputOptions: ParsableArguments {
     @Flag(name: .long, help: "Print JSON. The same as --output=json.")
     var json = false
@@ -72,7 +72,7 @@ enum OutputForm: String, ExpressibleByArgument, CaseIterable {
 
 extension ImageFormat: ExpressibleByArgument {}
 
-/// A number of bytes: `4096`, `64k`, `1.5G`.
+/// A number of bytes, as in `4096`, `64k`, `1.5G`.
 struct ByteCount: ExpressibleByArgument {
     let bytes: UInt64
 

@@ -1,10 +1,10 @@
-// A map in the foreground logs to the terminal; how much is the user's choice. In the background the doors log to the
-// system's log by themselves.
+// Where commands in the foreground log: to the terminal, as much as the user chose. In the background, supervisors and
+// servers log to the system's log by themselves.
 
 import Logging
 
 enum Logs {
-    /// Warnings and errors; with `verbose` also what happens when all is well. To be called once.
+    /// Logs warnings and errors; with `verbose` also regular events. To be called once.
     static func toStandardError(verbose: Bool) {
         LoggingSystem.bootstrap { label in
             var handler = StreamLogHandler.standardError(label: label)

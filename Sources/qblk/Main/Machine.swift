@@ -1,5 +1,5 @@
-// What `doctor` finds out about the machine: each way to a block device, whether it is there, and what would bring
-// it.
+// What `doctor` finds out about the machine: each way to a block device, whether the machine has it, and what would
+// bring it.
 
 import DeviceMapperMap
 import DiskTypes
@@ -11,7 +11,7 @@ import SystemPackage
 struct Machine {
     enum State: String {
         case yes
-        /// A module of this kernel has it, which is not loaded.
+        /// A module of this kernel has it, and is not loaded.
         case loadable
         case no
     }
@@ -49,7 +49,8 @@ struct Machine {
         ]
     }
 
-    /// The choice, or why there is none on this machine. `isPlain`: the image is raw, a loop device without a server.
+    /// The choice itself, or why it is not possible on this machine. `isPlain`: the image is raw, and needs a loop
+    /// device without a server.
     func possible(_ choice: MapChoice, isPlain: Bool) -> MapChoice {
         let needs: Set =
             choice.way == .dm ? ["root"] : isPlain ? ["loop", "root"] : ["loop", "fuse", "io_uring", "root"]
@@ -59,7 +60,7 @@ struct Machine {
         return MapChoice(way: nil, reason: reasons.joined(separator: "; "))
     }
 
-    /// What `--via auto` takes for an image that device-mapper can express.
+    /// The way that `--via auto` takes for an image that device-mapper can express.
     var choice: MapChoice {
         if deviceMapper.canMap {
             return MapChoice(way: .dm, reason: "device-mapper is there; loop for images that it cannot express")
@@ -67,7 +68,7 @@ struct Machine {
         return MapChoice(way: .loop, reason: "device-mapper cannot be used here (\(MapChoice.reason(deviceMapper)))")
     }
 
-    /// What to do for better, a line each.
+    /// What the user can do to get more, a line each.
     var advice: [String] {
         var lines: [String] = []
         if Privileges.obstacleToDevices != nil { lines.append("run it as the machine's root (sudo)") }
@@ -99,9 +100,10 @@ struct Machine {
 
     private static func node(_ name: String, _ path: String, _ module: String, _ modules: KernelModules) -> Finding {
         if Filesystem.exists(FilePath(path)) {
-            // A node proves little: a container's may be forbidden, and that of a module that is not there cannot be opened.
+            // That the node exists proves little: a container may be forbidden to open it, and without its module it
+            // cannot be opened.
             guard let error = openError(path) else { return Finding(name: name, state: .yes, detail: path) }
-            // What other users may not open is there for root.
+            // Root may open what other users may not.
             if error == EACCES, geteuid() != 0 { return Finding(name: name, state: .yes, detail: path) }
             return Finding(name: name, state: .no, detail: "\(path) cannot be opened: \(errorText(error))")
         }
@@ -116,7 +118,8 @@ struct Machine {
         return nil
     }
 
-    /// Without these a server's memory is not held, or it waits for itself when memory runs short.
+    /// Without these capabilities a server's memory may be swapped out, and the server may wait for itself when memory
+    /// is short.
     private static func memoryLock() -> Finding {
         let missing = [Privileges.Capability.sysResource, .ipcLock].filter { !Privileges.has($0) }.map(\.name)
         return Finding(
@@ -144,13 +147,13 @@ struct KernelModules {
         names = ["modules.dep", "modules.builtin"].compactMap { Filesystem.readIfThere("\(folder)/\($0)") }.joined()
     }
 
-    /// File names have dashes or underscores, as their authors liked.
+    /// The names of module files have dashes or underscores, as their authors chose.
     func has(_ module: String) -> Bool {
         let dashed = String(module.map { $0 == "_" ? "-" : $0 })
         return [module, dashed].contains { names.contains("/\($0).ko") }
     }
 
-    /// `6.18.44-cloud-amd64`
+    /// The kernel's release, as in `6.18.44-cloud-amd64`.
     static var release: String {
         (Filesystem.readIfThere("/proc/sys/kernel/osrelease") ?? "unknown").filter { !$0.isNewline }
     }

@@ -1,5 +1,5 @@
-// The door through which the command line's bytes come in: as text that stands for them (`ArgumentText`), until an option
-// that is a path makes them bytes again. ArgumentParser itself takes text only.
+// Paths on the command line, byte for byte. ArgumentParser takes text only, so a word is text that stands for its bytes
+// (`ArgumentText`) until an option that is a path makes them bytes again.
 
 public import ArgumentParser
 import DiskTypes
@@ -22,5 +22,6 @@ extension FilePath: @retroactive ExpressibleByArgument {
     /// The path whose bytes the user typed.
     public init?(argument: String) { self.init(FileName(argument: argument)) }
 
+    /// The path as help shows it, with unprintable bytes escaped.
     public var defaultValueDescription: String { printable(self) }
 }

@@ -1,4 +1,4 @@
-// The list of verbs, and what `qblk --help` says first.
+// The list of commands, and what `qblk --help` prints first.
 
 import ArgumentParser
 

@@ -1,8 +1,8 @@
-// Short options as getopt reads them, and so as qemu-img's scripts write them: flags and a value may be joined in one word
-// (-fqcow2, -cpOqcow2, -ocluster_size=4k). The parser behind this takes them one by one.
+// Short options as getopt reads them, and as scripts for qemu-img write them: flags and a value joined in one word
+// (-fqcow2, -cpOqcow2, -ocluster_size=4k). ArgumentParser takes them one by one.
 
 enum ShortOptions {
-    /// The short options of each verb that take a value. All others are flags.
+    /// The short options of each command that take a value. All others are flags.
     private static let valued: [String: Set<Character>] = [
         "map": ["f"], "table": ["f"], "doctor": ["f"], "serve": ["f"], "attach": ["f"], "bench": ["f"],
         "info": ["f", "t"], "extents": ["f", "s", "l"], "check": ["f", "r", "T"], "compare": ["f", "F", "T", "m"],
@@ -10,8 +10,8 @@ enum ShortOptions {
         "create": ["f", "o", "b", "F", "B"], "resize": ["f"],
     ]
 
-    /// The same arguments with every joined word of short options taken apart. What follows `--` stays as it is, and so does
-    /// the value of an option.
+    /// The same arguments with every joined word of short options split. What follows `--`, and the value of an option,
+    /// stay as they are.
     static func separated(_ arguments: [String]) -> [String] {
         guard let verb = arguments.first, let valued = valued[verb] else { return arguments }
         var result = [verb]

@@ -1,9 +1,10 @@
-// A mistyped verb: the program names the one that was meant, and `help` of a verb that is not there is an error.
+// Mistyped commands: the error names the command that was probably meant, also for `help` of a command that does not
+// exist.
 
 import DiskTypes
 
 enum VerbName {
-    /// Throws for a first argument, or one of `help`, that is no verb.
+    /// Throws for a first argument, or one of `help`, that is no command.
     static func check(_ arguments: [String]) throws {
         let verb = arguments.first == "help" ? arguments.dropFirst().first : arguments.first
         guard let verb, !verb.hasPrefix("-"), verb != "help", !Qblk.verbs.contains(verb) else { return }
@@ -11,15 +12,15 @@ enum VerbName {
         throw Failure("there is no verb '\(printable(verb))': \(hint)", code: 1)
     }
 
-    /// The verb that differs from `word` by the fewest letters: at most two, and fewer than half of the word.
+    /// The command that differs from `word` by the fewest letters: at most two, and fewer than half of the word.
     static func nearest(to word: String) -> String? {
         let candidates = Qblk.verbs.map { (verb: $0, distance: distance(word, $0)) }
         guard let best = candidates.min(by: { $0.distance < $1.distance }) else { return nil }
         return best.distance <= 2 && best.distance * 2 < max(word.count, best.verb.count) ? best.verb : nil
     }
 
-    /// How many letters must be put in, left out, changed, or exchanged with their neighbour to make one word of the other
-    /// (Damerau and Levenshtein, each place changed once).
+    /// How many letters must be inserted, deleted, changed, or exchanged with their neighbour to make one word of the
+    /// other (the Damerau-Levenshtein distance, with each letter changed once).
     static func distance(_ first: String, _ second: String) -> Int {
         let (a, b) = (Array(first), Array(second))
         var older = [Int](repeating: 0, count: b.count + 1)

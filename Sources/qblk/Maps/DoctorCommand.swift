@@ -1,4 +1,4 @@
-// `qblk doctor`.
+// The command `qblk doctor`: what this machine can map, and by which way. Machine finds it out.
 
 import ArgumentParser
 import DiskTypes
@@ -39,13 +39,13 @@ struct DoctorCommand: ParsableCommand {
         try Output.write(text)
     }
 
-    /// What `map -r` and `map` would do.
+    /// The ways that `map -r` and `map` would take.
     private func choices(_ machine: Machine) throws -> (readOnly: MapChoice, writable: MapChoice) {
         guard let path else {
             return (machine.possible(machine.choice, isPlain: false), machine.possible(.writable, isPlain: false))
         }
         var options = image.open
-        // A question: also for an image in use.
+        // Nothing is changed, so an image in use is opened, too.
         options.lock = false
         let chain: ImageChain
         do throws(ImageError) { chain = try ImageChain.open(path: path, options: options) } catch {

@@ -1,4 +1,4 @@
-// `qblk list`.
+// The command `qblk list`: maps and disks in VMs, as a table or JSON. MapEntry has the lines.
 
 import ArgumentParser
 import DiskTypes

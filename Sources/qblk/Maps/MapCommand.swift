@@ -1,4 +1,5 @@
-// `qblk map`.
+// The command `qblk map`: its options, the choice of the way, and the device's name. DeviceMapperMap and FuseExport
+// map.
 
 import ArgumentParser
 import DeviceMapperMap
@@ -96,7 +97,8 @@ struct MapCommand: ParsableCommand {
                 path: path)
         }
         if let obstacle = Privileges.obstacleToDevices { throw ImageError(.system, obstacle, advice: "use sudo") }
-        // Opened several times by its name: each time it must be the file that was chosen for.
+        // The image is opened by its name several times; each time the name must lead to the file for which the way was
+        // chosen.
         let pin = try FilePin(path)
         var options = image.open
         options.identity = pin.identity
@@ -127,7 +129,7 @@ struct MapCommand: ParsableCommand {
         do throws(ImageError) { record = try DMMap.map(options) } catch { throw error.named(path) }
         try announce(record)
         guard let flag else { return }
-        // No process serves a dm device; what stays in the foreground only waits for its end.
+        // No process serves a dm device; a command in the foreground only waits for its end.
         while !flag.isSet { usleep(100_000) }
         try DMMap.unmap(record, deferred: true)
         Interrupts.treatAsOrderly(SIGTERM)
@@ -158,7 +160,7 @@ struct MapCommand: ParsableCommand {
         if !wait { try announce(made) }
     }
 
-    /// Says where the device is. A device of which no one learns is of no use: where that cannot be said, it goes again.
+    /// Prints the device's name. When that fails, the device is removed again: no one would learn of it.
     private func announce(_ record: MapRecord) throws {
         do { try say(record) } catch {
             do throws(ImageError) { try UnmapCommand.takeDown(record, deferred: false) } catch {

@@ -1,4 +1,4 @@
-// How `list`, `map --json` and `attach --json` show what they made: maps and disks in VMs alike.
+// A line of `list`, `map --json` and `attach --json`: a map or a disk in a VM.
 
 import ImageOperations
 import MapRegistry
@@ -32,7 +32,7 @@ struct MapEntry {
         ]
     }
 
-    /// A disk in a VM has no device on the host; its place is the VM, which the QMP socket names.
+    /// A disk in a VM has no device on the host; the VM's QMP socket is shown instead.
     init(_ record: AttachmentRecord) {
         let state = Self.state(record.health)
         json = .members([
@@ -68,7 +68,7 @@ struct MapEntry {
     static let heading = ["NAME", "DEVICE", "SIZE", "HOW", "RO", "PID", "STATE", "IMAGE"]
 }
 
-/// Rows of text in columns that are as wide as they must be.
+/// Rows of text in columns, each as wide as its widest text.
 enum TextTable {
     static func text(_ rows: [[String]]) -> String {
         let count = rows.map(\.count).max() ?? 0

@@ -1,5 +1,5 @@
-// The ways to make a device, and which of them `--via auto` takes: decided here for `map` and told by `doctor`, so
-// that they cannot differ.
+// The ways to make a device, and which of them `--via auto` takes. `map` and `doctor` both decide here, so that they
+// cannot differ.
 
 import ArgumentParser
 import DeviceMapperMap
@@ -22,7 +22,7 @@ struct MapChoice {
 
     static let writable = MapChoice(way: .loop, reason: "a writable map; device-mapper makes read-only ones")
 
-    /// What `--via auto` means for this image on this machine. Opens the image and touches nothing.
+    /// The choice of `--via auto` for this image on this machine. Opens the image and changes nothing.
     static func automatic(path: FilePath, options: OpenOptions) throws -> MapChoice {
         guard !options.writable else {
             return .writable
@@ -44,7 +44,7 @@ struct MapChoice {
         return MapChoice(way: .dm, reason: "device-mapper can express the whole image")
     }
 
-    /// Why device-mapper cannot be used, in few words: libdevmapper is talkative.
+    /// Why device-mapper cannot be used, without libdevmapper's long messages.
     static func reason(_ doctor: DMCapabilities) -> String {
         if let reason = doctor.reason { return String(reason.prefix { $0 != ";" }) }
         if !doctor.hasLoop { return "there are no loop devices" }

@@ -1,6 +1,5 @@
-// The user of a partitioned disk looks for its partitions. Where the kernel does not show them by itself (device-mapper
-// never does; some kernels know no partition tables; a table may count in other blocks than the device) `map` says how to
-// get them.
+// Tells the user of a partitioned disk how to get its partitions, where the kernel does not show them by itself.
+// Device-mapper never does; some kernels know no partition tables; a table may count in other blocks than the device.
 
 import DiskTypes
 import LinuxIO
@@ -8,8 +7,8 @@ import MapRegistry
 import SystemPackage
 
 enum PartitionNote {
-    /// One line on standard error if the device, which has blocks of `blockSize` bytes, has a partition table and no
-    /// partitions.
+    /// Prints one line on standard error if the device, which has blocks of `blockSize` bytes, has a partition table
+    /// and no partitions.
     static func sayIfNeeded(_ record: MapRecord, blockSize: Int) {
         guard let device = try? HostFile.open(path: FilePath(record.device), direct: .never) else { return }
         if let size = blockSizeOfGPT(device, instead: blockSize) {

@@ -1,4 +1,4 @@
-// `qblk unmap`.
+// The command `qblk unmap`: takes down one map, or all. DeviceMapperMap and FuseExport do it, each with its own maps.
 
 import ArgumentParser
 import DeviceMapperMap
@@ -53,7 +53,7 @@ struct UnmapCommand: ParsableCommand {
         try unmap(record)
     }
 
-    /// Goes through all; a line for each that stays or has lost something.
+    /// Takes down all maps; prints a line for each that stays or has lost something.
     private func unmapAll(_ registry: MapRegistry) throws {
         var problems: [ImageError] = []
         for record in try registry.all() {
@@ -85,7 +85,8 @@ struct UnmapCommand: ParsableCommand {
         }
     }
 
-    /// A map whose making was killed has a folder and no record: whether it was one and is gone now.
+    /// Removes what is left of a map that was killed while it was made: it has a folder and no record. True when there
+    /// was one.
     private static func wasUnrecorded(_ name: FilePath, _ registry: MapRegistry) throws(ImageError) -> Bool {
         guard let name = name.name.text, (try? MapName.check(name)) != nil else { return false }
         let folder = registry.folder(of: name)
@@ -94,7 +95,7 @@ struct UnmapCommand: ParsableCommand {
         return !Filesystem.exists(folder)
     }
 
-    /// The device by another of its names: /dev/dm-0 for /dev/mapper/disk.
+    /// The device by another of its names: /dev/dm-0 for /dev/mapper/disk, for one.
     private static func byDevice(_ path: FilePath, _ registry: MapRegistry) throws(ImageError) -> MapRecord? {
         guard let wanted = Filesystem.identity(of: path), wanted.inode == 0 else { return nil }
         return try registry.all().first { Filesystem.identity(of: FilePath($0.device)) == wanted }

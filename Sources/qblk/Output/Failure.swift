@@ -1,16 +1,16 @@
-// The shape of every error: `qblk: IMAGE: what (where): what to do`, one line, and qemu-img's exit codes (1; compare:
-// 2 and up).
+// The form of every error: `qblk: IMAGE: what (where): what to do`, one line, and qemu-img's exit codes (1; compare: 2
+// and up).
 
 import ArgumentParser
 import DiskTypes
 import Glibc
 import SystemPackage
 
-/// An end that is neither success nor a plain `ImageError`: it carries its own exit code.
+/// An error with an exit code of its own, or one that is no `ImageError`.
 struct Failure: Error {
-    /// Without `qblk: `. nil: everything is said already.
+    /// Without `qblk: `. Nil: everything is printed already.
     var line: String?
-    /// nil: that of any error of the verb.
+    /// Nil: the exit code of any error of the command.
     var code: Int32?
 
     init(_ line: String? = nil, code: Int32? = nil) {
@@ -18,7 +18,8 @@ struct Failure: Error {
         self.code = code
     }
 
-    /// The line of an error in an image. Of a lock that is held it says who holds it, if that can be found out.
+    /// The line of an error in an image. If the image is locked it names the process that holds the lock, if that can
+    /// be found out.
     static func line(_ error: ImageError) -> String {
         var error = error
         if error.kind == .locked, let path = error.path.flatMap({ FilePath($0) }),
@@ -30,7 +31,7 @@ struct Failure: Error {
         return line.split(whereSeparator: \.isNewline).joined(separator: " ")
     }
 
-    /// Says what went wrong; the exit code.
+    /// Prints what went wrong; returns the exit code.
     static func report(_ error: any Error, _ arguments: [String]) -> Int32 {
         switch error {
         case let failure as Failure:
@@ -46,7 +47,7 @@ struct Failure: Error {
         }
     }
 
-    /// ArgumentParser's errors, and its way to say help and version.
+    /// ArgumentParser's errors, among which are help and version.
     private static func reportParser(_ error: any Error, _ arguments: [String]) -> Int32 {
         let message = Qblk.fullMessage(for: error)
         if Qblk.exitCode(for: error) == .success {
@@ -61,13 +62,13 @@ struct Failure: Error {
         return usageCode(arguments)
     }
 
-    /// compare keeps 1 for "different".
+    /// `compare` has 1 for "different".
     private static func usageCode(_ arguments: [String]) -> Int32 { arguments.first == "compare" ? 2 : 1 }
 
-    /// One line of failure on standard error.
+    /// Prints one line of failure on standard error.
     static func warn(_ line: String) { print("qblk: \(line)\n") }
 
-    /// Writes to standard error; if that fails there is no way left to tell.
+    /// Writes to standard error; if that fails nothing else can be done.
     static func print(_ text: String) {
         var bytes = Array(ArgumentText.shown(text).utf8)[...]
         while !bytes.isEmpty {
@@ -80,7 +81,7 @@ struct Failure: Error {
 }
 
 extension Qblk {
-    /// The names of all verbs.
+    /// The names of all commands.
     static var verbs: [String] {
         (configuration.subcommands + configuration.groupedSubcommands.flatMap(\.subcommands))
             .map { $0.configuration.commandName ?? "" }

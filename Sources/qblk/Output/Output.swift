@@ -1,10 +1,10 @@
-// Standard output carries results that scripts parse. A full disk or a closed pipe behind it is an error, which
-// `print` would swallow; and a map of a million extents must not be a million system calls.
+// Standard output, buffered, with its errors. A full disk or a closed pipe behind it is an error, which `print` would
+// ignore; and a list of a million extents must not take a million system calls.
 
 import DiskTypes
 import Glibc
 
-/// The reader of our output has gone: there is nothing left to say.
+/// The reader of standard output has gone: nothing more can be printed.
 struct BrokenPipe: Error {}
 
 /// Buffered standard output.
@@ -15,10 +15,10 @@ struct Output {
     mutating func text(_ text: String) { buffer += text.utf8 }
     mutating func line(_ text: String) { self.text(text + "\n") }
 
-    /// Writes what has gathered if it is much.
+    /// Writes the buffer if it is large.
     mutating func drain() throws { if buffer.count >= Self.full { try flush() } }
 
-    /// Writes everything.
+    /// Writes the whole buffer.
     mutating func flush() throws {
         var rest = buffer[...]
         while !rest.isEmpty {
@@ -33,7 +33,7 @@ struct Output {
         buffer.removeAll(keepingCapacity: true)
     }
 
-    /// Writes one text and nothing else.
+    /// Writes one text, without a buffer to keep.
     static func write(_ text: String) throws {
         var out = Output()
         out.text(text)

@@ -1,20 +1,20 @@
-// How far a verb is: -p, in qemu-img's form and on its stream, and one line when SIGUSR1 asks.
+// How far a command is: -p, in qemu-img's form and on its stream, and one line when SIGUSR1 asks.
 
 import Glibc
 import Synchronization
 
-/// One line that says how far a verb is, rewritten in place. SIGUSR1 prints it once, also without -p, and ends nothing.
+/// One line that says how far a command is, written over itself. SIGUSR1 prints it once, also without -p.
 final class ProgressLine {
-    /// Set by the handler of SIGUSR1, which can reach nothing but globals.
+    /// Set by the handler of SIGUSR1, which can use only globals.
     private static let isAsked = Atomic<Bool>(false)
 
     private let isOn: Bool
     private let stream: Int32
-    /// Hundredths of a percent that the line shows; -1: there is no line yet.
+    /// Hundredths of a percent that the line shows; -1: no line was printed yet.
     private var shown = -1
 
-    /// `isOn`: -p was given. `stream`: qemu-img's verbs show it on standard output; what only this program has, and what
-    /// prints JSON there, on standard error.
+    /// `isOn`: -p was given. `stream`: standard output for qemu-img's commands; standard error for others, and for
+    /// those that print JSON.
     init(_ isOn: Bool, stream: Int32 = STDOUT_FILENO) {
         self.isOn = isOn
         self.stream = stream
@@ -36,13 +36,13 @@ final class ProgressLine {
         guard isAsked || hundredths > shown + 100 || shown < 0 || (hundredths == 10_000 && shown < hundredths) else {
             return
         }
-        // As qemu-img's, it begins at nothing, however far the first step went.
+        // As qemu-img's, the line begins at 0, however far the first step went.
         if shown < 0, hundredths > 0 { say(0, end: "\r", on: stream) }
         shown = max(shown, hundredths)
         say(hundredths, end: "\r", on: stream)
     }
 
-    /// Leaves the line. Call it before anything else is said; what is shown after that is a new line.
+    /// Ends the line. To be called before anything else is printed; what is shown after that is a new line.
     func end() {
         guard isOn, shown >= 0 else { return }
         shown = -1
@@ -54,6 +54,6 @@ final class ProgressLine {
         say("    (\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction)/100%)\(end)", on: stream)
     }
 
-    /// What cannot be shown is no error of the verb.
+    /// A line that cannot be printed is no error of the command.
     private func say(_ text: String, on stream: Int32) { _ = text.withCString { write(stream, $0, strlen($0)) } }
 }

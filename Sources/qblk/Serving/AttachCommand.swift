@@ -1,4 +1,4 @@
-// `qblk attach`.
+// The command `qblk attach`: its options, and the line that says what the VM got. HotPlug attaches.
 
 import ArgumentParser
 import DiskTypes
@@ -101,7 +101,7 @@ struct AttachCommand: ParsableCommand {
         let record: AttachmentRecord
         do throws(ImageError) { record = try HotPlug.attach(options) } catch { throw error.named(path) }
         do { try Output.write((json ? MapEntry(record).json.text : record.id) + "\n") } catch {
-            // The caller does not learn the id, and would not take the disk out again.
+            // The id could not be printed, so the caller could not take the disk out again.
             _ = try? HotPlug.detach(record.id, qmp: qmp, timeout: 30_000)
             throw error
         }

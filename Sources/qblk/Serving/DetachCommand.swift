@@ -1,4 +1,4 @@
-// `qblk detach`.
+// The command `qblk detach`: its options and its errors. HotPlug detaches.
 
 import ArgumentParser
 import DiskTypes

@@ -1,5 +1,5 @@
-// A VM takes a vhost-user disk only if its memory is shared and its options fit together, in words that no person
-// remembers. `serve` prints them ready to paste.
+// The options that a VM needs for a disk on a vhost-user socket, as `serve` prints them to be pasted. The VM's memory
+// must be shared and its options must fit together.
 
 /// What to add to a virtual machine that is not started yet, for a disk served on a socket.
 enum ServeAdvice {
@@ -40,7 +40,7 @@ enum ServeAdvice {
             """
     }
 
-    /// QEMU's option parser takes a comma for the end of the value, unless there are two.
+    /// In an option of QEMU a comma ends the value; two commas are one in it.
     private static func optionValue(_ text: String) -> String {
         text.split(separator: ",", omittingEmptySubsequences: false).joined(separator: ",,")
     }

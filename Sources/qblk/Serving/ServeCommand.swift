@@ -1,5 +1,5 @@
-// `qblk serve`. It follows the conventions for vhost-user backend programs: it stays in the foreground, names its
-// abilities when asked, and ends on SIGTERM.
+// The command `qblk serve`: its options, the disks, and the time until a signal ends it. It follows the conventions for
+// vhost-user back-end programs: it stays in the foreground, prints its capabilities when asked, and ends on SIGTERM.
 
 public import ArgumentParser
 import DiskTypes
@@ -109,11 +109,11 @@ struct ServeCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("The image, in the words of other backends.", valueName: "path"))
     var blkFile: FilePath?
 
-    /// Of `attach`, which the user started: relative names behind `file:` count from it.
+    /// The working folder of `attach`, from which relative names behind `file:` count. Used by `attach`.
     @Option(name: .long, help: .hidden)
     var workingFolder: FilePath?
 
-    /// What the image's files are, in JSON: they are open, under the numbers from 10 on. Used by `attach`.
+    /// What the image's files are, in JSON: they are open, as descriptors from 10 on. Used by `attach`.
     @Option(name: .long, help: .hidden)
     var openedFiles: String?
 
@@ -144,7 +144,7 @@ struct ServeCommand: ParsableCommand {
         if printCapabilities { return try Output.write(Self.capabilities) }
         if printQemuArgs || printLibvirtXml { return try advise() }
         let disks = try disks()
-        // Before any thread: they inherit that these are blocked.
+        // Before any thread is started: threads inherit that these signals are blocked.
         let signals = try SignalFD([SIGTERM, SIGINT, SIGHUP])
         if syslog {
             LoggingSystem.bootstrap { _ in SyslogHandler(program: "qblk") }
@@ -162,19 +162,19 @@ struct ServeCommand: ParsableCommand {
             throw error
         }
         wait(signals, server)
-        // The log has said what and why.
+        // The log has the error.
         guard server.stop() else { throw Failure() }
     }
 
-    /// What a VM that is not started yet needs for the disk.
+    /// Prints what a VM that is not started yet needs for the disk.
     private func advise() throws {
         guard let socketPath else { throw ValidationError("say --socket-path: that is where the VM connects") }
-        // A VM may run in another folder.
+        // A VM may have another working folder.
         let path = socketPath.isAbsolute ? socketPath : FilePath.current?.pushing(socketPath) ?? socketPath
         guard let full = path.name.text else {
             throw ImageError(.unsupported, "what is pasted must be UTF-8", advice: "name another socket", path: path)
         }
-        // With as many queues as it is told; QEMU's own choice would be one a processor.
+        // The VM gets as many queues as the server was told; QEMU's own choice would be one for each processor.
         let count = min(queues, 4)
         if printQemuArgs { try Output.write(ServeAdvice.qemuArguments(socket: full, queues: count)) }
         if printLibvirtXml { try Output.write(ServeAdvice.libvirtXML(socket: full, queues: count)) }
@@ -231,9 +231,9 @@ struct ServeCommand: ParsableCommand {
         let chain = try isIncoming ? look(at: disk.image, open) : Self.openPatiently(disk.image, open)
         var options = ExportOptions(chain: chain, name: printable(disk.image))
         options.isIncoming = isIncoming
-        // What is only read is shared with the other host.
+        // An image that is only read is shared with the other host.
         if open.writable {
-            // The same files, whatever their names lead to when the guest comes (back).
+            // The same files, whatever their names lead to when the guest comes or comes back.
             let files = try HeldFiles(chain, writable: true)
             options.reopen = { [open] () throws(ImageError) in
                 var again = open
@@ -249,7 +249,7 @@ struct ServeCommand: ParsableCommand {
         try server.add(options, try disk.socket())
     }
 
-    /// The image while another process has it: as large as it is, and nothing else of it counts.
+    /// Opens the image while another process has it, for its size alone.
     private func look(at image: FilePath, _ options: OpenOptions) throws(ImageError) -> ImageChain {
         var options = options
         options.writable = false
@@ -259,8 +259,8 @@ struct ServeCommand: ParsableCommand {
         }
     }
 
-    /// A server that was killed holds its locks for a moment longer: the kernel takes its ring down after its end. Its
-    /// successor waits for that.
+    /// Opens the image, and waits a moment for the locks of a server that was killed: the kernel frees its ring after
+    /// its end.
     private static func openPatiently(_ image: FilePath, _ options: OpenOptions) throws(ImageError) -> ImageChain {
         var tries = 0
         while true {
@@ -272,12 +272,12 @@ struct ServeCommand: ParsableCommand {
         }
     }
 
-    // MARK: until the end
+    // MARK: waiting
 
     private func wait(_ signals: borrowing SignalFD, _ server: VhostUserServer) {
         var entry = pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0)
         while !server.isOver {
-            // A look now and then: inherited connections end without a signal.
+            // Looked at from time to time: inherited connections end without a signal.
             guard Glibc.poll(&entry, 1, 500) > 0 else { continue }
             while let (signal, _) = signals.next() {
                 guard signal == SIGHUP else { return }

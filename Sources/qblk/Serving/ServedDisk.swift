@@ -1,4 +1,4 @@
-// One disk of `serve`, named by the plain options or by one `--export`: both mean the same, and the same is refused.
+// One disk of `serve`, named by the plain options or by one `--export`. Both have the same meaning and the same limits.
 
 import ArgumentParser
 import DiskTypes
@@ -20,7 +20,7 @@ struct ServedDisk {
 
     init(_ image: FilePath) { self.image = image }
 
-    /// `image=P,socket-path=S,...` as QEMU writes option lists: `,,` is a comma in a value.
+    /// Parses `image=P,socket-path=S,...` as QEMU writes option lists: `,,` is a comma in a value.
     init(parsing text: String, queues: Int, serial: String) throws {
         image = FilePath()
         self.queues = queues
@@ -35,7 +35,7 @@ struct ServedDisk {
     }
 
     private static func parts(of text: String) -> [String] {
-        // By scalars: a combining character after a comma would make another Character of it.
+        // By Unicode scalars: a combining character after a comma would make another Character of it.
         var parts = [String.UnicodeScalarView()]
         var rest = text.unicodeScalars[...]
         while let scalar = rest.popFirst() {
@@ -96,7 +96,7 @@ struct ServedDisk {
         return number
     }
 
-    /// Exactly one socket; a snapshot is read-only.
+    /// Checks the options: exactly one socket; a snapshot is read-only.
     func checked() throws -> ServedDisk {
         guard (socketPath == nil) != (fd == nil) else {
             throw ValidationError("\(image): one of socket-path and fd must be given")
@@ -110,7 +110,7 @@ struct ServedDisk {
         try ImageFormat.required(format, path: image, readOnly: isReadOnly)
     }
 
-    /// The socket, made or inherited.
+    /// The socket, opened or inherited.
     func socket() throws -> ExportSocket {
         if let socketPath { return .listener(try UnixSocket.listen(socketPath)) }
         let number = fd ?? -1
