@@ -1,4 +1,5 @@
-// One zstd frame a cluster, at the level QEMU uses, without making a compressor for each.
+// Encodes compressed clusters as zstd frames, at the level that QEMU uses. A worker has one compressor for all of its
+// clusters.
 import CQblk
 
 final class ZstdEncoder {
