@@ -81,7 +81,7 @@ final class FaultRun {
 
     private func alterResult(_ userData: UInt64, _ result: Int32, _ failing: Int, _ fault: RingFault) -> Int32 {
         let kind = userData >> 60 & 7
-        // The bell is no transfer.
+        // The poll of the writer client's eventfd is no transfer.
         guard kind != 4 else { return result }
         transfers += 1
         kinds[Int(kind)] += 1

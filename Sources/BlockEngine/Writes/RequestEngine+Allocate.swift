@@ -214,7 +214,7 @@ extension RequestEngine {
         guard !allocations.waiting.isEmpty else { return }
         switch way {
         case .atOnce: break
-        case .withinAdvance: allocations.client.bell.signal()
+        case .withinAdvance: allocations.client.wakeup.signal()
         case .later: advanceWaiting(allocations)
         }
     }

@@ -21,13 +21,13 @@ extension RequestEngine {
 
     func preparePoll() -> Bool {
         guard let allocations else { return true }
-        return ring.preparePollAdd(fd: allocations.client.bell.raw, events: 1, userData: tag(CompletionTag.wakeup, 0))
+        return ring.preparePollAdd(fd: allocations.client.wakeup.raw, events: 1, userData: tag(CompletionTag.wakeup, 0))
     }
 
     func onWakeup() {
         guard let allocations else { return }
         allocations.isPollArmed = false
-        allocations.client.bell.take()
+        allocations.client.wakeup.take()
         allocations.writer.stopWaiting(allocations.client)
         finishFlushes(allocations)
         advanceWaiting(allocations)
@@ -49,7 +49,7 @@ extension RequestEngine {
 
     /// When no request waits the eventfd's poll must end: the engine may be dropped.
     private func cancelPoll(_ allocations: Allocations) {
-        if allocations.isPollArmed, !allocations.hasWaiters { allocations.client.bell.signal() }
+        if allocations.isPollArmed, !allocations.hasWaiters { allocations.client.wakeup.signal() }
     }
 
     // MARK: flushing the mapping

@@ -9,14 +9,14 @@ public final class WriterClient: Sendable {
     /// The worker's number, which no other client of the image has at the same time.
     public let number: Int
     /// Signalled when something has changed, while the worker `waits`.
-    public let bell: EventFD
+    public let wakeup: EventFD
     /// Whether the worker waits for a change (`ImageWriter.startWaiting`).
     public let waits = Atomic<Bool>(false)
     nonisolated(unsafe) let counts: UnsafeMutablePointer<Atomic<Int>>
 
-    init(_ number: Int, _ bell: consuming EventFD) {
+    init(_ number: Int, _ wakeup: consuming EventFD) {
         self.number = number
-        self.bell = bell
+        self.wakeup = wakeup
         counts = .allocate(capacity: 2)
         for i in 0..<2 { (counts + i).initialize(to: Atomic(0)) }
     }

@@ -38,7 +38,7 @@ struct WriterClients: ~Copyable, Sendable {
         guard waiting.load(ordering: .sequentiallyConsistent) > 0 else { return }
         list.withLock { clients in
             for client in clients where client !== own && client.waits.load(ordering: .sequentiallyConsistent) {
-                client.bell.signal()
+                client.wakeup.signal()
             }
         }
     }
