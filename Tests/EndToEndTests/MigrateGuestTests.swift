@@ -49,6 +49,42 @@ struct MigrateGuestTests {
         }
     }
 
+    /// The writers' requests are in the server's hands when the guest is stopped, and end only afterwards: what the server
+    /// then writes into the guest's memory must get to the other QEMU by the dirty log.
+    @Test(
+        "gets the answers to requests that were held back over the switch-over",
+        .enabled(if: FreezableFolder.missing == nil, "\(FreezableFolder.missing ?? "")"),
+        arguments: [false, true])
+    func held(packed: Bool) throws {
+        try Scratch.withFolder { folder in
+            let storage = try FreezableFolder(megabytes: 64, in: folder)
+            let path = "\(storage.path)/disk.raw"
+            try Command(["qemu-img", "create", "-q", "-f", "raw", "-o", "preallocation=full", path, "32M"]).succeed()
+            let home = try DiskServer(path, format: "raw", socket: "\(folder)/home.sock", queues: 2)
+            let away = try DiskServer(
+                path, format: "raw", socket: "\(folder)/away.sock", queues: 2, options: ["--incoming"])
+            let machine = try MovableMachine(disk: home.socket, packed: packed, in: folder)
+            try Self.expectWork(machine)
+            for move in 1...Self.moves {
+                try storage.freeze()
+                try machine.awaitSilence()
+                // The guest is stopped a second after the migration began, for its memory hardly changes; QEMU then waits
+                // for the server's last answer.
+                let thaw = Thread {
+                    sleep(6)
+                    storage.thaw()
+                }
+                thaw.start()
+                let downtime = try machine.move(to: move % 2 == 1 ? away.socket : home.socket)
+                #expect(downtime > 500, "the guest was stopped for \(downtime) ms only: no request was held back")
+                try Self.expectWork(machine)
+            }
+            let last = try machine.finish()
+            for server in [home, away] { #expect(server.stop()?.exit == 0) }
+            try Self.expectContent(last, path, "raw", in: folder)
+        }
+    }
+
     /// Each writer's part of the disk is what it wrote last.
     private static func expectContent(_ last: [Int], _ path: String, _ format: String, in folder: String) throws {
         if format == "qcow2" { try Command(["qemu-img", "check", "-f", format, path]).succeed() }

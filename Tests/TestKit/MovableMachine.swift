@@ -103,8 +103,16 @@ public final class MovableMachine {
         try line.line(deadline: deadline).trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
-    /// Moves it, running, to a new QEMU whose disk `socket` serves.
-    public func move(to socket: String) throws {
+    /// Waits until the guest has been silent for `seconds`: each of its writers waits for its disk.
+    public func awaitSilence(_ seconds: Double = 3) throws {
+        for _ in 0..<1000 {
+            do { _ = try says(deadline: seconds) } catch { return }
+        }
+        throw UnixSocket.Trouble(description: "the guest goes on")
+    }
+
+    /// Moves it, running, to a new QEMU whose disk `socket` serves. Gives for how many milliseconds it stood still.
+    @discardableResult public func move(to socket: String) throws -> Int {
         moves += 1
         let name = "\(folder)/vm\(moves)"
         let way = "unix:\(folder)/way\(moves)"
@@ -112,9 +120,14 @@ public final class MovableMachine {
             Self.words(kernel, initrd, memory, socket, packed, name, ["-incoming", way]), name)
         try monitor.execute("migrate", "{\"uri\":\"\(way)\"}")
         let end = now() + 120
+        var downtime = 0
         while true {
-            let status = try monitor.execute("query-migrate")["status"]?.string ?? ""
-            if status == "completed" { break }
+            let answer = try monitor.execute("query-migrate")
+            let status = answer["status"]?.string ?? ""
+            if status == "completed" {
+                downtime = answer["downtime"]?.integer.map { Int($0) } ?? 0
+                break
+            }
             guard status != "failed", now() < end else {
                 var lost = next.0
                 throw UnixSocket.Trouble(description: "the migration: \(status): \(lost.end())")
@@ -123,6 +136,7 @@ public final class MovableMachine {
         }
         running.end()
         (running, line, monitor) = next
+        return downtime
     }
 
     /// Asks the writers to end; the last round of each. Throws what went wrong in the guest.
