@@ -78,6 +78,32 @@ struct ReferenceNameTests {
         }
     }
 
+    /// What is missing inside the image's folder is said to be missing, with the place. What lies outside, by the name's text
+    /// or by a link, is not looked at.
+    @Test(arguments: [
+        ("nope/base", true), ("nope/deep/base", true), ("sub/nope/base", true), ("nope/../base", true),
+        ("./nope/base", true), ("link/base", true), ("dangling/base", true), ("top/base", true),
+        ("nope/../../base", false), ("../nope/base", false), ("../nope/../disks/base", false), ("out/base", false),
+        ("out/nope/base", false), ("gone/base", false), ("gone", false), ("/nope/base", false),
+    ])
+    func aMissingFolderIsNotOutside(_ name: String, isInside: Bool) throws {
+        try Scratch.withFolder { folder in
+            let builder = ImageBuilder(folder: folder)
+            try builder.run("sh", "-c", "mkdir -p disks/sub other; cd disks; ln -s sub link; ln -s nope dangling")
+            try builder.run("sh", "-c", "cd disks; ln -s ../other out; ln -s ../nope gone")
+            try builder.run(
+                "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2", "disks/top", "1M")
+            for verb in [["convert", "-f", "qcow2", "-O", "raw"], ["info", "--backing-chain"]] {
+                let target = verb[0] == "convert" ? ["o"] : []
+                let outcome = try qblk(verb + ["disks/top"] + target, in: folder)
+                #expect(outcome.exit == 1 && outcome.errorLines.count == 1, "\(outcome)")
+                #expect(outcome.errors.contains("outside the image's folder") == !isInside, "\(outcome)")
+                let isNamed = outcome.errors.contains("\"\(name)\" is not there: looked for disks/\(name)")
+                #expect(isNamed == isInside, "\(outcome)")
+            }
+        }
+    }
+
     @Test func aDataFileThatMayBeTwoIsNeither() throws {
         try Scratch.withFolder { folder in
             let builder = ImageBuilder(folder: folder)

@@ -60,7 +60,7 @@ package struct ReferencePolicy: Sendable {
     private func judge(_ name: FilePath, _ reference: FileName, _ role: String) throws(ImageError) {
         // Outside the folder, whether the file exists is not told.
         let real = Self.realPath(name)
-        guard isAllowed(real ?? Self.missingPath(name)) else {
+        guard isAllowed(real ?? missingPath(name)) else {
             throw ImageError(
                 .reference, "the \(role) \"\(reference)\" lies outside the image's folder",
                 advice: "say --allow-path \((real ?? name).parent) if you trust it")
@@ -84,9 +84,35 @@ package struct ReferencePolicy: Sendable {
         do throws(Errno) { return try Filesystem.realPath(path) } catch { return nil }
     }
 
-    /// Where a file that does not exist would be: its folder without links; empty where that is not there either.
-    private static func missingPath(_ name: FilePath) -> FilePath {
-        guard let folder = realPath(name.parent), let last = name.lastComponent else { return FilePath() }
-        return folder.appending(last)
+    /// Where a file that does not exist would be, links on the way resolved. Empty where what is missing first lies outside the
+    /// allowed folders: whether a folder is there is not told either.
+    private func missingPath(_ name: FilePath) -> FilePath {
+        var name = name
+        for _ in 0..<Self.mostLinks {
+            let (folder, rest) = Self.firstMissing(name)
+            guard let real = Self.realPath(folder), let first = rest.first else { return FilePath() }
+            let missing = real.appending(first)
+            guard isAllowed(missing) else { return FilePath() }
+            let behind = FilePath(root: nil, rest.dropFirst())
+            guard let target = missing.linkTarget() else { return missing.pushing(behind).lexicallyNormalized() }
+            name = real.pushing(target).pushing(behind)
+        }
+        return FilePath()
+    }
+
+    /// As many symbolic links as Linux follows in one path (path_resolution(7)).
+    private static let mostLinks = 40
+
+    /// The longest part of `name` from its beginning that is there, and the components behind it.
+    private static func firstMissing(_ name: FilePath) -> (folder: FilePath, rest: [FilePath.Component]) {
+        var folder = name
+        var rest: [FilePath.Component] = []
+        while let last = folder.lastComponent {
+            folder = folder.parent
+            rest.insert(last, at: 0)
+            // `.` of a name without a folder has no parent of its own.
+            if realPath(folder) != nil || folder == "." { break }
+        }
+        return (folder, rest)
     }
 }
