@@ -108,7 +108,7 @@ enum AttachmentCleanup {
         let words = record.serveArguments ?? []
         for (option, value) in zip(words, words.dropFirst()) {
             switch option {
-            case "--format": open.format = value.text.flatMap { ImageFormat(rawValue: $0) }
+            case "--format": open.format = try format(value)
             case "--snapshot": open.snapshot = ArgumentText.encode(value.bytes)
             case "--allow-path": FilePath(value).map { open.allowedFolders.append($0) }
             case "--working-folder": open.workingFolder = FilePath(value)
@@ -123,6 +123,16 @@ enum AttachmentCleanup {
                 advice: "give the old one its name back")
         }
         return files
+    }
+
+    /// A format that is not known is no reason to look at the file for one: a guest can write any signature into a raw disk.
+    private static func format(_ name: FileName) throws(ImageError) -> ImageFormat {
+        guard let format = name.text.flatMap({ ImageFormat(rawValue: $0) }) else {
+            throw ImageError(
+                .unsupported, "the disk's record names the format \"\(name)\", which is not known",
+                advice: "detach the disk and attach it again")
+        }
+        return format
     }
 
     /// Ends processes that were started for a socket, and are not recorded because the process that started them was

@@ -19,7 +19,8 @@ struct LoopConfig: Codable, Sendable {
     /// Bytes of a logical block of the device.
     var blockSize: Int
     @CodedPath var image: FilePath
-    var format: String
+    /// What the image was when the map was made. One that this program does not know cannot be decoded: never a guess.
+    var format: ImageFormat
     @CodedPaths var allowedFolders: [FilePath]
     var snapshot: String?
     var l2CacheLimit: UInt64
@@ -37,7 +38,7 @@ struct LoopConfig: Codable, Sendable {
         size = chain.size
         blockSize = options.open.blockSize
         _image = CodedPath(wrappedValue: image)
-        format = (chain.layers.first?.format ?? .raw).rawValue
+        format = chain.layers[0].format
         _allowedFolders = CodedPaths(wrappedValue: options.open.allowedFolders)
         snapshot = options.open.snapshot
         l2CacheLimit = options.open.l2CacheLimit
@@ -52,8 +53,7 @@ struct LoopConfig: Codable, Sendable {
 
     private func open(_ use: OpenedFile.Use, from first: Int32) -> OpenOptions {
         var options = OpenOptions()
-        // The format is not probed again: it stays what it was when the map was made.
-        options.format = ImageFormat(rawValue: format) ?? .raw
+        options.format = format
         options.allowedFolders = allowedFolders
         options.snapshot = snapshot
         options.l2CacheLimit = l2CacheLimit
@@ -153,7 +153,9 @@ enum LoopWire {
         do {
             return try JSONDecoder().decode(Value.self, from: Data(text.utf8))
         } catch {
-            throw ImageError(.system, "a message of another qblk process makes no sense")
+            throw ImageError(
+                .system, "a message of another qblk process makes no sense",
+                advice: "if qblk was installed anew meanwhile, take the map down and make it again")
         }
     }
 }

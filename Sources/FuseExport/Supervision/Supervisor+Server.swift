@@ -23,7 +23,7 @@ extension Supervisor {
 
     /// Raw images have no mapping that changes.
     private func makeJournal() throws(ImageError) {
-        guard !config.readOnly, config.format == ImageFormat.qcow2.rawValue, journal == nil else { return }
+        guard !config.readOnly, config.format == .qcow2, journal == nil else { return }
         do throws(Errno) { journal = try SharedMemory("qblk-map", count: MappingJournal.usualBytes) } catch {
             throw ImageError(.system, "no memory for changes: \(errorText(error.rawValue))")
         }

@@ -126,7 +126,8 @@ final class Supervisor {
 
     private func describe(_ device: LoopDevice, _ chain: ImageChain) -> MapRecord {
         var made = MapRecord(
-            name: config.name, image: config.image, format: config.format, snapshot: config.snapshot, size: chain.size,
+            name: config.name, image: config.image, format: config.format.rawValue, snapshot: config.snapshot,
+            size: chain.size,
             how: .loop, device: device.path, readOnly: config.readOnly, created: Int64(time(nil)))
         made.loops = [device.number]
         made.imageIdentity = chain.files.first?.identity

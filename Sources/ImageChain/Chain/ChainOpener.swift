@@ -144,7 +144,7 @@ private struct ChainOpener {
     ) throws(ImageError) -> (path: FilePath, format: ImageFormat?)? {
         guard let reference = image.extensions.backingName else { return nil }
         if let next = try known(role: "backing file") {
-            return (Self.shownPath(next), next.known.format.flatMap(ImageFormat.init(rawValue:)))
+            return (Self.shownPath(next), try Self.format(of: next.known))
         }
         return try policy.resolveBacking(reference, format: image.extensions.backingFormat, from: name)
     }
@@ -226,6 +226,15 @@ private struct ChainOpener {
             throw ImageError(.reference, "is shorter than when it was opened first", path: name)
         }
         return file
+    }
+
+    /// Which format an open backing file has. What it was when the chain was opened first is never guessed anew.
+    private static func format(of known: KnownFile) throws(ImageError) -> ImageFormat {
+        guard let format = known.format else {
+            throw ImageError(
+                .reference, "the image has a backing file where a data file was when it was opened first")
+        }
+        return format
     }
 
     /// The name that the file has now, for messages.

@@ -4,7 +4,7 @@ public import SystemPackage
 public import LinuxIO
 
 /// How the bytes of a file are laid out.
-public enum ImageFormat: String, Sendable, CaseIterable {
+public enum ImageFormat: String, Sendable, CaseIterable, Codable {
     case qcow2
     case raw
 }

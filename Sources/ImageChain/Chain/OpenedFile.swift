@@ -14,14 +14,14 @@ public struct KnownFile: Hashable, Sendable, Codable {
     /// written, and grows.
     public var length: UInt64?
     /// The format of a layer, found by probing or named by the overlay; nil for an external data file.
-    public var format: String?
+    public var format: ImageFormat?
 
     /// The file of that identity. `length` in bytes, nil for a file that is written; `format` nil for a data file.
     public init(_ identity: FileIdentity, length: UInt64?, format: ImageFormat?) {
         device = identity.device
         inode = identity.inode
         self.length = length
-        self.format = format?.rawValue
+        self.format = format
     }
 
     /// Device and inode.
