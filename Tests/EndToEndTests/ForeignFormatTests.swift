@@ -99,6 +99,23 @@ struct ForeignFormatTests {
         }
     }
 
+    @Test("as a new image's backing file it is named, also without -F", arguments: ["create", "convert"])
+    func newBacking(verb: String) throws {
+        try Scratch.withFolder { folder in
+            try Command(["sh", "-c", "qemu-img create -q -f vdi x 4M; truncate -s 4M r"], in: folder).succeed()
+            let words = verb == "create" ? ["create", "-f", "qcow2"] : ["convert", "-O", "qcow2", "-f", "raw", "r"]
+            for (name, isForeign) in [("x", true), ("r", false), ("none", false)] {
+                let backing = verb == "create" ? ["-b", name] : ["-o", "backing_file=\(name)"]
+                let outcome = try qblk(words + backing + ["new"], in: folder)
+                #expect(outcome.exit == 1 && outcome.errorLines.count == 1, "\(outcome)")
+                #expect(outcome.errors.contains("without its format"), "\(outcome)")
+                #expect(outcome.errors.contains("-F raw"), "\(outcome)")
+                let says = outcome.errors.contains("VDI image") && outcome.errors.contains("qemu-img convert -f vdi")
+                #expect(says == isForeign, "\(outcome)")
+            }
+        }
+    }
+
     @Test("as a backing file without a recorded format it is refused, as raw it is the bytes that it is")
     func backing() throws {
         try Scratch.withFolder { folder in

@@ -78,7 +78,7 @@ public struct ImageCreate: Sendable {
         }
         guard format == .qcow2 else { throw .unsupported("a raw image has no backing file") }
         guard let backingFormat = options.backingFormat else {
-            throw .unsupported("a backing file is given without its format", advice: "say -F qcow2 or -F raw")
+            throw missingFormat(of: name, from: path)
         }
         if isUnsafe == true { return nil }
         var open = open
@@ -95,6 +95,23 @@ public struct ImageCreate: Sendable {
             throw ImageError(
                 .reference, "the backing file \(error)", advice: isUnsafe == nil ? nil : "say -u to go on without it")
         }
+    }
+
+    /// The error for a backing file whose format is not given. One of a format that is not read is called by its name.
+    private static func missingFormat(of name: FileName, from path: FilePath) -> ImageError {
+        let what = "a backing file is given without its format"
+        do throws(ImageError) {
+            let file = try HostFile.open(path: try openable(BackingName.full(name, in: path)), direct: .never)
+            if let foreign = try ForeignFormat.probe(file) {
+                let way = foreign == .luks ? "" : "convert it with qemu-img convert -f \(foreign.rawValue), or "
+                return .unsupported(
+                    "\(what), and \"\(name)\" is \(foreign.name), which is not read",
+                    advice: "\(way)say -F raw to take it as it is")
+            }
+        } catch {
+            // A file that cannot be looked at: what it is stays open.
+        }
+        return .unsupported(what, advice: "say -F qcow2 or -F raw")
     }
 
     /// Writes the image.
