@@ -82,7 +82,8 @@ public struct MapRecord: Codable, Equatable, Sendable {
         set { (backingDevice, backingInode) = (newValue?.device, newValue?.inode) }
     }
 
-    /// The image's name leads to another file by now, or to none. False where the record does not know which file it is.
+    /// The image's name leads to another file by now, or to none, and the image may have another name. False where the record
+    /// does not know which file it is.
     public var isImageRenamed: Bool { imageIdentity != nil && !isImage(image) }
 
     /// Whether `path` leads to the image, by whatever name. Where the record does not know which file it is, its name

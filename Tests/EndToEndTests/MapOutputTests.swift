@@ -66,6 +66,19 @@ struct MapOutputTests {
         #expect(outcome.output == "1\n1\n1\nexit 0\n", "\(outcome)")
     }
 
+    @Test("a deleted image is shown as deleted, not as renamed", arguments: ["qcow2", "raw"])
+    func deleted(format: String) throws {
+        let outcome = try shell(
+            """
+            qemu-img convert -O \(format) image.qcow2 gone; ln gone kept
+            $Q map -r --via loop -f \(format) --name m gone >/dev/null
+            rm gone; $Q list | grep -cE '(gone|kept) .renamed.$'
+            rm kept; $Q list | grep -c 'gone .deleted.$'; $Q list --json | grep -c '"image-deleted": true'
+            $Q list --json | grep -c renamed; $Q unmap m; echo "exit $?"
+            """)
+        #expect(outcome.output == "1\n1\n1\n0\nexit 0\n", "\(outcome)")
+    }
+
     @Test("files of one name get two maps, and the second says what it is called")
     func names() throws {
         let outcome = try shell(

@@ -16,6 +16,9 @@ extension FilePath {
     /// The type of the file that the path leads to, as S_IFMT has it; nil where there is none.
     package var fileType: UInt32? { status().map { $0.st_mode & S_IFMT } }
 
+    /// The number of names that the file at this path has; nil where there is none.
+    package var linkCount: UInt64? { status().map { UInt64($0.st_nlink) } }
+
     /// unlink(2): 0, or -1 and errno.
     @discardableResult package func unlink() -> Int32 { withPlatformString { Glibc.unlink($0) } }
 

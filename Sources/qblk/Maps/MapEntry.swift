@@ -10,11 +10,13 @@ struct MapEntry {
 
     init(_ record: MapRecord) {
         let state = record.deferred ? "going" : Self.state(record.health)
+        let (isRenamed, isDeleted) = (record.isImageRenamed, record.isImageDeleted)
         json = .members([
             "name": .string(record.name),
             "device": .string(record.device),
             "image": .path(record.image),
-            "image-renamed": record.isImageRenamed ? .bool(true) : nil,
+            "image-renamed": isRenamed && !isDeleted ? .bool(true) : nil,
+            "image-deleted": isDeleted ? .bool(true) : nil,
             "format": .string(record.format),
             "snapshot": record.snapshot.map { .string($0) },
             "size": .unsigned(record.size),
@@ -28,7 +30,7 @@ struct MapEntry {
         columns = [
             record.name, record.device, ByteSize.text(record.size), record.how.rawValue, record.readOnly ? "yes" : "no",
             record.server.map { String($0.pid) } ?? "-", state,
-            printable(record.image) + (record.isImageRenamed ? " (renamed)" : ""),
+            printable(record.image) + (isDeleted ? " (deleted)" : isRenamed ? " (renamed)" : ""),
         ]
     }
 
