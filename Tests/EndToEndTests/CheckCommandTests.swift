@@ -55,6 +55,23 @@ struct CheckCommandTests {
         }
     }
 
+    @Test("an image is checked without its backing file")
+    func withoutBacking() throws {
+        try Scratch.withFolder { folder in
+            let builder = ImageBuilder(folder: folder)
+            try builder.create("1M", as: "base")
+            try builder.create("1M", backing: "qcow2:base", as: "top")
+            try builder.io(["write -q -P 1 0 64k"], on: "top")
+            let whole = try qemuImg("check", "--output=json", "top", in: folder)
+            try builder.run("rm", "base")
+            // qemu-img opens the whole chain first.
+            #expect(try qemuImg("check", "top", in: folder).exit == 1)
+            let outcome = try qblk("check", "--output=json", "top", in: folder)
+            #expect(outcome.exit == 0 && outcome.errors.isEmpty, "\(outcome)")
+            #expect(try outcome.json() == whole.json())
+        }
+    }
+
     @Test("a raw image has nothing to check")
     func raw() throws {
         let file = try Scratch.newFile("raw")

@@ -13,7 +13,8 @@ struct CheckCommand: ParsableCommand {
         commandName: "check",
         abstract: "Checks an image's metadata, and repairs it.",
         discussion: """
-            Takes qemu-img check's options. Looks at the image's own file only. Exit code 0: clean; 1: it could not be \
+            Takes qemu-img check's options. Looks at the image's own file only: unlike qemu-img's it needs no \
+            backing file. Exit code 0: clean; 1: it could not be \
             checked; 2: corrupt; 3: clusters are leaked, which is harmless; 63: the format has nothing to check. After a \
             repair it stands for what is left. A repair changes refcounts and flags; it drops no data, and leaves entries \
             that point nowhere as they are.
