@@ -149,4 +149,19 @@ pid_t qb_spawn(
     return -error;
 }
 
+// Fork without execve: the child calls async-signal-safe functions only, and ends.
+pid_t qb_fork_sync(int fd) {
+    pid_t pid = fork();
+    if (pid < 0) return -errno;
+    if (pid > 0) return pid;
+    if (dup2(fd, 0) < 0) _exit(errno);
+    if (syscall(SYS_close_range, 1, ~0u, 0) != 0)
+        for (int other = 1; other < 65536; other++) close(other); // kernels before 5.9
+    default_signals();
+    setsid();
+    prctl(PR_SET_NAME, "qblk-sync", 0, 0, 0);
+    if (chdir("/") != 0) _exit(errno);
+    _exit(fsync(0) == 0 ? 0 : errno);
+}
+
 const void *qb_fault_address(const void *siginfo) { return ((const siginfo_t *)siginfo)->si_addr; }

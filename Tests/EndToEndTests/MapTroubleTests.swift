@@ -47,6 +47,40 @@ extension MapTests {
             #expect(mapping.leftoversAfterWaiting().isEmpty, "\(mapping.leftovers())")
         }
 
+        @Test("unmap names a stopped supervisor, and a signal ends it", arguments: [SIGINT, SIGTERM])
+        func stoppedSupervisor(signal: Int32) throws {
+            try Scratch.withFolder { folder in
+                let builder = ImageBuilder(folder: folder)
+                try builder.create("8M", as: "a.qcow2")
+                try builder.rawFile("noise", 1 << 20)
+                let mapping = try Mapping(builder.path("a.qcow2"), readOnly: false)
+                try builder.run("dd", "if=noise", "of=\(mapping.device)", "bs=64k", "conv=fsync", "status=none")
+                let entry = try #require(try mapping.listed())
+                let supervisor = pid_t(try #require(entry["supervisor-pid"]?.integer))
+                let server = pid_t(try #require(entry["server-pid"]?.integer))
+                #expect(kill(supervisor, SIGSTOP) == 0 && kill(server, SIGKILL) == 0)
+                defer { kill(supervisor, SIGCONT) }
+                var unmap = try Command([Tools.qblk, "unmap", mapping.name]).spawn()
+                defer { unmap.end() }
+                usleep(2_500_000)
+                #expect(unmap.isRunning)
+                kill(unmap.pid, signal)
+                let outcome = unmap.wait(deadline: 10)
+                #expect(outcome.signal == signal && !outcome.timedOut, "\(outcome)")
+                #expect(outcome.errorLines.count == 1 && outcome.errors.hasPrefix("qblk note: "), "\(outcome)")
+                #expect(outcome.errors.contains("supervisor, stopped"), "\(outcome)")
+                #expect(outcome.errors.contains("kill -CONT \(supervisor)\n"), "\(outcome)")
+                #expect(kill(supervisor, SIGCONT) == 0)
+                // The first one's fsync, which nothing ends, is over by then or has the device open.
+                for _ in 0..<100 where try Command(["pgrep", "-x", "qblk-sync"]).run().exit == 0 { usleep(50_000) }
+                let second = try mapping.unmap()
+                #expect(second.exit == 0, "\(second)")
+                #expect(mapping.leftoversAfterWaiting().isEmpty, "\(mapping.leftovers())")
+                try builder.img("convert", "-f", "qcow2", "-O", "raw", "a.qcow2", "after")
+                try builder.run("cmp", "-n", "1048576", "after", "noise")
+            }
+        }
+
         @Test("a device in use stays, unless unmap is told to wait for its end")
         func inUse() throws {
             let mapping = try Mapping(try ImageTrait.named("full").made().path)

@@ -77,4 +77,7 @@ enum : unsigned int {
 pid_t qb_spawn(
     const char *path, char *const argv[], char *const envp[], const int *sources, const int *targets, int fd_count,
     unsigned int flags);
+/// fsync(2) of `fd` in a child that has no other descriptor and a session of its own: no signal ends an fsync of a device whose
+/// server does not answer. Returns the child's pid, or minus an errno; its exit code is 0 or fsync's errno.
+pid_t qb_fork_sync(int fd);
 #endif

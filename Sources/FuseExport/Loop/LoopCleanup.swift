@@ -44,19 +44,33 @@ enum LoopCleanup {
         let fd = open(record.device, O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else { return }
         defer { close(fd) }
-        guard WaitNotice.during(waitText(record), notice, { fsync(fd) }) == 0 else {
+        do throws(Errno) {
+            try WaitNotice.during(waitText(record), notice) { () throws(Errno) in try SyncProcess.sync(fd) }
+        } catch {
             throw ImageError(
-                .system, "what was written cannot be brought to the disk: \(errorText(errno))",
+                .system, "what was written cannot be brought to the disk: \(errorText(error.rawValue))",
                 advice: "copy what you need from \(record.device); --deferred takes it down all the same")
         }
     }
 
-    /// What `unmap` tells the user when a write-back lasts.
+    /// What `unmap` says when a wait lasts: for which process, and what to do about one that is stopped.
     static func waitText(_ record: MapRecord) -> String {
-        guard let server = record.server else {
-            return "waiting for what was written to \(record.device) to reach the disk"
+        let processes = [("supervisor", record.supervisor), ("server", record.server)]
+        let stopped = processes.compactMap { role, process in
+            process.flatMap { $0.isStopped ? (role: role, pid: $0.pid) : nil }
         }
-        return "waiting for \(record.device)'s server to write back (pid \(server.pid))"
+        if !stopped.isEmpty {
+            let roles = stopped.map(\.role).joined(separator: " and ")
+            return "waiting for \(record.device)'s \(roles), stopped by a signal: continue with kill -CONT "
+                + stopped.map { "\($0.pid)" }.joined(separator: " ")
+        }
+        if let server = record.server, server.isAlive {
+            return "waiting for \(record.device)'s server to write back (pid \(server.pid))"
+        }
+        if record.server != nil, let supervisor = record.supervisor, supervisor.isAlive {
+            return "waiting for \(record.device)'s supervisor to start the next server (pid \(supervisor.pid))"
+        }
+        return "waiting for what was written to \(record.device) to reach the disk"
     }
 
     /// Milliseconds that a server which wrote, and its supervisor, may take to end: a slow disk may have much to write.

@@ -97,8 +97,9 @@ public enum LoopExport {
         signal(current.supervisor, SIGTERM)
         var hasEnded = true
         if let supervisor = current.supervisor {
-            hasEnded = WaitNotice.during(LoopCleanup.waitText(current), notice) {
-                LoopCleanup.end(supervisor, timeout: 10_000 + (current.readOnly ? 0 : LoopCleanup.writerTimeout))
+            let ending = current
+            hasEnded = WaitNotice.during(LoopCleanup.waitText(ending), notice) {
+                LoopCleanup.end(supervisor, timeout: 10_000 + (ending.readOnly ? 0 : LoopCleanup.writerTimeout))
             }
         }
         var trouble = try registry.record(of: record.name)?.trouble

@@ -9,14 +9,16 @@ struct WaitNotice: ThreadWork {
     /// Milliseconds of waiting that are not reported.
     private static let delay: Int32 = 1000
 
-    private let text: String
+    /// Asked for when it is said: what is waited for may have changed since the wait began.
+    private let text: @Sendable () -> String
     private let notice: @Sendable (String) -> Void
     private let done: Mailbox<Bool>
 
     /// Runs `body`, and calls `notice` with `text` when that takes more than a second.
     @discardableResult
     static func during<Result, Failure: Error>(
-        _ text: String, _ notice: @escaping @Sendable (String) -> Void, _ body: () throws(Failure) -> Result
+        _ text: @autoclosure @escaping @Sendable () -> String, _ notice: @escaping @Sendable (String) -> Void,
+        _ body: () throws(Failure) -> Result
     ) throws(Failure) -> Result {
         let done = start(text, notice)
         defer { done?.post(true) }
@@ -24,7 +26,9 @@ struct WaitNotice: ThreadWork {
     }
 
     /// Nil when there is no thread: then the wait is not reported.
-    private static func start(_ text: String, _ notice: @escaping @Sendable (String) -> Void) -> Mailbox<Bool>? {
+    private static func start(
+        _ text: @escaping @Sendable () -> String, _ notice: @escaping @Sendable (String) -> Void
+    ) -> Mailbox<Bool>? {
         do throws(Errno) {
             let done: Mailbox<Bool> = try Mailbox()
             _ = try WorkerThread.start("qblk-wait", WaitNotice(text: text, notice: notice, done: done))
@@ -38,6 +42,6 @@ struct WaitNotice: ThreadWork {
             var entry = pollfd(fd: done.fd, events: Int16(POLLIN), revents: 0)
             if poll(&entry, 1, Int32(clamping: end - MonotonicClock.milliseconds())) > 0 { return }
         }
-        notice(text)
+        notice(text())
     }
 }

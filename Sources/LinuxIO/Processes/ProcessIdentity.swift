@@ -28,6 +28,12 @@ public struct ProcessIdentity: Hashable, Sendable, Codable {
 
     public var isAlive: Bool { ProcessIdentity(pid: pid) == self }
 
+    /// Stopped by a signal or a debugger: alive, and doing nothing.
+    public var isStopped: Bool {
+        guard let facts = ProcessIdentity.facts(of: pid), facts.startTime == startTime else { return false }
+        return facts.isStopped
+    }
+
     public static func isAlive(pid: Int32, startTime: UInt64) -> Bool {
         ProcessIdentity(pid: pid, startTime: startTime).isAlive
     }
@@ -63,12 +69,12 @@ public struct ProcessIdentity: Hashable, Sendable, Codable {
     }
 
     /// State and start time. The command's name may hold anything, blanks and brackets too: read behind the last one.
-    private static func facts(of pid: Int32) -> (isDead: Bool, startTime: UInt64)? {
+    private static func facts(of pid: Int32) -> (isDead: Bool, isStopped: Bool, startTime: UInt64)? {
         guard pid > 0 else { return nil }
         guard let text = Filesystem.readIfThere("/proc/\(pid)/stat"), let bracket = text.lastIndex(of: ")")
         else { return nil }
         let fields = text[text.index(after: bracket)...].split(separator: " ")
         guard fields.count > 19, let start = UInt64(fields[19]) else { return nil }
-        return (fields[0] == "Z" || fields[0] == "X", start)
+        return (["Z", "X"].contains(fields[0]), ["T", "t"].contains(fields[0]), start)
     }
 }
