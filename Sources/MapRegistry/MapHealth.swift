@@ -11,6 +11,8 @@ public enum MapHealth: Sendable {
     case alive
     /// The device is there but a process that belongs to it is not: usable perhaps, not to be relied upon.
     case degraded
+    /// The map was given up, because the image's files are not what they were: all requests to the device fail.
+    case failed
     /// The device is gone.
     case dead
 }
@@ -19,6 +21,7 @@ extension MapRecord {
     /// What is left of the map now.
     public var health: MapHealth {
         guard isDeviceThere else { return .dead }
+        if failure != nil { return .failed }
         for process in [server, supervisor] {
             if let process, !process.isAlive { return .degraded }
         }

@@ -52,6 +52,8 @@ public struct MapRecord: Codable, Equatable, Sendable {
     public var created: Int64
     /// The device goes away by itself with its last user.
     public var deferred: Bool
+    /// Why the map was given up: all requests to its device fail from then on.
+    public var failure: String?
     /// Set when the map is gone and the image lacks what was written to it: for the process that waits for its end.
     public var trouble: String?
 

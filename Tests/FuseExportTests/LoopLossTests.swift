@@ -45,6 +45,37 @@ import Testing
         }
     }
 
+    /// An image that was cut under its map cannot be saved through the device: `unmap` says what does, and takes the map down.
+    @Test(arguments: ["qcow2", "raw"], [false, true])
+    func aCutImageIsGivenUpAndSaid(format: String, isServerKilled: Bool) throws {
+        try LoopBench.run { bench in
+            let builder = bench.workshop
+            try builder.rawFile("noise", 4 << 20)
+            try builder.img("convert", "-O", format, "noise", "a.img")
+            let record = try bench.map("a.img", raw: format == "raw", plain: false, readOnly: false)
+            try builder.run("dd", "if=noise", "of=\(record.device)", "bs=64k", "count=8", "conv=fsync", "status=none")
+            try builder.run("truncate", "-s", "1M", "a.img")
+            if isServerKilled {
+                try #require(record.server).kill(SIGKILL)
+                let read = try Command(["dd", "if=\(record.device)", "of=/dev/null", "bs=1M", "iflag=direct"]).run()
+                #expect(read.exit == 1 && !read.timedOut, "\(read)")
+            } else {
+                let write = ["dd", "if=noise", "of=\(record.device)", "bs=64k", "oflag=direct", "conv=fsync"]
+                #expect(try Command(write).run().exit == 1)
+                for _ in 0..<40 where try bench.current(record).health != .failed { usleep(100_000) }
+                #expect(try bench.current(record).health == .failed)
+            }
+            let error = #expect(throws: ImageError.self) { try bench.unmap(record) }
+            #expect(error?.what.contains("the map was given up") == true, "\(String(describing: error))")
+            let advice = error?.advice ?? ""
+            #expect(advice.contains("qblk convert --salvage -f \(format) "), "\(advice)")
+            #expect(try bench.registry.all().isEmpty, "it is gone all the same")
+            let salvage = try qblk("convert", "--salvage", "-f", format, "-O", "raw", "a.img", "o", in: builder.folder)
+            #expect(salvage.exit == 0, "\(salvage)")
+            try builder.run("cmp", "-n", "524288", "o", "noise")
+        }
+    }
+
     @Test func theNextMapSaysWhatItTakesDown() throws {
         try LoopBench.run { bench in
             let record = try mapped(bench, writes: true)

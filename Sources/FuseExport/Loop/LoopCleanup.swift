@@ -53,6 +53,23 @@ enum LoopCleanup {
         }
     }
 
+    /// Brings what was written to the disk, unless the map was given up: then nothing can be, and the device is of no use to
+    /// copy from. The record as it is afterwards.
+    static func flushOrGivenUp(
+        _ record: MapRecord, _ registry: MapRegistry, _ notice: @escaping @Sendable (String) -> Void
+    ) throws(ImageError) -> MapRecord {
+        if record.failure != nil { return record }
+        do throws(ImageError) { try flush(record, notice) } catch {
+            // A server tells its supervisor within a second that its image was cut.
+            for _ in 0..<20 {
+                if let now = try registry.record(of: record.name), now.failure != nil { return now }
+                usleep(100_000)
+            }
+            throw error
+        }
+        return record
+    }
+
     /// What `unmap` says when a wait lasts: for which process, and what to do about one that is stopped.
     static func waitText(_ record: MapRecord) -> String {
         let processes = [("supervisor", record.supervisor), ("server", record.server)]

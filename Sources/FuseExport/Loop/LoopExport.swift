@@ -80,13 +80,13 @@ public enum LoopExport {
             let loss = LoopLoss.find(current)
             if try LoopCleanup.clean(current, deferred: deferred, notice) {
                 try reservation.remove()
-                return loss ?? self.loss(current.trouble)
+                return LoopLoss.givenUp(current) ?? loss ?? self.loss(current.trouble)
             }
             current.deferred = true
             try reservation.write(current)
             return nil
         }
-        if !deferred { try LoopCleanup.flush(current, notice) }
+        if !deferred { current = try LoopCleanup.flushOrGivenUp(current, registry, notice) }
         for number in current.loops where try !LoopOpeners.detach(number, of: current, deferred: deferred) {
             // The supervisor waits for the last user, then takes down the rest.
             current.deferred = true
@@ -102,11 +102,12 @@ public enum LoopExport {
                 LoopCleanup.end(supervisor, timeout: 10_000 + (ending.readOnly ? 0 : LoopCleanup.writerTimeout))
             }
         }
-        var trouble = try registry.record(of: record.name)?.trouble
+        let end = try registry.record(of: record.name)
+        var trouble = end?.trouble
         if !hasEnded, !current.readOnly { trouble = trouble ?? "not everything could be written back" }
         _ = try LoopCleanup.clean(current, deferred: true, notice)
         try reservation.remove()
-        return loss(trouble)
+        return LoopLoss.givenUp(end ?? current) ?? loss(trouble)
     }
 
     private static func loss(_ trouble: String?) -> ImageError? {

@@ -20,6 +20,14 @@ enum LoopLoss {
             advice: "check what is on \(record.image)")
     }
 
+    /// The error for a writable map that was given up while it was there.
+    static func givenUp(_ record: MapRecord) -> ImageError? {
+        guard !record.readOnly, let failure = record.failure else { return nil }
+        return ImageError(
+            .system, "\(failure), and the map was given up: what was written since the last sync may be lost",
+            advice: "copy what is left with qblk convert --salvage -f \(record.format) \(record.image) OUTPUT")
+    }
+
     /// Sectors of the device that were written or discarded since the machine started; nil where the kernel does not
     /// count them. (Requests are no measure: a flush is one, too.)
     static func changes(_ number: Int32) -> UInt64? {

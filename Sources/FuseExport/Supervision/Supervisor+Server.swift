@@ -16,6 +16,7 @@ extension Supervisor {
     func startServer() throws(ImageError) {
         guard let devices = connection?.devices, let files = chain?.files.map(\.fd) else { return }
         serving = false
+        hasHeardAll = false
         startedAt = MonotonicClock.milliseconds()
         try makeJournal()
         server = try ServerProcess.start(config, devices: devices, files: files, journal: journal?.fd ?? -1)
@@ -29,12 +30,14 @@ extension Supervisor {
         }
     }
 
-    /// Reads the server's report: returns its error, or nil when it serves, or is dead (which `reapServer` finds).
+    /// Reads a report of the server, of its start or later of its image being cut: returns its error, or nil when it serves,
+    /// or is dead (which `reapServer` finds).
     func hear() -> ImageError? {
         guard let pipe = server?.report.raw else { return nil }
         do throws(ImageError) {
             guard let report = try ReportPipe.receive(pipe) else {
                 // A pipe that has ended would be readable for ever: no longer looked at, until the process is reaped.
+                hasHeardAll = true
                 serving = true
                 return nil
             }
@@ -43,6 +46,7 @@ extension Supervisor {
             serving = true
             return nil
         } catch {
+            hasHeardAll = true
             return error
         }
     }
@@ -72,9 +76,14 @@ extension Supervisor {
     /// Stops serving if the image's files are not what they were: no other server could help, and another disk's bytes
     /// must not be shown. After other errors of a server's start, the next one is tried.
     func refuseServing(_ error: ImageError) {
-        guard error.kind == .reference, !hasGivenUp else { return }
+        guard !hasGivenUp else { return }
+        switch error.kind {
+        case .system, .locked: return
+        case .reference, .malformed, .unsupported, .notFound: break
+        }
         log.error("\(config.image): \(error): the disk now fails all requests")
         hasGivenUp = true
+        recordFailure("\(error.what)")
         LoopCleanup.abort(diskPath)
     }
 

@@ -25,6 +25,8 @@ final class Supervisor {
     private(set) var record: MapRecord?
     /// The server has reported that it serves.
     var serving = false
+    /// The server's pipe has ended, or reported an error: it is not read again.
+    var hasHeardAll = false
     /// Sentences of the server for the user.
     var notes: [String] = []
     /// No server can serve these files any more: all requests fail.
@@ -171,7 +173,7 @@ final class Supervisor {
             let left = max(restartAt - MonotonicClock.milliseconds(), 0)
             timeout = timeout < 0 ? left : min(timeout, left)
         }
-        let report = serving ? -1 : (server?.report.raw ?? -1)
+        let report = hasHeardAll ? -1 : (server?.report.raw ?? -1)
         var waits = [signals?.raw ?? -1, report, extra].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
         poll(&waits, 3, Int32(clamping: timeout))
         var trouble: ImageError?
@@ -278,8 +280,14 @@ final class Supervisor {
         do throws(ImageError) { try device.detach() } catch { log.error("\(error)") }
     }
 
+    /// For `list` and `unmap`: why nothing can be read or written any more.
+    func recordFailure(_ text: String) {
+        record?.failure = text
+        rewriteRecord()
+    }
+
     func rewriteRecord() {
-        record?.server = server?.identity
+        record?.server = server?.identity ?? record?.server
         guard let record else { return }
         do throws(ImageError) { try registry.write(record) } catch { log.error("\(error)") }
     }

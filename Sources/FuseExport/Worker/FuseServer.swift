@@ -12,6 +12,12 @@ struct FuseServer {
     let chain: ImageChain
     let file: FuseFile
     let devices: [Int32]
+    /// Called once, within a second after it was noticed that the image was cut.
+    var lost: () -> Void = {}
+
+    /// Milliseconds between two looks whether the workers have noticed a cut. They cannot tell it themselves: they do nothing
+    /// but carry requests.
+    private static let lossInterval: Int32 = 1000
 
     /// Serves until the connection ends. `serving` is called once every thread is ready for requests.
     func run(serving: () -> Void) throws(ImageError) {
@@ -21,7 +27,8 @@ struct FuseServer {
         for (index, device) in devices.enumerated() {
             do throws(Errno) {
                 let work = WorkerLife(
-                    server: self, device: device, index: index, starts: starts, gate: gate)
+                    chain: chain, file: file, count: devices.count, device: device, index: index, starts: starts,
+                    gate: gate)
                 _ = try WorkerThread.start("qblk-fuse", work)
             } catch { throw Self.failed(error) }
         }
@@ -35,6 +42,13 @@ struct FuseServer {
             }
         }
         serving()
+        if chain.isWritable {
+            while !gate.waitForEnds(devices.count, milliseconds: Self.lossInterval) {
+                guard chain.wasCut else { continue }
+                lost()
+                break
+            }
+        }
         gate.waitForEnds(devices.count)
     }
 
@@ -43,7 +57,10 @@ struct FuseServer {
 
 /// The work of one worker's thread, from making its ring to the end of the connection.
 private struct WorkerLife: ThreadWork {
-    let server: FuseServer
+    let chain: ImageChain
+    let file: FuseFile
+    /// Number of workers.
+    let count: Int
     let device: Int32
     let index: Int
     let starts: Mailbox<ImageError?>
@@ -51,12 +68,12 @@ private struct WorkerLife: ThreadWork {
 
     consuming func run() {
         // The kernel tends to wake both workers on one processor.
-        ThreadFlags.spread(index, of: server.devices.count)
+        ThreadFlags.spread(index, of: count)
         // The flag belongs to each thread; it may not be inherited from the thread that made this one.
         do throws(Errno) { try ThreadFlags.markAsIOFlusher() } catch {}  // `ServerProtection` has told.
         do throws(ImageError) {
             let worker = try FuseWorker(
-                fuse: device, chain: server.chain, file: server.file, workers: server.devices.count)
+                fuse: device, chain: chain, file: file, workers: count)
             starts.post(nil)
             worker.run()
         } catch {
@@ -80,15 +97,20 @@ private final class Gate: Sendable {
         event?.post(1)
     }
 
-    func waitForEnds(_ count: Int) {
+    /// Waits for the ends of `count` threads, at most `milliseconds` (-1: for ever); whether they have ended.
+    @discardableResult func waitForEnds(_ count: Int, milliseconds: Int32 = -1) -> Bool {
+        let end = MonotonicClock.milliseconds() + Int64(milliseconds)
         while ended.withLock({ $0 }) < count {
+            let left = milliseconds < 0 ? -1 : Int32(clamping: end - MonotonicClock.milliseconds())
+            if milliseconds >= 0, left <= 0 { return false }
             guard let event else {
                 usleep(100_000)
                 continue
             }
             var entry = pollfd(fd: event.fd, events: Int16(POLLIN), revents: 0)
-            poll(&entry, 1, -1)
+            poll(&entry, 1, left)
             _ = event.take()
         }
+        return true
     }
 }

@@ -12,7 +12,7 @@ import SystemPackage
 struct ServerProcess: ~Copyable {
     let process: ChildProcess
     let identity: ProcessIdentity?
-    /// Readable once the server serves, or is dead.
+    /// Readable once the server serves, once it gives its image up, and once it is dead.
     let report: OwnedFD
 
     /// The numbers of the descriptors that a server inherits.
@@ -64,11 +64,10 @@ struct ServerProcess: ~Copyable {
             var file = FuseFile(chain)
             // If the file has grown meanwhile, the device has not.
             file.size = config.size
-            try FuseServer(chain: chain, file: file, devices: devices).run {
+            try FuseServer(chain: chain, file: file, devices: devices, lost: { tellLoss(config, log) }).run {
                 let notes = protection.complete()
                 for note in notes { log.notice("\(config.image): \(note)") }
                 ReportPipe.send(LoopReport(nil, notes: chain.isWritable ? notes : []), to: reportNumber)
-                close(reportNumber)
             }
             return finish(chain, log)
         } catch {
@@ -76,6 +75,12 @@ struct ServerProcess: ~Copyable {
             log.error("cannot serve \(config.image): \(error)")
             return 1
         }
+    }
+
+    /// Tells the supervisor that the image was cut under the server: the map is given up.
+    private static func tellLoss(_ config: LoopConfig, _ log: Logger) {
+        let error = ImageError(.malformed, "the image was cut while it was mapped")
+        if !ReportPipe.send(LoopReport(error), to: reportNumber) { log.error("\(config.image): \(error)") }
     }
 
     /// Replays the changes that the disk lacks because the server before this one was killed.

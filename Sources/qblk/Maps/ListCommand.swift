@@ -10,7 +10,8 @@ struct ListCommand: ParsableCommand {
         commandName: "list",
         abstract: "Says which images are mapped, or plugged into VMs.",
         discussion: """
-            For a disk in a VM, DEVICE is the VM's QMP socket.
+            For a disk in a VM, DEVICE is the VM's QMP socket. STATE is alive; degraded (a process of it is dead); failed (the \
+            image was cut or replaced, and all requests fail: unmap it); dead (the device is gone); or going (deferred).
 
             Example:
               qblk list --json

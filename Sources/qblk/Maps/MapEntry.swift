@@ -63,6 +63,7 @@ struct MapEntry {
         switch health {
         case .alive: "alive"
         case .degraded: "degraded"
+        case .failed: "failed"
         case .dead: "dead"
         }
     }

@@ -13,9 +13,10 @@ struct UnmapCommand: ParsableCommand {
         commandName: "unmap",
         abstract: "Takes a map's device away.",
         discussion: """
-            What was written to it is on the disk afterwards, or an error says what may be lost (exit code 1); the map is gone \
-            then all the same. Ends its server, too. A device in use is refused and stays. Also cleans up maps whose server \
-            has died.
+            What was written to it is on the disk afterwards, or an error says why not (exit code 1). Where it cannot be \
+            brought to the disk the map stays, to be copied from; --deferred takes it down all the same. A map that was given \
+            up, or whose processes were killed, goes, and the error says what may be lost. Ends its server, too. A device in \
+            use is refused and stays.
 
             Example:
               qblk unmap disk.qcow2
