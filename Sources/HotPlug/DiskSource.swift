@@ -18,7 +18,7 @@ struct DiskSource {
     let files: HeldFiles?
 
     init(_ options: AttachOptions) throws(ImageError) {
-        do throws(Errno) { path = try Filesystem.realPath(options.image) } catch {
+        do throws(Errno) { path = try options.image.realPath() } catch {
             throw ImageError(.system, "cannot open: \(errorText(error.rawValue))", path: options.image)
         }
         let isBlock = path.fileType == S_IFBLK

@@ -28,7 +28,7 @@ public enum HotPlug {
     /// disk; nothing of the disk is left then.
     public static func attach(_ options: AttachOptions) throws(ImageError) -> AttachmentRecord {
         let source = try DiskSource(options)
-        let qmp = try realPath(options.qmp)
+        let qmp = try monitorSocket(options.qmp)
         if let id = options.id { try PluggedDisk.check(id) }
         let monitor = try QEMUMonitor(qmp)
         try AttachmentCleanup.sweep(options.registry, monitor)
@@ -90,7 +90,7 @@ public enum HotPlug {
         if let snapshot = options.open.snapshot { words += ["--snapshot", FileName(argument: snapshot)] }
         // The server has another working folder.
         if let here = options.open.workingFolder ?? FilePath.current { words += ["--working-folder", here.name] }
-        for folder in options.open.allowedFolders { words += ["--allow-path", Filesystem.absolute(folder).name] }
+        for folder in options.open.allowedFolders { words += ["--allow-path", folder.realOrAbsolute.name] }
         return words + options.serveArguments.map { FileName(argument: $0) }
     }
 
@@ -172,7 +172,7 @@ public enum HotPlug {
     public static func detach(
         _ id: String, qmp path: FilePath, timeout: Int64, registry: AttachmentRegistry = AttachmentRegistry()
     ) throws(ImageError) -> Bool {
-        let qmp = Filesystem.absolute(path)
+        let qmp = path.realOrAbsolute
         guard let key = try key(of: id, qmp, registry) else { throw try unknown(id, qmp, registry) }
         guard let lock = try registry.lock(key, timeout: 10_000) else {
             throw ImageError(
@@ -223,10 +223,9 @@ public enum HotPlug {
         return ImageError(.notFound, what, advice: "`qblk list` says what is", path: FileName(id))
     }
 
-    // MARK: paths
-
-    private static func realPath(_ path: FilePath) throws(ImageError) -> FilePath {
-        do throws(Errno) { return try Filesystem.realPath(path) } catch {
+    /// Where the VM's monitor is, without links: the record keeps it.
+    private static func monitorSocket(_ path: FilePath) throws(ImageError) -> FilePath {
+        do throws(Errno) { return try path.realPath() } catch {
             throw ImageError(
                 error == .noSuchFileOrDirectory ? .notFound : .system,
                 "cannot reach the VM: \(errorText(error.rawValue))",

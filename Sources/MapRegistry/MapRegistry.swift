@@ -55,7 +55,7 @@ public struct MapRegistry: Sendable {
     public func find(_ key: FilePath) throws(ImageError) -> MapRecord? {
         let records = try all()
         if let named = records.first(where: { FilePath($0.name) == key }) { return named }
-        let path = Filesystem.absolute(key)
+        let path = key.realOrAbsolute
         if let device = records.first(where: { [key, path].contains(FilePath($0.device)) }) { return device }
         let images = records.filter { Filesystem.exists(path) ? $0.isImage(path) : $0.image == path || $0.image == key }
         guard images.count < 2 else {

@@ -45,8 +45,8 @@ struct FilesystemTests {
         let scratch = try Scratch()
         let path = try scratch.file("a")
         #expect(symlink("a", scratch.path + "/link") == 0)
-        #expect(try Filesystem.realPath(FilePath(scratch.path + "/./link")) == Filesystem.realPath(FilePath(path)))
-        #expect(throws: Errno.noSuchFileOrDirectory) { try Filesystem.realPath("/nowhere/at/all") }
+        #expect(try FilePath(scratch.path + "/./link").realPath() == FilePath(path).realPath())
+        #expect(throws: Errno.noSuchFileOrDirectory) { try FilePath("/nowhere/at/all").realPath() }
         #expect(FilePath("/a/b").parent == "/a" && FilePath("/a").parent == "/")
         #expect(FilePath("a").parent == ".")
         #expect(Filesystem.identity(of: FilePath(path)) == Filesystem.identity(of: FilePath(scratch.path + "/link")))

@@ -84,7 +84,7 @@ public enum DMMap {
         _ chain: ImageChain, _ options: DMMapOptions, _ naming: DMNaming, _ table: DMTable
     ) -> MapRecord {
         var record = MapRecord(
-            name: naming.name, image: Filesystem.absolute(options.image), format: chain.layers[0].format.rawValue,
+            name: naming.name, image: options.image.realOrAbsolute, format: chain.layers[0].format.rawValue,
             snapshot: options.open.snapshot, size: table.sectors * DMLimits.sectorSize, how: .dm,
             device: DMNode.path(naming.name), readOnly: true, created: Int64(time(nil)))
         record.imageIdentity = chain.files[0].identity

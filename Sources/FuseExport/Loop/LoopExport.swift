@@ -27,7 +27,7 @@ public enum LoopExport {
         let registry = options.registry
         let hasCleaned = try cleanUp(registry, notice: options.notice)
         let image: FilePath
-        do throws(Errno) { image = try Filesystem.realPath(options.image) } catch {
+        do throws(Errno) { image = try options.image.realPath() } catch {
             throw ImageError(.system, "cannot open: \(errorText(error.rawValue))", path: options.image)
         }
         var open = options.open

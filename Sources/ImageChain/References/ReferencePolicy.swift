@@ -14,8 +14,8 @@ package struct ReferencePolicy: Sendable {
     /// file itself count as the image's own. `workingFolder`: of the process that the user started; nil: of this one.
     package init(image: FilePath, allowed: [FilePath], workingFolder: FilePath? = nil) {
         var roots = [image.parent]
-        if let real = Self.realPath(image) { roots.append(real.parent) }
-        folders = (roots + allowed).compactMap(Self.realPath)
+        if let real = image.realPathIfThere { roots.append(real.parent) }
+        folders = (roots + allowed).compactMap(\.realPathIfThere)
         self.workingFolder = workingFolder
     }
 
@@ -53,13 +53,13 @@ package struct ReferencePolicy: Sendable {
         }
         throw ImageError(
             .reference,
-            "the data file \"\(text)\" may be \(path) or, as QEMU takes it, \(FilePath.current?.pushing(other) ?? other)",
+            "the data file \"\(text)\" may be \(path) or, as QEMU takes it, \(other.absolute)",
             advice: "run this in the image's folder")
     }
 
     private func judge(_ name: FilePath, _ reference: FileName, _ role: String) throws(ImageError) {
         // Outside the folder, whether the file exists is not told.
-        let real = Self.realPath(name)
+        let real = name.realPathIfThere
         guard isAllowed(real ?? missingPath(name)) else {
             throw ImageError(
                 .reference, "the \(role) \"\(reference)\" lies outside the image's folder",
@@ -80,17 +80,13 @@ package struct ReferencePolicy: Sendable {
 
     private func isAllowed(_ real: FilePath) -> Bool { folders.contains { real.isBelow($0) } }
 
-    private static func realPath(_ path: FilePath) -> FilePath? {
-        do throws(Errno) { return try Filesystem.realPath(path) } catch { return nil }
-    }
-
     /// Where a file that does not exist would be, links on the way resolved. Empty where what is missing first lies outside the
     /// allowed folders: whether a folder is there is not told either.
     private func missingPath(_ name: FilePath) -> FilePath {
         var name = name
         for _ in 0..<Self.mostLinks {
             let (folder, rest) = Self.firstMissing(name)
-            guard let real = Self.realPath(folder), let first = rest.first else { return FilePath() }
+            guard let real = folder.realPathIfThere, let first = rest.first else { return FilePath() }
             let missing = real.appending(first)
             guard isAllowed(missing) else { return FilePath() }
             let behind = FilePath(root: nil, rest.dropFirst())
@@ -111,7 +107,7 @@ package struct ReferencePolicy: Sendable {
             folder = folder.parent
             rest.insert(last, at: 0)
             // `.` of a name without a folder has no parent of its own.
-            if realPath(folder) != nil || folder == "." { break }
+            if folder.realPathIfThere != nil || folder == "." { break }
         }
         return (folder, rest)
     }

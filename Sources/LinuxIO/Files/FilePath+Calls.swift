@@ -36,16 +36,6 @@ extension FilePath {
     }
 }
 
-extension FilePath {
-    /// The working folder; nil where it has no name any more.
-    package static var current: FilePath? {
-        guard let here = getcwd(nil, 0) else { return nil }
-        defer { free(here) }
-        // A folder outside this process's root has a name that is no path.
-        return here.pointee == CChar(bitPattern: UInt8(ascii: "/")) ? FilePath(platformString: here) : nil
-    }
-}
-
 /// Outside FilePath, which has a `stat` of its own.
 private func fileStatus(_ path: UnsafePointer<CChar>, _ followingLinks: Bool) -> stat? {
     var status = stat()

@@ -109,21 +109,6 @@ public enum Filesystem {
         if fsync(raw) != 0, errno != EINVAL { throw .last }
     }
 
-    /// The path without symbolic links, `.` and `..`; the file must be there.
-    public static func realPath(_ path: FilePath) throws(Errno) -> FilePath {
-        guard let real = path.withPlatformString({ realpath($0, nil) }) else { throw .last }
-        defer { free(real) }
-        return FilePath(platformString: real)
-    }
-
-    /// The path without links and dots where it exists, else made absolute as it is.
-    public static func absolute(_ path: FilePath) -> FilePath {
-        do throws(Errno) { return try realPath(path) } catch {
-            guard !path.isAbsolute, let here = FilePath.current else { return path }
-            return here.pushing(path)
-        }
-    }
-
     /// The names, or none where the directory cannot be read.
     public static func listIfThere(_ path: FilePath) -> [String] {
         do { return try list(path) } catch { return [] }

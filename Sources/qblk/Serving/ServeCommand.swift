@@ -169,8 +169,8 @@ struct ServeCommand: ParsableCommand {
     /// Prints what a VM that is not started yet needs for the disk.
     private func advise() throws {
         guard let socketPath else { throw ValidationError("say --socket-path: that is where the VM connects") }
-        // A VM may have another working folder.
-        let path = socketPath.isAbsolute ? socketPath : FilePath.current?.pushing(socketPath) ?? socketPath
+        // A VM may run in another folder.
+        let path = socketPath.absolute
         guard let full = path.name.text else {
             throw ImageError(.unsupported, "what is pasted must be UTF-8", advice: "name another socket", path: path)
         }
