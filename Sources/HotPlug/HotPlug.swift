@@ -1,7 +1,6 @@
 // Plugs a disk into a running VM, in steps of which any may fail, and takes it out again when the guest has released
 // it. At the end either all of it is there and recorded, or nothing is.
 public import DiskTypes
-import FoundationEssentials
 import Glibc
 import ImageChain
 import LinuxIO
@@ -96,10 +95,7 @@ public enum HotPlug {
 
     /// The server's arguments, with the description of the files whose descriptors it inherits.
     static func served(_ record: AttachmentRecord, _ files: HeldFiles) throws(ImageError) -> [FileName] {
-        do {
-            let text = String(decoding: try JSONEncoder().encode(files.known), as: UTF8.self)
-            return (record.serveArguments ?? []) + ["--opened-files", FileName(text)]
-        } catch { throw ImageError(.system, "cannot write a message to another qblk process") }
+        (record.serveArguments ?? []) + ["--opened-files", FileName(try RecordCoding.message(files.known))]
     }
 
     /// Starts a supervisor, which starts the server; returns when the server answers. Throws `.system` with what the

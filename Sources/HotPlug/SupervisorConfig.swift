@@ -1,10 +1,10 @@
 // What `attach` and the supervisor of a disk tell each other: the configuration, one JSON argument, and the report, one
 // line through a pipe.
 import DiskTypes
-import FoundationEssentials
 import Glibc
 import ImageChain
 import LinuxIO
+import MapRegistry
 import SystemPackage
 
 /// What the supervisor of a served disk must know. Paths are absolute.
@@ -29,15 +29,8 @@ struct SupervisorConfig: Codable, Sendable {
     /// The number of the descriptor of the image's first file, in supervisor and server.
     static let firstFile: Int32 = 10
 
-    func encoded() throws(ImageError) -> String {
-        do { return String(decoding: try JSONEncoder().encode(self), as: UTF8.self) } catch {
-            throw ImageError(.system, "cannot write a message to another qblk process")
-        }
-    }
-
-    static func decoded(_ text: String) -> SupervisorConfig? {
-        do { return try JSONDecoder().decode(SupervisorConfig.self, from: Data(text.utf8)) } catch { return nil }
-    }
+    func encoded() throws(ImageError) -> String { try RecordCoding.message(self) }
+    static func decoded(_ text: String) -> SupervisorConfig? { RecordCoding.decode(SupervisorConfig.self, text.utf8) }
 }
 
 /// How the start of the server went.

@@ -2,7 +2,6 @@
 // a disk, with a lock that its holder's death gives back, lets the next `qblk` tell what is being made from what was
 // left behind.
 public import DiskTypes
-import FoundationEssentials
 import LinuxIO
 public import SystemPackage
 
@@ -25,13 +24,12 @@ public struct AttachmentRegistry: Sendable {
 
     public func record(_ key: String) throws(ImageError) -> AttachmentRecord? {
         guard let bytes = try RegistryFiles.read(statePath(key)) else { return nil }
-        do {
-            return try JSONDecoder().decode(AttachmentRecord.self, from: Data(bytes))
-        } catch {
+        guard let record = RecordCoding.decode(AttachmentRecord.self, bytes) else {
             throw ImageError(
                 .malformed, "\(statePath(key)) is not a record of a disk in a VM",
                 advice: "unplug what it describes by hand, then remove \(folder(of: key))")
         }
+        return record
     }
 
     /// Every record there is.
@@ -45,13 +43,10 @@ public struct AttachmentRegistry: Sendable {
 
     /// Writes a record. For the process that made it or serves it.
     public func write(_ record: AttachmentRecord, _ key: String) throws(ImageError) {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        let data: Data
-        do { data = try encoder.encode(record) } catch {
+        guard let bytes = RecordCoding.record(record) else {
             throw ImageError(.system, "cannot write down the disk '\(record.id)'")
         }
-        try RegistryFiles.write(Array(data) + [UInt8(ascii: "\n")], to: statePath(key))
+        try RegistryFiles.write(bytes, to: statePath(key))
     }
 
     /// Removes a folder with everything in it. What it described must be gone.

@@ -1,7 +1,6 @@
 // Which images are mapped on this host, known after the shell that mapped them is gone. A folder a map under
 // /run/qblk, gone with the map or with a reboot.
 public import DiskTypes
-import FoundationEssentials
 import Glibc
 public import LinuxIO
 public import SystemPackage
@@ -41,14 +40,13 @@ public struct MapRegistry: Sendable {
     public func record(of name: String) throws(ImageError) -> MapRecord? {
         let path = statePath(name)
         guard let bytes = try RegistryFiles.read(path) else { return nil }
-        do {
-            return try JSONDecoder().decode(MapRecord.self, from: Data(bytes))
-        } catch {
+        guard let record = RecordCoding.decode(MapRecord.self, bytes) else {
             throw ImageError(
                 .malformed, "\(path) is not a record of a map",
                 advice:
                     "take down what it describes by hand (losetup, dmsetup, umount), then remove \(folder(of: name))")
         }
+        return record
     }
 
     /// The map that the user means by a name, a device or an image. nil when there is none.

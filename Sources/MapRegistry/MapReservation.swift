@@ -1,7 +1,6 @@
 // Two `qblk` must not make or take down one map at the same time. The holder of this value is the only one at work on
 // that map; the kernel gives it up if the process dies.
 public import DiskTypes
-import FoundationEssentials
 import Synchronization
 public import SystemPackage
 
@@ -34,15 +33,10 @@ public struct MapReservation: ~Copyable {
 extension MapRegistry {
     /// Writes a map's record. For the process that made the map or serves it; others hold a reservation.
     public func write(_ record: MapRecord) throws(ImageError) {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        let data: Data
-        do {
-            data = try encoder.encode(record)
-        } catch {
+        guard let bytes = RecordCoding.record(record) else {
             throw ImageError(.system, "cannot write down the map '\(record.name)'")
         }
-        try RegistryFiles.write(Array(data) + [UInt8(ascii: "\n")], to: statePath(record.name))
+        try RegistryFiles.write(bytes, to: statePath(record.name))
     }
 }
 

@@ -80,7 +80,7 @@ extension QEMUMonitor {
     }
 
     /// nil when the object has no such property.
-    private func property(_ name: String, of path: String) throws(ImageError) -> MonitorValue? {
+    private func property(_ name: String, of path: String) throws(ImageError) -> JSONValue? {
         guard try members(of: path).contains(where: { $0.name == name }) else { return nil }
         return try execute("qom-get", ["path": .string(path), "property": .string(name)])
     }

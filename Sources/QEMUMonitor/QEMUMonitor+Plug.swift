@@ -52,7 +52,7 @@ extension QEMUMonitor {
                             "type": .string("unix"), "data": .object(["path": try sendable(socket)]),
                         ]),
                         "server": .bool(false),
-                        inMilliseconds ? "reconnect-ms" : "reconnect": .integer(inMilliseconds ? 100 : 1),
+                        inMilliseconds ? "reconnect-ms" : "reconnect": .number(inMilliseconds ? 100 : 1),
                     ]),
                 ]),
             ])
@@ -88,7 +88,7 @@ extension QEMUMonitor {
     }
 
     /// A path in QMP, which is JSON: one that is not UTF-8 cannot be said there.
-    private func sendable(_ path: FilePath) throws(ImageError) -> MonitorValue {
+    private func sendable(_ path: FilePath) throws(ImageError) -> JSONValue {
         guard let text = path.name.text else {
             throw ImageError(
                 .unsupported, "QEMU cannot be told a name that is not UTF-8", advice: "name it by a link that is",
@@ -97,10 +97,10 @@ extension QEMUMonitor {
         return .string(text)
     }
 
-    private func device(_ disk: PluggedDisk, _ driver: String) -> [String: MonitorValue] {
+    private func device(_ disk: PluggedDisk, _ driver: String) -> [String: JSONValue] {
         [
             "driver": .string(driver), "id": .string(disk.id), "bus": .string(disk.bus),
-            "num-queues": .integer(Int64(disk.queues)),
+            "num-queues": .number(disk.queues),
         ]
     }
 

@@ -1,6 +1,7 @@
 // A running VM is changed through QMP: greeting, negotiation, commands, answers, and events in between. This is that
 // conversation and nothing more; what to say is the business of others.
 public import DiskTypes
+import FoundationEssentials
 import LinuxIO
 public import SystemPackage
 
@@ -18,7 +19,7 @@ public final class QEMUMonitor {
 
     public struct Event: Sendable {
         public let name: String
-        public let data: MonitorValue
+        public let data: JSONValue
     }
 
     /// Milliseconds to wait for the greeting, and for a command. A VM under load may take seconds.
@@ -54,9 +55,15 @@ public final class QEMUMonitor {
             // Accepted by the kernel, but not by QEMU: it has a client already.
             throw deadline.isOver ? QEMUMonitor.isTaken(path) : noMonitor
         }
-        guard let greeting = MonitorValue(parsing: line), let qmp = greeting["QMP"] else { throw noMonitor }
+        guard let greeting = Self.parsed(line), let qmp = greeting["QMP"] else { throw noMonitor }
         let numbers = qmp["version"]?["qemu"]
         version = (Int(numbers?["major"]?.integer ?? 0), Int(numbers?["minor"]?.integer ?? 0))
+    }
+
+    /// The JSON value of a line; nil when it is none. QMP's shape depends on QEMU's version and on the machine: a value is
+    /// read as it comes and asked for the few things that matter; what is not there is nil.
+    private static func parsed(_ line: [UInt8]) -> JSONValue? {
+        do { return try JSONDecoder().decode(JSONValue.self, from: Data(line)) } catch { return nil }
     }
 
     private static func isTaken(_ path: FilePath) -> ImageError {
@@ -73,15 +80,13 @@ public final class QEMUMonitor {
 
     /// Runs a command to its end; its result. An error has QEMU's own words; `.notFound` when there is no such device.
     @discardableResult public func execute(
-        _ command: String, _ arguments: [String: MonitorValue] = [:], timeout: Int64 = commandTimeout
-    ) throws(ImageError) -> MonitorValue {
+        _ command: String, _ arguments: [String: JSONValue] = [:], timeout: Int64 = commandTimeout
+    ) throws(ImageError) -> JSONValue {
         let deadline = Deadline(in: timeout)
         count += 1
-        let id = MonitorValue.integer(count)
-        let message = MonitorValue.object([
-            "execute": .string(command), "arguments": .object(arguments), "id": id,
-        ])
-        guard let line = message.line, socket.send(line + [UInt8(ascii: "\n")], before: deadline) else {
+        let id = JSONValue.number(count)
+        let message = JSONValue.members(["execute": .string(command), "arguments": .object(arguments), "id": id])
+        guard socket.send(Array((message.line + "\n").utf8), before: deadline) else {
             throw lost(command)
         }
         while true {
@@ -96,7 +101,7 @@ public final class QEMUMonitor {
         }
     }
 
-    private func next(_ deadline: Deadline, during what: String) throws(ImageError) -> MonitorValue {
+    private func next(_ deadline: Deadline, during what: String) throws(ImageError) -> JSONValue {
         switch socket.line(before: deadline) {
         case .late:
             throw ImageError(
@@ -104,7 +109,7 @@ public final class QEMUMonitor {
                 path: path)
         case .gone: throw lost(what)
         case .bytes(let line):
-            guard let value = MonitorValue(parsing: line) else { throw noMonitor }
+            guard let value = Self.parsed(line) else { throw noMonitor }
             return value
         }
     }
@@ -113,7 +118,7 @@ public final class QEMUMonitor {
         ImageError(.system, "QEMU closed the connection during \(what)", advice: "the VM may have ended", path: path)
     }
 
-    private func refused(_ command: String, _ error: MonitorValue) -> ImageError {
+    private func refused(_ command: String, _ error: JSONValue) -> ImageError {
         let words = error["desc"]?.string ?? "no reason given"
         let kind: ImageError.Kind = error["class"]?.string == "DeviceNotFound" ? .notFound : .system
         return ImageError(kind, "QEMU refuses \(command): \(printable(words))", path: path)
@@ -121,7 +126,7 @@ public final class QEMUMonitor {
 
     // MARK: events
 
-    private func keep(_ message: MonitorValue) {
+    private func keep(_ message: JSONValue) {
         guard let name = message["event"]?.string else { return }
         // A caller that waits for an event waits for a late one; a talkative VM must not fill the memory.
         if events.count >= 1000 { events.removeFirst() }
@@ -140,7 +145,7 @@ public final class QEMUMonitor {
             case .late: return nil
             case .gone: throw lost("the wait for an event")
             case .bytes(let line):
-                guard let value = MonitorValue(parsing: line) else { throw noMonitor }
+                guard let value = Self.parsed(line) else { throw noMonitor }
                 keep(value)
             }
         }

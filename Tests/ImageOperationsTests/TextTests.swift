@@ -2,6 +2,7 @@
 
 import Testing
 
+import DiskTypes
 @testable import ImageOperations
 
 struct TextTests {

@@ -1,7 +1,6 @@
 // What the processes of a map tell each other: the configuration that supervisor and server get, one JSON argument, and
 // the report that they send back, one JSON line through a pipe.
 import DiskTypes
-import FoundationEssentials
 import Glibc
 import ImageChain
 import MapRegistry
@@ -143,19 +142,14 @@ struct LoopReport: Codable, Sendable {
 
 enum LoopWire {
     static func encode(_ value: some Encodable) throws(ImageError) -> String {
-        do {
-            return String(decoding: try JSONEncoder().encode(value), as: UTF8.self)
-        } catch {
-            throw ImageError(.system, "cannot write a message to another qblk process")
-        }
+        try RecordCoding.message(value)
     }
     static func decode<Value: Decodable>(_ text: String) throws(ImageError) -> Value {
-        do {
-            return try JSONDecoder().decode(Value.self, from: Data(text.utf8))
-        } catch {
+        guard let value = RecordCoding.decode(Value.self, text.utf8) else {
             throw ImageError(
                 .system, "a message of another qblk process makes no sense",
                 advice: "if qblk was installed anew meanwhile, take the map down and make it again")
         }
+        return value
     }
 }

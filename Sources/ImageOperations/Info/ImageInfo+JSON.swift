@@ -1,6 +1,7 @@
 // `info --json` has the keys of `qemu-img info --output=json` (QEMU 10), so that scripts can change one word. Keys
 // stand where qemu-img would put them in its text, too: `+Text` prints the same tree.
 
+public import DiskTypes
 public import QCOW2
 import LinuxIO
 

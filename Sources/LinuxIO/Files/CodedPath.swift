@@ -1,6 +1,6 @@
 // Paths in records and in messages between our processes: JSON, in the form that `FileName` describes. FilePath's own
 // coding shows its storage, and a String would change bytes that are not UTF-8.
-import DiskTypes
+public import DiskTypes
 public import SystemPackage
 
 /// A path that is coded as `FileName` is.
@@ -31,6 +31,14 @@ public struct CodedPathIfAny: Codable, Hashable, Sendable {
         if let wrappedValue { return try CodedPath(wrappedValue: wrappedValue).encode(to: encoder) }
         var one = encoder.singleValueContainer()
         try one.encodeNil()
+    }
+}
+
+extension JSONValue {
+    /// A path that gives back the same file: a string where it is UTF-8, else its bytes, as `FileName` codes them.
+    public static func path(_ path: FilePath) -> JSONValue {
+        if let text = path.name.text { return .string(text) }
+        return .members(["bytes": .string(path.name.hexadecimal)])
     }
 }
 

@@ -89,9 +89,10 @@ struct ExtentsCommand: ParsableCommand {
 extension BlockStatus {
     /// One entry as qemu-img writes it, on one line.
     var json: String {
-        var text = "{ \"start\": \(start), \"length\": \(length), \"depth\": \(depth), \"present\": \(isPresent)"
-        text += ", \"zero\": \(isZero), \"data\": \(isData), \"compressed\": \(isCompressed)"
-        if let offset { text += ", \"offset\": \(offset)" }
-        return text + "}"
+        JSONValue.members([
+            "start": .unsigned(start), "length": .unsigned(length), "depth": .number(depth),
+            "present": .bool(isPresent), "zero": .bool(isZero), "data": .bool(isData),
+            "compressed": .bool(isCompressed), "offset": offset.map { .unsigned($0) },
+        ]).line
     }
 }

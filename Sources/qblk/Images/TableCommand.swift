@@ -71,7 +71,9 @@ struct TableCommand: ParsableCommand {
 
 extension DMTarget {
     fileprivate var json: String {
-        "{ \"start\": \(start), \"length\": \(length), \"type\": \"\(type)\", \"parameters\": "
-            + JSONValue.quoted(parameters) + "}"
+        JSONValue.members([
+            "start": .unsigned(start), "length": .unsigned(length), "type": .string(type),
+            "parameters": .string(parameters),
+        ]).line
     }
 }

@@ -2,8 +2,8 @@
 // argument. The server must have the very files that `attach` opened.
 
 import DiskTypes
-import FoundationEssentials
 import ImageChain
+import MapRegistry
 
 enum InheritedFiles {
     /// The number of the first file's descriptor; the same as in `HotPlug`.
@@ -11,8 +11,9 @@ enum InheritedFiles {
 
     /// Takes the descriptors that `text` describes, an array of `KnownFile` in JSON.
     static func decoded(_ text: String) throws(ImageError) -> HeldFiles {
-        do {
-            return HeldFiles(inherited: try JSONDecoder().decode([KnownFile].self, from: Data(text.utf8)), from: first)
-        } catch { throw ImageError(.malformed, "--opened-files is not what attach says") }
+        guard let known = RecordCoding.decode([KnownFile].self, text.utf8) else {
+            throw ImageError(.malformed, "--opened-files is not what attach says")
+        }
+        return HeldFiles(inherited: known, from: first)
     }
 }

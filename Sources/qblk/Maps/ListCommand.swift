@@ -2,7 +2,6 @@
 
 import ArgumentParser
 import DiskTypes
-import ImageOperations
 import MapRegistry
 
 struct ListCommand: ParsableCommand {

@@ -1,5 +1,6 @@
 // A line of `list`, `map --json` and `attach --json`: a map or a disk in a VM.
 
+import DiskTypes
 import ImageOperations
 import MapRegistry
 import LinuxIO

@@ -3,7 +3,6 @@
 import ArgumentParser
 import DiskTypes
 import HotPlug
-import ImageOperations
 import SystemPackage
 import LinuxIO
 
