@@ -141,7 +141,8 @@ let package = Package(
         .target(name: "CountAllocations", path: "Tests/CountAllocations"),
         .target(name: "FailCalls", path: "Tests/FailCalls"),
         .testTarget(
-            name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes"], swiftSettings: house),
+            name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes", "TestKit"],
+            swiftSettings: house),
         .testTarget(
             name: "DeviceMapperMapTests",
             dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", system],
@@ -156,11 +157,12 @@ let package = Package(
             name: "MapRegistryTests", dependencies: ["MapRegistry", "LinuxIO", "DiskTypes", system],
             swiftSettings: house),
         .testTarget(
-            name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", system], swiftSettings: house),
+            name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", "TestKit", system],
+            swiftSettings: house),
         .testTarget(
             name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "DiskTypes", "TestKit", system],
             swiftSettings: house),
-        .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house),
+        .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house + [fast]),
         .testTarget(
             name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
         .testTarget(
@@ -181,9 +183,10 @@ let package = Package(
             swiftSettings: house),
         .testTarget(name: "VhostUserWireTests", dependencies: ["VhostUserWire"], swiftSettings: house),
         .testTarget(
-            name: "VirtqueueTests", dependencies: ["Virtqueue", "VirtqueueMock", "CountAllocations", "DiskTypes"],
+            name: "VirtqueueTests",
+            dependencies: ["Virtqueue", "VirtqueueMock", "CountAllocations", "DiskTypes", "TestKit"],
             swiftSettings: house),
-        .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes"], swiftSettings: house),
+        .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes", "TestKit"], swiftSettings: house),
         .testTarget(
             name: "QCOW2WriterTests", dependencies: ["QCOW2", "DiskTypes", "TestKit"], swiftSettings: house + [fast]),
     ]

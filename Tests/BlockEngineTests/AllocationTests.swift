@@ -6,6 +6,7 @@ import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
+import TestKit
 import Testing
 
 @Suite(.enabled(if: hasQemuImg && qblk_counts_allocations() != 0, "needs qemu-img and a build without sanitizer"))
@@ -25,7 +26,7 @@ struct AllocationTests {
         let engine = try RequestEngine(chain: chain, ring: ring, slots: 32)
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 32 * length, alignment: 4096)
         defer { memory.deallocate() }
-        var random = Random(4)
+        var random = SeededRandom(4)
         var total: UInt = 0
         // The first round fills caches and grows buffers; only the second is counted.
         for round in 0..<2 {
@@ -54,7 +55,7 @@ struct AllocationTests {
     }
 
     private func start(
-        _ engine: RequestEngine, _ slot: Int, _ chain: ImageChain, _ random: inout Random,
+        _ engine: RequestEngine, _ slot: Int, _ chain: ImageChain, _ random: inout SeededRandom,
         _ memory: UnsafeMutableRawPointer, _ length: Int
     ) {
         let at = UInt64(random.below(Int(chain.size) / length) * length)

@@ -3,6 +3,7 @@ import BlockEngine
 import DiskTypes
 import Glibc
 import ImageChain
+import TestKit
 import Testing
 
 @Suite(.enabled(if: hasQemuImg, "needs qemu-img")) struct ChainReaderTests {

@@ -2,6 +2,7 @@
 // wrote it. Sectors are dealt out in runs of odd sizes, so that threads share clusters and subclusters everywhere; a word
 // that names its sector, its writer and the writer's count fills each, so that another cluster's bytes are seen at once.
 import Glibc
+import TestKit
 
 /// What a sector holds, over and over: where it lies, who wrote it, when. 0: zeros.
 struct SectorMark: Equatable, BitwiseCopyable {
@@ -94,7 +95,7 @@ struct SectorOwners: Sendable {
     private(set) var runs: [[Run]]
 
     /// Runs of one sector up to a few clusters, mostly of odd sizes; a few begin and end with a cluster.
-    init(sectors: Int, cluster: Int, threads: Int, _ random: inout Random) {
+    init(sectors: Int, cluster: Int, threads: Int, _ random: inout SeededRandom) {
         runs = Array(repeating: [], count: threads)
         let unit = max(cluster / 512, 1)
         var bits = 1

@@ -61,7 +61,7 @@ struct ConcurrentShape: CustomTestStringConvertible, Sendable {
 private final class ConcurrentRun {
     let shape: ConcurrentShape
     let images: Images?
-    var random: Random
+    var random: SeededRandom
     let seed: UInt64
     var model: SectorModel
     var snapshots: [(name: String, model: SectorModel)] = []
@@ -72,7 +72,7 @@ private final class ConcurrentRun {
         // In memory other ways are taken than on a disk; each shape has both, from seed to seed.
         let inMemory = (Int(seed & 1) + shape.name.utf8.reduce(0) { $0 + Int($1) }) & 1 == 0
         images = try Images(in: inMemory ? "/dev/shm" : "/tmp")
-        random = Random(seed)
+        random = SeededRandom(seed)
         model = try SectorModel([])
         try make()
         model = try SectorModel(folder().truth("a.img"))

@@ -5,6 +5,7 @@ import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
+import TestKit
 
 /// Confined to its thread between the start and the join.
 final class ConcurrentWorker: @unchecked Sendable {
@@ -13,7 +14,7 @@ final class ConcurrentWorker: @unchecked Sendable {
     private let burst: Burst
     private let chain: ImageChain
     private let index: UInt8
-    private var random: Random
+    private var random: SeededRandom
     /// As guests have theirs: behind a descriptor.
     private let shared: SharedMemory
     private let memory: UnsafeMutableRawPointer
@@ -39,7 +40,7 @@ final class ConcurrentWorker: @unchecked Sendable {
 
     init(_ burst: Burst, _ chain: ImageChain, index: Int) throws {
         (self.burst, self.chain, self.index) = (burst, chain, UInt8(index))
-        random = Random(burst.seed &+ UInt64(index) &* 7919 &+ 1)
+        random = SeededRandom(burst.seed &+ UInt64(index) &* 7919 &+ 1)
         stride = burst.room + 16 * 8192
         shared = try SharedMemory("qblk-test", count: Self.slots * stride)
         memory = shared.pointer

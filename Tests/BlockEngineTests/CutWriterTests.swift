@@ -39,7 +39,7 @@ struct CutWriterTests {
         return images
     }
 
-    private func writes(_ it: GuestRig, _ at: Int, _ byte: UInt8) -> Int32 {
+    private func writes(_ it: GuestHarness, _ at: Int, _ byte: UInt8) -> Int32 {
         it.write(at, [UInt8](repeating: byte, count: 4096))
     }
 
@@ -47,7 +47,7 @@ struct CutWriterTests {
     func inPlace(one: Case) throws {
         let images = try make(one)
         let chain = try images.open(one.name, direct: false, writable: true, format: one.format)
-        let it = try GuestRig(chain, seesPages: one.seesPages)
+        let it = try GuestHarness(chain, seesPages: one.seesPages)
         for at in stride(from: 0, to: Self.size, by: 1 << 20) { #expect(writes(it, at, 8) == 0) }
         for _ in 0..<2 { #expect(it.read(0, 1 << 20).error == 0) }
         #expect(it.run(.flush, 0, []) == 0)
@@ -68,7 +68,7 @@ struct CutWriterTests {
     func end(one: Case) throws {
         let images = try make(one)
         let chain = try images.open(one.name, direct: false, writable: true, format: one.format)
-        let it = try GuestRig(chain, seesPages: one.seesPages)
+        let it = try GuestHarness(chain, seesPages: one.seesPages)
         for at in stride(from: 0, to: Self.size, by: 1 << 20) { #expect(it.read(at, 4096).error == 0) }
         let file = one.name == "x.qcow2" ? "data" : one.name
         let length = try images.bytes(file).count
@@ -86,7 +86,7 @@ struct CutWriterTests {
         let images = try Images(in: one.place)
         try images.run("qemu-img create -f qcow2 a.qcow2 1G")
         let chain = try images.open(one.name, direct: false, writable: true)
-        let it = try GuestRig(chain, seesPages: one.seesPages)
+        let it = try GuestHarness(chain, seesPages: one.seesPages)
         for at in 0..<64 { #expect(writes(it, at << 16, 8) == 0) }
         #expect(it.run(.flush, 0, []) == 0)
         #expect(truncate(images.path(one.name), 1 << 20) == 0)

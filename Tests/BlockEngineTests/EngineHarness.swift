@@ -5,6 +5,7 @@ import DiskTypes
 import Glibc
 import ImageChain
 import LinuxIO
+import TestKit
 
 /// Drives an engine as a door would.
 final class EngineHarness {
@@ -77,9 +78,9 @@ struct Planned {
 extension EngineHarness {
     /// Runs `count` random reads, as many at a time as there are slots, and says what went wrong.
     func compare(
-        with truth: [UInt8], count: Int, seed: UInt64, slots: Int = 16, _ plan: (inout Random) -> Planned
+        with truth: [UInt8], count: Int, seed: UInt64, slots: Int = 16, _ plan: (inout SeededRandom) -> Planned
     ) -> String? {
-        var random = Random(seed)
+        var random = SeededRandom(seed)
         var plans = [Planned?](repeating: nil, count: slots)
         let room = 4 << 20
         let memory = UnsafeMutableRawPointer.allocate(byteCount: slots * room, alignment: 4096)
@@ -143,7 +144,7 @@ extension EngineHarness {
 }
 
 /// Reads of any place, size and alignment.
-func anyRead(_ size: Int, largest: Int = 300_000, iovecs: Int = 1) -> (inout Random) -> Planned {
+func anyRead(_ size: Int, largest: Int = 300_000, iovecs: Int = 1) -> (inout SeededRandom) -> Planned {
     { random in
         let guest = random.below(size)
         let length = min(1 + random.below(1 << (1 + random.below(18))), largest, size - guest)
@@ -162,7 +163,7 @@ func anyRead(_ size: Int, largest: Int = 300_000, iovecs: Int = 1) -> (inout Ran
 }
 
 /// Reads of whole blocks into whole blocks: what a kernel asks for.
-func blockRead(_ size: Int, block: Int = 4096, blocks: Int = 64) -> (inout Random) -> Planned {
+func blockRead(_ size: Int, block: Int = 4096, blocks: Int = 64) -> (inout SeededRandom) -> Planned {
     { random in
         let guest = random.below(size / block) * block
         let length = min((1 + random.below(blocks)) * block, size - guest)

@@ -5,6 +5,7 @@ import BlockEngine
 import DiskTypes
 import Glibc
 import ImageChain
+import TestKit
 import Testing
 
 /// What the kernel says once, instead of what it did.
@@ -29,7 +30,7 @@ final class FaultRun {
 
     let images: Images
     let direct: Bool
-    var random: Random
+    var random: SeededRandom
     /// What each sector may hold: the number of the write that wrote it, 0 for what was there; several after a failure.
     var sectors: [[UInt32]]
     let start: [UInt8]
@@ -44,7 +45,7 @@ final class FaultRun {
 
     init(_ images: Images, _ start: [UInt8], direct: Bool, seed: UInt64) {
         (self.images, self.start, self.direct) = (images, start, direct)
-        random = Random(seed)
+        random = SeededRandom(seed)
         sectors = [[UInt32]](repeating: [0], count: Self.size / 512)
     }
     deinit { memory.deallocate() }

@@ -4,6 +4,7 @@ import BlockEngine
 import DiskTypes
 import Glibc
 import ImageChain
+import TestKit
 import Testing
 
 @Suite(.enabled(if: hasQemuImg, "needs qemu-img")) struct FaultTests {
@@ -79,7 +80,7 @@ import Testing
         let images = try Images()
         let truth = try plain(images)
         let harness = try EngineHarness(try images.open("a.qcow2", direct: direct), maxIovecs: 8)
-        var random = Random(8)
+        var random = SeededRandom(8)
         harness.alterResult = { _, result in
             guard result > 4096, random.below(3) != 0 else { return result }
             let blocks = 1 + random.below(Int(result) / 4096 - 1)
@@ -93,7 +94,7 @@ import Testing
         let images = try Images()
         let truth = try compressed(images)
         let harness = try EngineHarness(try images.open("a.qcow2", l2CacheLimit: 1))
-        var random = Random(9)
+        var random = SeededRandom(9)
         harness.alterResult = { _, result in random.below(3) == 0 ? 0 - error : result }
         #expect(harness.compare(with: truth, count: 300, seed: 22, anyRead(Self.size)) == nil)
     }

@@ -5,6 +5,7 @@ import DiskTypes
 import FailCalls
 import Glibc
 import ImageChain
+import TestKit
 
 /// How a run ended of which one call failed.
 struct CallOutcome {

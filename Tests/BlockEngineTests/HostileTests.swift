@@ -3,6 +3,7 @@
 import BlockEngine
 import DiskTypes
 import ImageChain
+import TestKit
 import Testing
 
 @Suite(.enabled(if: hasQemuImg, "needs qemu-img")) struct HostileTests {
@@ -12,7 +13,7 @@ import Testing
         try images.disk("a.raw", size: 2 << 20)
         try images.run("qemu-img convert \(options) -f raw -O qcow2 -o cluster_size=16384 a.raw a.qcow2")
         var bytes = try images.bytes("a.qcow2")
-        var random = Random(seed + 1)
+        var random = SeededRandom(seed + 1)
         // Everything behind the header: L1, refcounts, L2 tables, streams.
         for _ in 0..<(1 + random.below(200)) {
             let at = seed % 2 == 0 ? 16384 + random.below(6 * 16384) : 16384 + random.below(bytes.count - 16384)

@@ -3,26 +3,9 @@ import DiskTypes
 import Glibc
 import ImageChain
 import SystemPackage
+import TestKit
 
 let hasQemuImg = access("/usr/bin/qemu-img", X_OK) == 0 || system("command -v qemu-img >/dev/null 2>&1") == 0
-
-struct TestFailure: Error, CustomStringConvertible {
-    let description: String
-    init(_ description: String) { self.description = description }
-}
-
-/// A reproducible source of numbers.
-struct Random {
-    private var state: UInt64
-    init(_ seed: UInt64) { state = seed &* 0x9e37_79b9_7f4a_7c15 | 1 }
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state
-    }
-    mutating func below(_ limit: Int) -> Int { Int(next() >> 1) % max(limit, 1) }
-}
 
 /// A folder of one test and the images in it, removed with it.
 final class Images {
@@ -68,7 +51,7 @@ final class Images {
 
     /// A raw disk with data, repetitions and holes in runs of many sizes.
     @discardableResult func disk(_ name: String, size: Int, seed: UInt64 = 1) throws -> [UInt8] {
-        var random = Random(seed)
+        var random = SeededRandom(seed)
         var noise = [UInt8]()
         for _ in 0..<1024 { withUnsafeBytes(of: random.next()) { noise.append(contentsOf: $0) } }
         var bytes = [UInt8](repeating: 0, count: size)

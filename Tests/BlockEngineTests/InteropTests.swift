@@ -47,7 +47,7 @@ private final class Interop {
     let shape: InteropShape
     let images: Images
     var model: [UInt8]
-    var random: Random
+    var random: SeededRandom
     /// What `write -s noise` repeats: half of it can be compressed.
     let noise: [UInt8]
     var snapshots: [String] = []
@@ -57,7 +57,7 @@ private final class Interop {
     init(_ shape: InteropShape, seed: UInt64) throws {
         self.shape = shape
         images = try Images()
-        random = Random(seed)
+        random = SeededRandom(seed)
         var bytes = [UInt8](repeating: 0x33, count: 8192)
         for i in 0..<4096 { bytes[i * 2 & 0x1fff] = UInt8(truncatingIfNeeded: random.next() >> 8) }
         noise = bytes

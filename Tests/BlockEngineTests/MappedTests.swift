@@ -15,7 +15,7 @@ struct MappedTests {
         let images = try Images(in: "/dev/shm")
         var truth = try images.disk("d.raw", size: 4 << 20)
         try images.run("qemu-img convert -S 0 -f raw -O qcow2 d.raw a.qcow2")
-        let it = try GuestRig(images.open("a.qcow2", writable: true))
+        let it = try GuestHarness(images.open("a.qcow2", writable: true))
         for round in 0..<2 {
             for at in stride(from: 0, to: 4 << 20, by: 64 << 10) {
                 let read = it.read(at, 12_288)
@@ -38,7 +38,7 @@ struct MappedTests {
     func oddMemory() throws {
         let images = try Images(in: "/dev/shm")
         try images.write("d.raw", [UInt8](repeating: 7, count: 1 << 20))
-        let it = try GuestRig(images.open("d.raw", writable: true, format: .raw))
+        let it = try GuestHarness(images.open("d.raw", writable: true, format: .raw))
         #expect(it.write(0, [UInt8](repeating: 1, count: 8192)) == 0)
         let before = it.mapped
         #expect(it.write(4096, [UInt8](repeating: 2, count: 8192), skew: 100) == 0)
@@ -52,7 +52,7 @@ struct MappedTests {
     func oddEnd(place: String) throws {
         let images = try Images(in: place)
         try images.write("d.raw", [UInt8](repeating: 7, count: 3 * 4096 + 512))
-        let it = try GuestRig(images.open("d.raw", direct: false, writable: true, format: .raw))
+        let it = try GuestHarness(images.open("d.raw", direct: false, writable: true, format: .raw))
         for round in 1...3 {
             #expect(it.read(3 * 4096, 512).bytes == [UInt8](repeating: round == 1 ? 7 : UInt8(round - 1), count: 512))
             #expect(it.write(2 * 4096, [UInt8](repeating: UInt8(round), count: 4608)) == 0)
@@ -67,7 +67,7 @@ struct MappedTests {
     func cut(place: String) throws {
         let images = try Images(in: place)
         try images.write("d.raw", [UInt8](repeating: 7, count: 1 << 20))
-        let it = try GuestRig(images.open("d.raw", direct: false, format: .raw))
+        let it = try GuestHarness(images.open("d.raw", direct: false, format: .raw))
         for _ in 0..<2 { #expect(it.read(0, 1 << 20).error == 0) }
         #expect(truncate(images.path("d.raw"), 64 << 10) == 0)
         for _ in 0..<3 {
@@ -84,7 +84,7 @@ struct MappedTests {
         for cut in [66_000, (64 << 10) + 1, (68 << 10) - 1] {
             let images = try Images(in: place)
             try images.write("d.raw", [UInt8](repeating: 7, count: 1 << 20))
-            let it = try GuestRig(images.open("d.raw", direct: false, format: .raw))
+            let it = try GuestHarness(images.open("d.raw", direct: false, format: .raw))
             for _ in 0..<2 { #expect(it.read(0, 1 << 20).error == 0) }
             for at in 0..<32 { #expect(it.read(at * 4096, 4096).error == 0) }
             #expect(truncate(images.path("d.raw"), off_t(cut)) == 0)
@@ -99,7 +99,7 @@ struct MappedTests {
     func zeroTails() throws {
         let images = try Images(in: "/dev/shm")
         try images.write("d.raw", [UInt8](repeating: 0, count: 1 << 20))
-        let it = try GuestRig(images.open("d.raw", format: .raw))
+        let it = try GuestHarness(images.open("d.raw", format: .raw))
         for _ in 0..<2 { #expect(it.read(0, 64 << 10).error == 0) }
         let before = it.mapped
         for at in 0..<16 { #expect(it.read(at * 4096, 4096).bytes == [UInt8](repeating: 0, count: 4096)) }
@@ -110,7 +110,7 @@ struct MappedTests {
     func zeros() throws {
         let images = try Images(in: "/dev/shm")
         try images.write("d.raw", [UInt8](repeating: 7, count: 1 << 20))
-        let it = try GuestRig(images.open("d.raw", writable: true, format: .raw))
+        let it = try GuestHarness(images.open("d.raw", writable: true, format: .raw))
         for round in 1...3 {
             _ = it.read(0, 1 << 20)
             let zeroes = BlockRequest(
@@ -129,7 +129,7 @@ struct MappedTests {
         let truth = try images.disk("d.raw", size: 4 << 20)
         try images.run("sync d.raw")
         let chain = try images.open("d.raw", direct: false, format: .raw)
-        let it = try GuestRig(chain)
+        let it = try GuestHarness(chain)
         guard it.harness.engine.seesPages, let window = chain.files[0].pages(room: 0) else {
             try Test.cancel("/tmp is neither ext4 nor XFS: its pages are not mapped")
         }

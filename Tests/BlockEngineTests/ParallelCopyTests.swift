@@ -10,9 +10,9 @@ import Testing
 
 @Suite("Long transfers of two threads", .disabled(if: ThreadFlags.processors < 2, "there is one processor"))
 struct ParallelCopyTests {
-    private func pair(_ chain: ImageChain) throws -> GuestRig {
+    private func pair(_ chain: ImageChain) throws -> GuestHarness {
         let helper = CopyHelper(maxIovecs: 16, looks: 1_000_000, least: 64 << 10, chunkBytes: 8 << 10)
-        return try GuestRig(chain, maxIovecs: 16, helper: helper)
+        return try GuestHarness(chain, maxIovecs: 16, helper: helper)
     }
 
     @Test("A helper that has too little room for an engine's lists is refused")
@@ -21,11 +21,11 @@ struct ParallelCopyTests {
         try images.run("truncate -s 4M a.img")
         let chain = try images.open("a.img", writable: true, format: .raw)
         let small = CopyHelper(maxIovecs: 15, looks: 0)
-        #expect(throws: ImageError.self) { try GuestRig(chain, maxIovecs: 16, helper: small) }
+        #expect(throws: ImageError.self) { try GuestHarness(chain, maxIovecs: 16, helper: small) }
     }
 
     /// One range, or some with gaps between that all are whole `unit`s.
-    private func ranges(_ length: Int, _ random: inout Random, unit: Int = 512) -> [Range<Int>] {
+    private func ranges(_ length: Int, _ random: inout SeededRandom, unit: Int = 512) -> [Range<Int>] {
         var result: [Range<Int>] = []
         var place = random.below(64) * unit
         var left = length
@@ -53,7 +53,7 @@ struct ParallelCopyTests {
         try images.run("qemu-img create -f \(format) \(options.isEmpty ? "" : "-o \(options)") a.img \(size)")
         let it = try pair(
             images.open("a.img", direct: false, writable: true, format: format == "raw" ? .raw : .qcow2))
-        var random = Random(InteropTests.seed)
+        var random = SeededRandom(InteropTests.seed)
         for number in 1...600 {
             let length = (1 + random.below(2048)) * 512
             let guest = random.below((size - length) / 512 + 1) * 512
@@ -81,7 +81,7 @@ struct ParallelCopyTests {
         let images = try Images(in: "/dev/shm")
         try images.run("truncate -s 4M a.img")
         let it = try pair(images.open("a.img", writable: true, format: .raw))
-        var random = Random(7)
+        var random = SeededRandom(7)
         for number in 1...20 {
             let ranges = ranges(1 << 20, &random, unit: 64).map { $0.lowerBound + 64..<$0.upperBound + 64 }
             for range in ranges { memset(it.memory.pointer + range.lowerBound, Int32(number), range.count) }

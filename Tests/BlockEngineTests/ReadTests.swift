@@ -2,6 +2,7 @@
 import BlockEngine
 import DiskTypes
 import ImageChain
+import TestKit
 import Testing
 
 @Suite(.enabled(if: hasQemuImg, "needs qemu-img")) struct ReadTests {
@@ -123,7 +124,7 @@ import Testing
         let truth = try images.truth("a.qcow2")
         for direct in [false, true] {
             let harness = try EngineHarness(try images.open("a.qcow2", direct: direct), slots: 8, entries: 8)
-            let all: (inout Random) -> Planned = { random in
+            let all: (inout SeededRandom) -> Planned = { random in
                 let skew = random.below(2)
                 return Planned(guest: 0, length: 3 << 20, parts: [(skew, 3 << 20)])
             }
@@ -142,7 +143,7 @@ import Testing
         let truth = try images.truth("a.qcow2")
         let chain = try images.open("a.qcow2", direct: direct, writable: true, format: .qcow2)
         let harness = try EngineHarness(chain, slots: 8)
-        let all: (inout Random) -> Planned = { _ in Planned(guest: 0, length: 2 << 20, parts: [(0, 2 << 20)]) }
+        let all: (inout SeededRandom) -> Planned = { _ in Planned(guest: 0, length: 2 << 20, parts: [(0, 2 << 20)]) }
         #expect(harness.compare(with: truth, count: 24, seed: 3, slots: 8, all) == nil)
         #expect(harness.engine.statistics.resourceWaits > 0)
     }

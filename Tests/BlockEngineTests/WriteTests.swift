@@ -5,6 +5,7 @@ import BlockEngine
 import DiskTypes
 import Glibc
 import ImageChain
+import TestKit
 import Testing
 
 /// Requests in flight on a disk that is divided among the slots, so that what each should read is known.
@@ -17,7 +18,7 @@ private final class WriteModel {
     let chain: ImageChain
     let harness: EngineHarness
     var model: [UInt8]
-    var random: Random
+    var random: SeededRandom
     let memory = UnsafeMutableRawPointer.allocate(byteCount: slots * room, alignment: 4096)
     /// What each slot is about: nil while it is free.
     var pending = [(operation: BlockRequest.Operation, at: Int, length: Int, ranges: [iovec])?](
@@ -31,7 +32,7 @@ private final class WriteModel {
         self.chain = chain
         harness = try EngineHarness(chain, slots: Self.slots, maxIovecs: 16, number: 7)
         model = truth
-        random = Random(seed)
+        random = SeededRandom(seed)
     }
     deinit { memory.deallocate() }
 
@@ -185,7 +186,7 @@ private final class WriteModel {
         let images = try Images()
         let model = try model(images, item, seed: 4)
         model.harness.engine.writesInline = false
-        var random = Random(9)
+        var random = SeededRandom(9)
         model.harness.alterResult = { _, result in
             switch random.below(6) {
             case 0 where result > 512: Int32(512 * (1 + random.below(Int(result) / 512)))

@@ -1,6 +1,7 @@
 // What a decoder may be handed, from the tame to the hostile, and the one answer it owes to each.
 import ClusterCodec
 import DiskTypes
+import TestKit
 import Testing
 
 struct ClusterDecoderTests {
@@ -82,7 +83,7 @@ struct ClusterDecoderTests {
         let decoder = try #require(ClusterDecoder())
         let good = encode(method, text(4096, seed: 3))
         for seed in 1...500 as ClosedRange<UInt64> {
-            var random = Random(seed)
+            var random = SeededRandom(seed)
             var stream = seed % 2 == 0 ? text(Int(random.next() % 4000) + 1, seed: seed) : good
             for _ in 0..<3 { stream[Int(random.next() % UInt64(stream.count))] ^= UInt8(random.next() & 0xff) }
             _ = try decode(method, stream, size: 4096, with: decoder)

@@ -1,5 +1,6 @@
 // Streams to decode, made by the libraries that write them for real.
 import CQblk
+import TestKit
 
 /// Raw deflate as QEMU writes it: a 4 KiB window, no header.
 func deflated(_ bytes: [UInt8], windowBits: Int32 = -12, level: Int32 = 6) -> [UInt8] {
@@ -78,7 +79,7 @@ func zstandard(_ bytes: [UInt8], windowLog: Int32 = 0, sizeKnown: Bool = true) -
 
 /// Something a compressor can do something with: noise, and repetitions of it at many distances.
 func text(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
-    var random = Random(seed)
+    var random = SeededRandom(seed)
     var bytes: [UInt8] = []
     bytes.reserveCapacity(count + 4096)
     while bytes.count < min(count, 1024) {
@@ -92,16 +93,4 @@ func text(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
         bytes.append(UInt8(truncatingIfNeeded: random.next()))
     }
     return Array(bytes[..<count])
-}
-
-/// A reproducible source of numbers.
-struct Random {
-    private var state: UInt64
-    init(_ seed: UInt64) { state = seed &* 0x9e37_79b9_7f4a_7c15 | 1 }
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state
-    }
 }

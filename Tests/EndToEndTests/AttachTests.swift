@@ -228,7 +228,7 @@ struct AttachTests {
             let next = try builder.listed()["qblk0"]?["server-pid"]?.integer ?? old
             if next != old { return next }
         }
-        throw UnixSocket.Trouble(description: "no other server came")
+        throw TestFailure("no other server came")
     }
 
     private func expectConnected(_ machine: PausedMachine) throws {

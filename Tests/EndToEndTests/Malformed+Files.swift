@@ -138,7 +138,7 @@ extension Malformed {
             try Data([0x51, 0x46, 0x49, 0xfb]).write(to: URL(filePath: builder.path("image.qcow2")))
         },
         .files("image-is-noise") { builder in
-            var noise = Noise(seed: 3)
+            var noise = SeededRandom(3)
             try noise.bytes(100_000).write(to: URL(filePath: builder.path("image.qcow2")))
         },
         .bytes("tiny-file-of-huge-size") { patcher in

@@ -84,7 +84,7 @@ extension Malformed {
                 packed("at-the-largest-offset", base) { $0.put(1 << 62 | (1 << 54 - 1), at: $0.l2(0)) },
                 packed("on-the-header", base) { $0.put(1 << 62 | 1 << 54, at: $0.l2(0)) },
                 packed("stream-of-garbage", base) { patcher in
-                    var noise = Noise(seed: 7)
+                    var noise = SeededRandom(7)
                     patcher.put([0xff] + noise.bytes(200), at: patcher.compressedData(0))
                 },
                 packed("stream-of-zeros", base) { patcher in

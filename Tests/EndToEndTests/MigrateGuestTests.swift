@@ -20,7 +20,7 @@ struct MigrateGuestTests {
         while counts.contains(where: { $0 < each }) {
             let words = try machine.says().split(separator: " ")
             guard words.count == 3, words[0] == "ok", let writer = Int(words[1]), counts.indices.contains(writer) else {
-                throw UnixSocket.Trouble(description: "the guest says: \(words)")
+                throw TestFailure("the guest says: \(words)")
             }
             counts[writer] += 1
             try #require(counts[writer] < 400, "writer \(counts.firstIndex { $0 < each } ?? 0) is stuck: \(counts)")
@@ -40,7 +40,7 @@ struct MigrateGuestTests {
             for move in 1...Self.moves {
                 try machine.move(to: move % 2 == 1 ? away.socket : home.socket)
                 do { try Self.expectWork(machine) } catch {
-                    throw UnixSocket.Trouble(description: "after switch-over \(move): \(error)")
+                    throw TestFailure("after switch-over \(move): \(error)")
                 }
             }
             let last = try machine.finish()

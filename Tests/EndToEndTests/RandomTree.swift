@@ -32,7 +32,7 @@ func contents(of path: Bytes) throws -> Data {
 
 struct RandomTree {
     let scratch: String
-    var noise: Noise
+    var noise: SeededRandom
     private(set) var folders: [Place] = []
     private(set) var files: [Place] = []
     /// Symbolic and hard links, and the file that each leads to.
@@ -57,7 +57,7 @@ struct RandomTree {
 
     init(scratch: String, seed: UInt64) throws {
         self.scratch = scratch
-        noise = Noise(seed: seed)
+        noise = SeededRandom(seed)
         try addFolder([[UInt8(ascii: "t")]])
         for _ in 0..<4 { try addFolder(freePlace(in: pick(folders.filter { $0.count < 4 }))) }
         for folder in folders {

@@ -10,7 +10,7 @@ struct ImagePattern {
     static let cluster = 4096
     private let block: Data
 
-    init(_ noise: inout Noise) { block = noise.bytes(Self.cluster) }
+    init(_ noise: inout SeededRandom) { block = noise.bytes(Self.cluster) }
 
     private func cluster(_ number: Int) -> Data { Data([UInt8(number), UInt8(number)]) + block.dropFirst(2) }
 
@@ -189,7 +189,7 @@ extension RandomTree {
     private mutating func json(_ driver: String?, _ path: Bytes) -> Bytes {
         let quote = UInt8(ascii: chance(1, in: 5) ? "'" : "\"")
         // Choices of their own: how many there are depends on where the scratch folder lies, and a seed must not.
-        var choices = Noise(seed: noise.next())
+        var choices = SeededRandom(noise.next())
         func text(_ content: Bytes) -> Bytes { [quote] + content + [quote] }
         var name: Bytes = []
         for byte in path {

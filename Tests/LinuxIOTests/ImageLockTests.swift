@@ -2,6 +2,7 @@
 import DiskTypes
 import Glibc
 import LinuxIO
+import TestKit
 import Testing
 import SystemPackage
 

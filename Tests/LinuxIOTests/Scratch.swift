@@ -1,6 +1,7 @@
 // Tests need files of their own, gone afterwards, on a disk and in memory.
 import Glibc
 import LinuxIO
+import TestKit
 
 /// A directory of one test, removed with it.
 final class Scratch {
@@ -35,11 +36,6 @@ final class Scratch {
         }
         return place
     }
-}
-
-struct TestFailure: Error, CustomStringConvertible {
-    let description: String
-    init(_ description: String) { self.description = description }
 }
 
 /// A pattern in which every place looks different from its neighbours.

@@ -3,6 +3,7 @@
 import DiskTypes
 import Glibc
 import LinuxIO
+import struct TestKit.TestFailure
 import Testing
 import SystemPackage
 

@@ -2,6 +2,7 @@
 // check neither trap nor run for ever nor take the machine's memory.
 
 import DiskTypes
+import TestKit
 import Testing
 
 @testable import QCOW2
@@ -204,12 +205,12 @@ struct HostileCheckTests {
     func random(seed: Int) throws {
         var random = SeededRandom(UInt64(seed))
         for _ in 0..<(25 * testRounds) {
-            var image = CountedImage(order: UInt32(random.below(7)))
+            var image = CountedImage(order: UInt32(random.number(below: 7)))
             let metadata = UInt64(CountedImage.firstData * 512)
-            for _ in 0...random.below(6) {
-                let at = Int(random.chance(3) ? random.below(112) : random.below(metadata))
+            for _ in 0...random.number(below: 6) {
+                let at = Int(random.chance(3) ? random.number(below: 112) : random.number(below: metadata))
                 if random.chance(2) {
-                    image.image.bytes[at] ^= 1 << UInt8(random.below(8))
+                    image.image.bytes[at] ^= 1 << UInt8(random.number(below: 8))
                 } else {
                     image.image.put(UInt8(truncatingIfNeeded: random.next()), at: at)
                 }

@@ -4,6 +4,7 @@
 import DiskTypes
 
 @testable import QCOW2
+import TestKit
 
 /// What one guest cluster is, and so which entry it gets.
 enum ModelCluster: Equatable, Sendable {

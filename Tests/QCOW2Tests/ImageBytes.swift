@@ -93,18 +93,3 @@ struct SparseSource: ByteSource, Sendable {
 
 /// How much of the random tests to run: QBLK_TEST_ROUNDS in the environment, else 1.
 let testRounds = max(1, ProcessInfo.processInfo.environment["QBLK_TEST_ROUNDS"].flatMap(Int.init) ?? 1)
-
-/// Random numbers that a seed repeats.
-struct SeededRandom: RandomNumberGenerator {
-    private var state: UInt64
-    init(_ seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-    mutating func below(_ bound: UInt64) -> UInt64 { UInt64.random(in: 0..<bound, using: &self) }
-    mutating func chance(_ oneIn: UInt64) -> Bool { below(oneIn) == 0 }
-}

@@ -2,6 +2,7 @@
 // extents as long as they can be.
 
 import DiskTypes
+import TestKit
 import Testing
 
 @testable import QCOW2
@@ -149,13 +150,13 @@ struct MapChecker: Sendable {
 
     /// A random range, most often near something.
     static func question(_ model: DiskModel, _ random: inout SeededRandom) -> (UInt64, UInt64) {
-        var guest = random.below(model.size)
+        var guest = random.number(below: model.size)
         if !random.chance(8), let key = model.clusters.keys.randomElement(using: &random) {
-            guest = min(model.size - 1, key << model.clusterBits + random.below(model.cluster))
+            guest = min(model.size - 1, key << model.clusterBits + random.number(below: model.cluster))
         }
         if random.chance(2) { guest &= ~511 }
-        let longest = [512, model.cluster, 20 * model.cluster, model.size][Int(random.below(4))]
-        return (guest, 1 + random.below(min(longest, model.size - guest)))
+        let longest = [512, model.cluster, 20 * model.cluster, model.size][Int(random.number(below: 4))]
+        return (guest, 1 + random.number(below: min(longest, model.size - guest)))
     }
 
     @Test func plainClustersTakeTheShortWay() throws {

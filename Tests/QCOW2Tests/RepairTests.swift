@@ -2,6 +2,7 @@
 // than before, the guest's bytes must be where they were, and a second repair must finish the work.
 
 import DiskTypes
+import TestKit
 import Testing
 
 @testable import QCOW2

@@ -4,6 +4,7 @@
 import DiskTypes
 import Dispatch
 import Synchronization
+import TestKit
 import Testing
 
 @testable import QCOW2
@@ -96,7 +97,7 @@ import Testing
         DispatchQueue.concurrentPerform(iterations: 4) { thread in
             var random = SeededRandom(UInt64(thread))
             for _ in 0..<Self.rounds {
-                let table = Int(random.below(24))
+                let table = Int(random.number(below: 24))
                 guard let view = cache.view(table) else {
                     cache.insert(table) { Self.word(table, $0) }
                     continue

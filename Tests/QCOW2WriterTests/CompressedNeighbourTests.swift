@@ -21,7 +21,7 @@ struct CompressedNeighbourTests {
     ]
 
     /// The first half of the disk is compressed, half of each cluster noise.
-    private func make(_ shape: WriterShape, in folder: String, _ dice: inout Noise) throws -> [UInt8] {
+    private func make(_ shape: WriterShape, in folder: String, _ dice: inout SeededRandom) throws -> [UInt8] {
         _ = try shape.make(in: folder)
         let path = "\(folder)/image.qcow2"
         let image = try QCOW2Image(reading: MemorySource(Array(try Data(contentsOf: URL(filePath: path)))))
@@ -49,7 +49,7 @@ struct CompressedNeighbourTests {
 
     @Test(arguments: shapes, [1, 2] as [UInt64]) func costNoOtherStreamAByte(shape: WriterShape, seed: UInt64) throws {
         try Scratch.withFolder { folder in
-            var dice = Noise(seed: seed)
+            var dice = SeededRandom(seed)
             let start = try make(shape, in: folder, &dice)
             let storage = MemoryStorage(start)
             let disk = try OfflineDisk(storage, places: 1)
@@ -94,7 +94,7 @@ struct CompressedNeighbourTests {
 
     private func giveUp(
         _ disk: OfflineDisk<MemoryStorage>, _ at: Int, _ cluster: Int, _ byte: UInt8, _ model: inout [UInt8],
-        _ dice: inout Noise
+        _ dice: inout SeededRandom
     ) throws {
         let kind = dice.below(4)
         switch kind {

@@ -31,7 +31,7 @@ struct CrashTests {
     func losesNothingThatWasFlushed(shape: WriterShape) throws {
         try Scratch.withFolder { folder in
             let seed = WriterModelTests.seed
-            var dice = Noise(seed: seed)
+            var dice = SeededRandom(seed)
             let made = try shape.make(in: folder)
             let run = try Run(made, &dice)
             for state in 0..<Self.states {
@@ -64,7 +64,7 @@ struct CrashTests {
         var flushes: [(began: Int, ended: Int, marks: [UInt64])] = []
         let first: [UInt64]
 
-        init(_ made: (image: [UInt8], backing: [UInt8], guest: [UInt8]), _ dice: inout Noise) throws {
+        init(_ made: (image: [UInt8], backing: [UInt8], guest: [UInt8]), _ dice: inout SeededRandom) throws {
             let storage = MemoryStorage(made.image, recording: true)
             let disk = try OfflineDisk(storage, backing: made.backing)
             start = made.image
@@ -108,7 +108,7 @@ struct CrashTests {
         }
 
         /// What a crash may leave, and after which step it came.
-        func crash(_ dice: inout Noise) -> (bytes: [UInt8], step: Int) {
+        func crash(_ dice: inout SeededRandom) -> (bytes: [UInt8], step: Int) {
             let step = dice.below(steps.count + 1)
             let sync = steps[..<step].lastIndex(of: .sync).map { $0 + 1 } ?? 0
             var bytes = start + [UInt8](repeating: 0, count: end - start.count)

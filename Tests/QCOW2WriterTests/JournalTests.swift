@@ -78,7 +78,7 @@ struct JournalTests {
         try Scratch.withFolder { folder in
             let made = try shape.make(in: folder)
             let seed = WriterModelTests.seed
-            var dice = Noise(seed: seed)
+            var dice = SeededRandom(seed)
             var model = made.guest
             var bytes = made.image
             let memory = JournalMemory()
@@ -169,7 +169,7 @@ struct JournalTests {
         try Scratch.withFolder { folder in
             let (image, memory) = try left(folder)
             let content = memory.content
-            var dice = Noise(seed: WriterModelTests.seed)
+            var dice = SeededRandom(WriterModelTests.seed)
             for _ in 0..<500 {
                 memory.content = content
                 for _ in 0...dice.below(3) {
@@ -185,7 +185,7 @@ struct JournalTests {
     /// Opens, takes over, writes until it is killed.
     private func live(
         _ storage: CrashingStorage, _ memory: JournalMemory, _ backing: [UInt8], _ model: inout [UInt8],
-        _ dice: inout Noise, _ place: String
+        _ dice: inout SeededRandom, _ place: String
     ) throws {
         let disk: OfflineDisk<CrashingStorage>
         do {
@@ -221,7 +221,7 @@ struct JournalTests {
     /// The operation that was cut off has left each sector old or new.
     private func accept(
         _ storage: CrashingStorage, _ memory: JournalMemory, _ backing: [UInt8], _ before: [UInt8],
-        _ model: inout [UInt8], _ ghost: inout Noise, _ place: String
+        _ model: inout [UInt8], _ ghost: inout SeededRandom, _ place: String
     ) throws {
         let copy = JournalMemory()
         copy.content = storage.legacy ?? []

@@ -86,7 +86,7 @@ struct ResizeTests {
     func crash(one: Case) throws {
         try Scratch.withFolder { folder in
             let seed = WriterModelTests.seed
-            var dice = Noise(seed: seed)
+            var dice = SeededRandom(seed)
             let made = try one.shape.make(in: folder)
             let storage = MemoryStorage(made.image, recording: true)
             try Self.resize(storage, to: UInt64(one.newSize), allocates: one.newSize > one.shape.size)
@@ -113,7 +113,7 @@ struct ResizeTests {
     /// What a crash may leave after some step. `length`: what the file was made long before it was mapped; the log has
     /// writes only.
     private static func cut(
-        _ start: [UInt8], _ steps: [MemoryStorage.Step], length: Int, _ dice: inout Noise
+        _ start: [UInt8], _ steps: [MemoryStorage.Step], length: Int, _ dice: inout SeededRandom
     ) -> (bytes: [UInt8], step: Int) {
         let step = dice.below(steps.count + 1)
         let sync = steps[..<step].lastIndex(of: .sync).map { $0 + 1 } ?? 0

@@ -46,7 +46,7 @@ struct WriterFaultTests {
                 let storage = FailingStorage(made.image)
                 storage.failing = failing
                 let disk = try OfflineDisk(storage, backing: made.backing)
-                var dice = Noise(seed: 11)
+                var dice = SeededRandom(11)
                 var model = made.guest
                 var unsure = Set<Int>()
                 for number in 0..<40 {

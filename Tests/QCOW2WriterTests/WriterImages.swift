@@ -52,7 +52,7 @@ struct WriterShape: CustomTestStringConvertible, Sendable {
         if !options.isEmpty { arguments += ["-o", options.joined(separator: ",")] }
         if hasBacking {
             // Shorter than the image.
-            var dice = Noise(seed: 5)
+            var dice = SeededRandom(5)
             backing = (0..<size / 2).map {
                 $0 & 511 < 2 ? UInt8(truncatingIfNeeded: dice.next()) : UInt8(truncatingIfNeeded: $0 >> 9)
             }

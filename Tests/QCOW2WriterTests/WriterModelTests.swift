@@ -20,7 +20,7 @@ struct WriterModelTests {
         try Scratch.withFolder { folder in
             let made = try shape.make(in: folder)
             var model = made.guest
-            var dice = Noise(seed: Self.seed)
+            var dice = SeededRandom(Self.seed)
             let storage = MemoryStorage(made.image)
             // An image is judged once a burst.
             let steps = Self.operations < 10_000 ? 300 : 1000
@@ -46,7 +46,7 @@ struct WriterModelTests {
         let length: Int
         let kind: Int
 
-        init(_ size: Int, _ dice: inout Noise) {
+        init(_ size: Int, _ dice: inout SeededRandom) {
             let sectors = size / 512
             let start = dice.below(sectors)
             let count = min(sectors - start, 1 + dice.below(1 << dice.below(10)))
@@ -63,7 +63,7 @@ struct WriterModelTests {
     }
 
     static func act(
-        _ disk: OfflineDisk<some ResizableStorage>, _ model: inout [UInt8], _ dice: inout Noise, _ place: String
+        _ disk: OfflineDisk<some ResizableStorage>, _ model: inout [UInt8], _ dice: inout SeededRandom, _ place: String
     ) throws {
         let draw = Draw(disk.size, &dice)
         let (at, length) = (draw.at, draw.length)
@@ -89,7 +89,7 @@ struct WriterModelTests {
     }
 
     /// The disk after the next operation, all of which happened.
-    static func result(_ model: [UInt8], _ dice: inout Noise) -> [UInt8] {
+    static func result(_ model: [UInt8], _ dice: inout SeededRandom) -> [UInt8] {
         let draw = Draw(model.count, &dice)
         guard draw.kind < 13 else { return model }
         var after = model

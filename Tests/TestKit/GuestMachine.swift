@@ -37,12 +37,12 @@ public final class GuestMachine: Sendable {
             let end = now() + 5
             while running.isRunning, now() < end { usleep(50_000) }
             guard !running.isRunning else {
-                throw UnixSocket.Trouble(description: "the guest does not start (\(trouble)): \(running.end())")
+                throw TestFailure("the guest does not start (\(trouble)): \(running.end())")
             }
             print("a guest did not start, and is started again: \(trouble): \(running.end())")
             (running, shell) = try GuestMachine.start(words, shellPath)
             if let trouble = GuestMachine.firstWord(shell) {
-                throw UnixSocket.Trouble(description: "the guest does not start (\(trouble)): \(running.end())")
+                throw TestFailure("the guest does not start (\(trouble)): \(running.end())")
             }
         }
         self.shell = shell
@@ -53,7 +53,7 @@ public final class GuestMachine: Sendable {
         unlink(shell)
         var running = try Command(words).spawn()
         do { return (running, try UnixSocket(shell)) } catch {
-            throw UnixSocket.Trouble(description: "\(error): \(running.end())")
+            throw TestFailure("\(error): \(running.end())")
         }
     }
 
@@ -101,14 +101,14 @@ public final class GuestMachine: Sendable {
     public func run(_ script: String, deadline: Double = 60) throws -> Answer {
         try shell.send(Data(script.utf8).base64EncodedString() + "\n")
         let parts = try shell.line(deadline: deadline).split(separator: " ").compactMap { Int($0) }
-        guard parts.count == 2 else { throw UnixSocket.Trouble(description: "the guest's shell talks nonsense") }
+        guard parts.count == 2 else { throw TestFailure("the guest's shell talks nonsense") }
         return Answer(script: script, status: parts[0], output: try shell.text(of: parts[1], deadline: deadline))
     }
 
     /// Runs a script that has to exit 0; what it printed, without blanks around it.
     @discardableResult public func succeed(_ script: String, deadline: Double = 60) throws -> String {
         let answer = try run("set -e\n\(script)", deadline: deadline)
-        guard answer.status == 0 else { throw UnixSocket.Trouble(description: "\(answer)") }
+        guard answer.status == 0 else { throw TestFailure("\(answer)") }
         return answer.word
     }
 
@@ -117,7 +117,7 @@ public final class GuestMachine: Sendable {
         let end = now() + deadline
         while try run(script).status != 0 {
             guard now() < end else {
-                throw UnixSocket.Trouble(description: "not within \(deadline) s: \(try run(script))")
+                throw TestFailure("not within \(deadline) s: \(try run(script))")
             }
             usleep(100_000)
         }
@@ -132,7 +132,7 @@ public final class GuestMachine: Sendable {
             let seen = try run(sign).output
             if seen != last { (last, moved) = (seen, now()) }
             guard now() < moved + seconds else {
-                throw UnixSocket.Trouble(description: "nothing moves for \(seconds) s: \(try run(script)) \(seen)")
+                throw TestFailure("nothing moves for \(seconds) s: \(try run(script)) \(seen)")
             }
             usleep(100_000)
         }

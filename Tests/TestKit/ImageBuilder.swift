@@ -1,7 +1,7 @@
 // Images are made by the peer, qemu-img and qemu-io, never by the code under test. A workshop is the folder in which
 // one image is made, with the few steps that recipes are written in.
 
-public import Foundation
+import Foundation
 
 public struct ImageBuilder: Sendable {
     public let folder: String
@@ -63,7 +63,7 @@ public struct ImageBuilder: Sendable {
     /// A raw file of text, zeros and noise in turns: part compresses well, part not at all.
     public func rawFile(_ name: String, _ size: Int, seed: UInt64 = 1) throws {
         var bytes = Data(capacity: size)
-        var noise = Noise(seed: seed)
+        var noise = SeededRandom(seed)
         var stretch = 0
         while bytes.count < size {
             let length = 4096 + Int(noise.next() % 48) * 1024
@@ -96,30 +96,5 @@ public struct ImageBuilder: Sendable {
         var patcher = try Patcher(path(name))
         try body(&patcher)
         try patcher.save()
-    }
-}
-
-/// A small reproducible random source (splitmix64), so that a failing image can be made again.
-public struct Noise: RandomNumberGenerator {
-    private var state: UInt64
-    public init(seed: UInt64) { state = seed }
-
-    public mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-
-    /// A number from 0 up to `limit`, without it.
-    public mutating func below(_ limit: Int) -> Int { Int(next() >> 1) % max(limit, 1) }
-
-    public mutating func bytes(_ count: Int) -> Data {
-        var data = Data(capacity: count + 8)
-        while data.count < count {
-            withUnsafeBytes(of: next()) { data.append(contentsOf: $0) }
-        }
-        return data.prefix(count)
     }
 }

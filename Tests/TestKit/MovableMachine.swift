@@ -94,7 +94,7 @@ public final class MovableMachine {
         do {
             return (running, try UnixSocket("\(name).tty"), try TestMonitor("\(name).qmp"))
         } catch {
-            throw UnixSocket.Trouble(description: "\(error): \(running.end())")
+            throw TestFailure("\(error): \(running.end())")
         }
     }
 
@@ -130,7 +130,7 @@ public final class MovableMachine {
             }
             guard status != "failed", now() < end else {
                 var lost = next.0
-                throw UnixSocket.Trouble(description: "the migration: \(status): \(lost.end())")
+                throw TestFailure("the migration: \(status): \(lost.end())")
             }
             usleep(100_000)
         }
@@ -145,7 +145,7 @@ public final class MovableMachine {
         var last: [Int: Int] = [:]
         while last.count < Self.writers {
             let words = try says().split(separator: " ")
-            guard words.first != "BAD" else { throw UnixSocket.Trouble(description: "in the guest: \(words)") }
+            guard words.first != "BAD" else { throw TestFailure("in the guest: \(words)") }
             if words.count == 3, words[0] == "last", let writer = Int(words[1]) { last[writer] = Int(words[2]) }
         }
         _ = running.wait(deadline: running.age + 60)

@@ -28,7 +28,7 @@ public final class PausedMachine: Sendable {
         }
         var process = try Command(words + options).spawn()
         do { _ = try TestMonitor(qmp) } catch {
-            throw UnixSocket.Trouble(description: "\(error): \(process.end())")
+            throw TestFailure("\(error): \(process.end())")
         }
         running = Mutex(process)
     }

@@ -18,7 +18,7 @@ public final class TestMonitor: Sendable {
         while true {
             let answer = try JSONValue(parsing: try socket.line())
             if answer["event"] != nil { continue }
-            if let error = answer["error"] { throw UnixSocket.Trouble(description: "\(command): \(error)") }
+            if let error = answer["error"] { throw TestFailure("\(command): \(error)") }
             return answer["return"] ?? .null
         }
     }

@@ -8,21 +8,16 @@ public final class UnixSocket: Sendable {
     private let descriptor: Int32
     private let pending = Mutex<[UInt8]>([])
 
-    public struct Trouble: Error, CustomStringConvertible {
-        public let description: String
-        public init(description: String) { self.description = description }
-    }
-
     /// Connects as soon as a process listens, at most `deadline` seconds from now.
     public init(_ path: String, deadline: Double = 20) throws {
         descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-        guard descriptor >= 0 else { throw Trouble(description: "no socket: \(String(cString: strerror(errno)))") }
+        guard descriptor >= 0 else { throw TestFailure("no socket: \(String(cString: strerror(errno)))") }
         let end = now() + deadline
         while !UnixSocket.connect(descriptor, path) {
             let reason = String(cString: strerror(errno))
             guard now() < end else {
                 close(descriptor)
-                throw Trouble(description: "\(path): \(reason)")
+                throw TestFailure("\(path): \(reason)")
             }
             usleep(20_000)
         }
@@ -41,7 +36,7 @@ public final class UnixSocket: Sendable {
         guard bound, Foundation.listen(descriptor, 8) == 0 else {
             let reason = String(cString: strerror(errno))
             close(descriptor)
-            throw Trouble(description: "cannot listen on \(path): \(reason)")
+            throw TestFailure("cannot listen on \(path): \(reason)")
         }
         return descriptor
     }
@@ -64,7 +59,7 @@ public final class UnixSocket: Sendable {
             let count = rest.withUnsafeBytes {
                 Foundation.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
             }
-            guard count > 0 else { throw Trouble(description: "the other side has gone") }
+            guard count > 0 else { throw TestFailure("the other side has gone") }
             rest = rest.dropFirst(count)
         }
     }
@@ -91,11 +86,11 @@ public final class UnixSocket: Sendable {
                 var wait = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
                 let left = end - now()
                 guard left > 0, poll(&wait, 1, Int32(left * 1000) + 1) > 0 else {
-                    throw Trouble(description: "no answer in \(deadline) s")
+                    throw TestFailure("no answer in \(deadline) s")
                 }
                 var piece = [UInt8](repeating: 0, count: 65536)
                 let count = read(descriptor, &piece, piece.count)
-                guard count > 0 else { throw Trouble(description: "the other side has gone") }
+                guard count > 0 else { throw TestFailure("the other side has gone") }
                 bytes += piece[..<count]
             }
         }

@@ -20,7 +20,7 @@ private let indirect = RingLayout.flagIndirect
 /// What the driver sees of a chain.
 private enum Follows { case ok, ioError, bareHead }
 
-/// A driver's doing, by name; its descriptors over the places of the rig.
+/// A driver's doing, by name; its descriptors over the places of the harness.
 enum BadChain: String, CaseIterable, CustomTestStringConvertible, Sendable {
     case sound, outsideMemory, pastTheEnd, wraps, readableAfterWritable, indirectWithNext, shortHeader, noHeader
     case nextOutside, loop, tableInTable, emptyTable, oddTable, hugeTable, tableOutside, nextOutsideTable, loopInTable
@@ -31,7 +31,7 @@ enum BadChain: String, CaseIterable, CustomTestStringConvertible, Sendable {
 }
 
 /// One queue that is driven by hand and one that must not notice.
-private final class Bench {
+private final class ChainHarness {
     let served = try? Served(workers: 1)
     let frontend: VhostUserFrontend
     let queueDriver: QueueDriver
@@ -144,7 +144,7 @@ struct ChainTests {
     @Test(arguments: BadChain.allCases, [Rings.split, .packed])
     func isAnsweredAsWritten(bad: BadChain, rings: Rings) throws {
         if bad.isSplitOnly, rings.isPacked { return }
-        let bench = try Bench(rings)
+        let bench = try ChainHarness(rings)
         let (list, follows) = bench.chain(bad)
         // A sound one behind it shows that the queue goes on.
         for _ in 0..<3 {
@@ -165,7 +165,7 @@ struct ChainTests {
 
     @Test(arguments: [Rings.split, .packed])
     func tablesThatWereNotAgreedOnAreNotRead(rings: Rings) throws {
-        let bench = try Bench(rings) { $0.indirect = false }
+        let bench = try ChainHarness(rings) { $0.indirect = false }
         bench.queueDriver.driver.writeTable(at: bench.table, bench.sound)
         let (used, status, _) = try bench.answer([(bench.table, 48, indirect, 0)])
         #expect(status == 0xff && used.written == 0)
@@ -176,7 +176,7 @@ struct ChainTests {
 
     @Test(arguments: Damage.allCases)
     func aBrokenRingSaysSoAndTheOtherGoesOn(damage: Damage) throws {
-        let bench = try Bench(damage == .endless ? .packed : .split)
+        let bench = try ChainHarness(damage == .endless ? .packed : .split)
         let driver = bench.queueDriver.driver
         #expect(try bench.answer(bench.sound).status == RequestStatus.ok.rawValue)
         switch damage {
@@ -203,7 +203,7 @@ struct ChainTests {
 
     /// A head that is in flight already. Requests are held in flight by an ever-disabled ring: published twice at once.
     @Test func aHeadPublishedTwiceIsServedOnce() throws {
-        let bench = try Bench(.split)
+        let bench = try ChainHarness(.split)
         bench.queueDriver.memory.putHeader(type: VirtioBlk.RequestType.read, sector: 3, at: bench.header)
         bench.queueDriver.driver.publishRaw(bench.sound)
         bench.queueDriver.driver.publishHead(0)

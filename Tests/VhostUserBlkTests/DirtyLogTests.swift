@@ -33,7 +33,7 @@ private func pages(_ address: UInt64, _ bytes: Int) -> Set<UInt64> {
 
 @Suite("Dirty log")
 struct DirtyLogTests {
-    private final class Bench {
+    private final class LogHarness {
         let served: Served
         let frontend: VhostUserFrontend
         let queueDriver: QueueDriver
@@ -98,7 +98,7 @@ struct DirtyLogTests {
 
     @Test(arguments: Rings.allCases)
     func whatTheDeviceWritesIsLoggedAndNothingElse(rings: Rings) throws {
-        let bench = try Bench(rings)
+        let bench = try LogHarness(rings)
         let log = try Log()
         bench.publish(0)
         try bench.drain()
@@ -135,7 +135,7 @@ struct DirtyLogTests {
     /// The rings lie on pages of their own; every one that changes is logged.
     @Test(arguments: Rings.allCases)
     func everyPageOfTheRingThatChangesIsLogged(rings: Rings) throws {
-        let bench = try Bench(rings)
+        let bench = try LogHarness(rings)
         let log = try Log()
         try bench.set(log)
         try bench.logAll(true)
@@ -154,7 +154,7 @@ struct DirtyLogTests {
 
     @Test(arguments: Rings.both)
     func theLogIsReplacedUnderRequests(rings: Rings) throws {
-        let bench = try Bench(rings)
+        let bench = try LogHarness(rings)
         var old = try Log()
         try bench.set(old)
         try bench.logAll(true)
@@ -177,7 +177,7 @@ struct DirtyLogTests {
 
     @Test(arguments: Rings.both)
     func requestsInFlightAreLoggedOnceTheLogIsOn(rings: Rings) throws {
-        let bench = try Bench(rings)
+        let bench = try LogHarness(rings)
         let log = try Log()
         try bench.set(log)
         for _ in 0..<50 {
@@ -194,7 +194,7 @@ struct DirtyLogTests {
     }
 
     @Test func aLogOfNonsenseIsRefused() throws {
-        let bench = try Bench(.splitEvent)
+        let bench = try LogHarness(.splitEvent)
         let log = try Log()
         let event = try EventFD()
         for (size, offset, fd) in [

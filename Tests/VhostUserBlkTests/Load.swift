@@ -39,7 +39,7 @@ final class Load {
     let style: LoadStyle
     let model: UnsafeMutableRawPointer
     let size: Int
-    private var noise: Noise
+    private var noise: SeededRandom
     private var flights: [[UInt16: Flight]]
     private var freeSlots: [[Int]]
     private let slotBytes: Int
@@ -61,7 +61,7 @@ final class Load {
         self.seed = seed
         size = content.count
         model = .allocate(byteCount: size, alignment: 4096)
-        noise = Noise(seed: seed)
+        noise = SeededRandom(seed)
         flights = queueDrivers.map { _ in [:] }
         freeSlots = queueDrivers.indices.map { queueDriver in (0..<style.depth).map { queueDriver * style.depth + $0 } }
         slotBytes = Self.slotBytes(style)

@@ -29,7 +29,7 @@ final class LoggedGuest {
     let replica: MemoryReplica
     private let rings: Rings
     private let fault: Fault
-    private var random: Noise
+    private var random: SeededRandom
     private var slots = 0
     /// What the device may write for the requests so far: data and status.
     private(set) var allowed: Set<UInt64> = []
@@ -42,7 +42,7 @@ final class LoggedGuest {
     init(_ rings: Rings, fault: Fault = .none, seed: UInt64) throws {
         self.rings = rings
         self.fault = fault
-        random = Noise(seed: seed)
+        random = SeededRandom(seed)
         served = try Served(workers: 1)
         var options = rings.options
         options.queueSize = 256

@@ -80,7 +80,7 @@ struct ProcessTests {
     }
 
     private func noise(_ count: Int) -> [UInt8] {
-        var noise = Noise(seed: 5)
+        var noise = SeededRandom(5)
         return Array(noise.bytes(count))
     }
 

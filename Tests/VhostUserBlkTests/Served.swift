@@ -13,11 +13,6 @@ import VhostUserWire
 import Virtqueue
 import SystemPackage
 
-struct TestFailure: Error, CustomStringConvertible {
-    let description: String
-    init(_ description: String) { self.description = description }
-}
-
 /// What a server said.
 final class LogLines: Sendable {
     private let kept = Mutex<[String]>([])

@@ -170,7 +170,7 @@ private final class KilledGuest {
     private let path: String
     private let folder: String
     var content = [UInt8](repeating: 0, count: 4 << 20)
-    private var dice = Noise(seed: .random(in: 1...99999))
+    private var dice = SeededRandom(.random(in: 1...99999))
 
     init(_ options: String, in folder: String) throws {
         self.folder = folder

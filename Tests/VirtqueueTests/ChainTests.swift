@@ -1,5 +1,6 @@
 // What a well-behaved driver publishes arrives as it was meant, whatever its shape.
 import Glibc
+import TestKit
 import Testing
 import Virtqueue
 import VirtqueueMock
@@ -122,7 +123,7 @@ struct ChainTests {
         let size = kind.isPacked ? 7 : 8
         let harness = try QueueHarness(kind, size: size)
         let data = try harness.buffer(4096)
-        var random = Random(7)
+        var random = SeededRandom(7)
         var outstanding: Set<UInt16> = []
         var held: [UnsafeMutablePointer<DescriptorChain>] = []
         var served = 0

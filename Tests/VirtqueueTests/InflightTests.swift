@@ -1,5 +1,6 @@
 // Kill -9 at any moment must lose no request and repeat none that the driver saw answered. A crash is a copy of what
 // other processes keep (the ring and the record) between any two steps.
+import TestKit
 import Testing
 @testable import Virtqueue
 import VirtqueueMock
@@ -155,7 +156,7 @@ struct InflightTests {
 
     @Test(arguments: Kind.both) func noRequestIsLostOrRepeatedOverManyCrashes(_ kind: Kind) throws {
         let it = try Recorded(kind, size: kind.isPacked ? 13 : 8)
-        var random = Random(11)
+        var random = SeededRandom(11)
         var waiting: Set<UInt16> = []
         var held: [UnsafeMutablePointer<DescriptorChain>] = []
         let data = try it.harness.buffer(64)
@@ -196,7 +197,7 @@ struct InflightTests {
     }
 
     @Test(arguments: Kind.both) func aRecordFullOfRubbishIsRefusedOrHarmless(_ kind: Kind) throws {
-        var random = Random(5)
+        var random = SeededRandom(5)
         for _ in 0..<3000 {
             let it = try Recorded(kind)
             let id = try it.publish()

@@ -1,5 +1,6 @@
 // Random chains, most of them slightly wrong, against a model that is too slow and too simple to be wrong: it looks
 // at every byte of a buffer by itself.
+import TestKit
 import Testing
 import Virtqueue
 import VirtqueueMock
@@ -37,7 +38,7 @@ struct ModelTests {
         return result
     }
 
-    private func buffer(_ random: inout Random, isWritable: Bool) -> MockBuffer {
+    private func buffer(_ random: inout SeededRandom, isWritable: Bool) -> MockBuffer {
         let address: UInt64 =
             switch Int.random(in: 0..<20, using: &random) {
             case 0: QueueHarness.middle - UInt64.random(in: 0...300, using: &random)
@@ -53,7 +54,7 @@ struct ModelTests {
     @Test(arguments: Kind.both, [1, 2, 3] as [UInt64])
     func randomChainsComeOutAsTheModelSays(_ kind: Kind, seed: UInt64) throws {
         let harness = try QueueHarness(kind, size: 32, tableEntries: 32)
-        var random = Random(seed)
+        var random = SeededRandom(seed)
         for round in 0..<2000 {
             let readable = Int.random(in: 0...6, using: &random)
             var buffers = (0..<readable).map { _ in buffer(&random, isWritable: false) }

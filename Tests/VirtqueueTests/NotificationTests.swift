@@ -1,6 +1,7 @@
 // A kick or a signal that is lost is a guest that hangs, and one too many is a slow guest.
 import Glibc
 import Synchronization
+import TestKit
 import Testing
 import Virtqueue
 import VirtqueueMock
@@ -46,7 +47,7 @@ struct NotificationTests {
     func aSignalComesAtTheBufferThatTheDriverNamed(_ kind: Kind) throws {
         // Odd sizes of batch over many laps: the wrap of both counters is passed at every offset.
         let harness = try QueueHarness(kind, size: 8)
-        var random = Random(3)
+        var random = SeededRandom(3)
         _ = harness.driver.enableSignals()
         harness.driver.publish([MockBuffer(QueueHarness.low, 8, isWritable: true)])
         _ = harness.drain()

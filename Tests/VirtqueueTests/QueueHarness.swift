@@ -2,6 +2,7 @@
 // wherever the claim is about both.
 import DiskTypes
 import Glibc
+import TestKit
 import Testing
 import Virtqueue
 import VirtqueueMock
@@ -21,8 +22,6 @@ enum Kind: String, CaseIterable, CustomTestStringConvertible, Sendable {
     }
     static let both: [Kind] = [.split, .packed]
 }
-
-enum RigError: Error { case noRoom }
 
 /// Guest memory in two regions that touch (0x10000 and up) and a third apart, a driver, and the device's queue.
 final class QueueHarness {
@@ -46,7 +45,7 @@ final class QueueHarness {
         guard
             let driver = MockDriver(
                 memory: memory, size: size, features: features, tableEntries: tableEntries, spacing: spacing)
-        else { throw RigError.noRoom }
+        else { throw TestFailure("no room in the guest memory") }
         self.driver = driver
         queue = try Virtqueue(size: size, features: features, memory: guest.snapshot)
         if start { try queue.start(places(), base: kind.isPacked ? Virtqueue.packedBase : 0) }
@@ -69,7 +68,7 @@ final class QueueHarness {
     }
 
     func buffer(_ bytes: Int) throws -> UInt64 {
-        guard let address = memory.allocate(bytes) else { throw RigError.noRoom }
+        guard let address = memory.allocate(bytes) else { throw TestFailure("no room in the guest memory") }
         return address
     }
 
@@ -133,17 +132,5 @@ func contents(_ chain: DescriptorChain, _ memory: MockMemory) -> [MockBuffer] {
         }
         let address = region.flatMap { r in vector.iov_base.map { r.guest.raw + UInt64($0 - r.host) } }
         return MockBuffer(address ?? 0, UInt32(vector.iov_len), isWritable: i >= Int(chain.readableCount))
-    }
-}
-
-/// xorshift: a test prints its seed and runs again with it.
-struct Random: RandomNumberGenerator {
-    var state: UInt64
-    init(_ seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 | 1 }
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state
     }
 }

@@ -7,7 +7,7 @@ import LinuxIO
 @testable import BlockEngine
 
 /// An engine that sees pages, and one request at a time.
-final class GuestRig {
+final class GuestHarness {
     let chain: ImageChain
     let harness: EngineHarness
     let memory: SharedMemory
