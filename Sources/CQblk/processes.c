@@ -61,8 +61,6 @@ void qb_reserve_heap(size_t bytes) {
     free((void *)memory);
 }
 
-int qb_set_death_signal(int signal) { return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0); }
-
 static void close_on_exec_from(int first) {
     if (syscall(SYS_close_range, first, ~0u, QB_CLOSE_RANGE_CLOEXEC) == 0) return;
     long most = sysconf(_SC_OPEN_MAX); // kernels before 5.11

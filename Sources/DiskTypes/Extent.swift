@@ -70,18 +70,4 @@
         guard hasHostBytes else { return true }
         return next.file == file && next.host == host + length
     }
-
-    /// The part of this extent inside `[from, from + count)`, which must overlap it.
-    @inlinable public func clipped(from: GuestOffset, count: UInt64) -> Extent {
-        var part = self
-        if from > guest {
-            let skipped = from - guest
-            part.guest = from
-            part.length -= skipped
-            if hasHostBytes { part.host = part.host + skipped }
-        }
-        let room = count - (part.guest - from)
-        if part.length > room { part.length = room }
-        return part
-    }
 }

@@ -52,17 +52,6 @@ struct FilesystemTests {
         #expect(Filesystem.identity(of: FilePath(path)) == Filesystem.identity(of: FilePath(scratch.path + "/link")))
     }
 
-    @Test func aLockFileExcludesUntilDropped() throws {
-        let scratch = try Scratch()
-        let path = scratch.path + "/lock"
-        var first = try LockFile.acquire(FilePath(path))
-        let second = try LockFile.acquire(FilePath(path), wait: false)
-        let held = [isHeld(first), isHeld(second)]
-        first = nil
-        let third = try LockFile.acquire(FilePath(path), wait: false)
-        #expect(held + [isHeld(third)] == [true, false, true])
-    }
-
     @Test func theMountTableIsParsedWithItsEscapes() {
         let table = MountTable.parse(
             Array(
@@ -77,12 +66,5 @@ struct FilesystemTests {
         #expect(table.first?.device == "98:0" && table.first?.root == "/mnt1" && table.first?.type == "ext3")
         #expect(table.last?.superOptions == "rw" && table.last?.options == "rw" && table.last?.id == 37)
         #expect((try? MountTable.read())?.contains { $0.mountPoint == "/" } == true)
-    }
-}
-
-private func isHeld(_ lock: borrowing LockFile?) -> Bool {
-    switch lock {
-    case .some: true
-    case .none: false
     }
 }

@@ -57,7 +57,6 @@ int qb_processors(void);
 int qb_pidfd_open(pid_t pid);
 int qb_pidfd_send_signal(int pidfd, int signal);
 int qb_set_io_flusher(void);
-int qb_set_death_signal(int signal);
 /// A mount namespace of its own for this process, which must have one thread only.
 int qb_unshare_mounts(void);
 /// Bytes of stack of the threads that are made from now on; 0, or an errno.

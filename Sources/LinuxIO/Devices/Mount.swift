@@ -5,11 +5,8 @@ public import SystemPackage
 
 /// The mount and umount2 calls.
 public enum Mount {
-    /// Flags of mount(2), by their kernel names.
+    /// MS_RDONLY of mount(2).
     public static let readOnly: UInt = 1
-    public static let noSetUserID: UInt = 2
-    public static let noDevices: UInt = 4
-    public static let noExecution: UInt = 8
 
     public static func mount(
         source: FilePath, target: FilePath, type: String, flags: UInt = 0, data: String = ""

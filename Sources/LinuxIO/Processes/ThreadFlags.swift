@@ -35,7 +35,4 @@ public enum ThreadFlags {
 
     /// Processors that the calling thread may use.
     public static var processors: Int { Int(qb_processors()) }
-
-    /// The signal that this process gets when the thread that started it ends.
-    public static func setDeathSignal(_ signal: Int32) throws(Errno) { try check(qb_set_death_signal(signal)) }
 }

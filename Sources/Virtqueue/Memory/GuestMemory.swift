@@ -84,9 +84,6 @@ public final class GuestMemory {
         retired = []
     }
 
-    /// Older snapshots that have not been released.
-    public var retiredCount: Int { retired.count }
-
     /// The current regions, sorted by guest address.
     public var regions: [GuestRegion] {
         (0..<Int(snapshot.count)).map { snapshot.regions[$0] }
