@@ -100,7 +100,9 @@ let package = Package(
             swiftSettings: house),
         .target(
             name: "HotPlug",
-            dependencies: ["ImageChain", "MapRegistry", "QEMUMonitor", "LinuxIO", "DiskTypes", system],
+            dependencies: [
+                "ImageChain", "MapRegistry", "QEMUMonitor", "VhostUserWire", "LinuxIO", "DiskTypes", system,
+            ],
             swiftSettings: house),
         .target(
             name: "BlockBench",

@@ -2,18 +2,20 @@
 // an answer. A server is ready when it answers with its features.
 import QEMUMonitor
 import SystemPackage
+import VhostUserWire
 
-/// The question to a server.
+/// A question to a vhost-user server, asked without a VM.
 enum VhostUserProbe {
     /// Whether a vhost-user server answers on the socket within `milliseconds`.
     static func answers(_ socket: FilePath, milliseconds: Int64) -> Bool {
         let connection: LocalSocket
         do throws(LocalSocket.Refusal) { connection = try LocalSocket(socket) } catch { return false }
         let deadline = Deadline(in: milliseconds)
-        // VHOST_USER_GET_FEATURES (1), version 1, no payload; the answer has the same number, flag 4, and 8 bytes.
-        guard connection.send([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], before: deadline),
-            let answer = connection.bytes(20, before: deadline)
+        let question = MessageHeader(.getFeatures, payloadBytes: 0)
+        let expected = question.reply(payloadBytes: WireNumber.bytes)
+        guard connection.send(question.encoded, before: deadline),
+            let answer = connection.bytes(VhostUserLimits.headerBytes + WireNumber.bytes, before: deadline)
         else { return false }
-        return Array(answer[..<12]) == [1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]
+        do throws(WireError) { return try MessageHeader(decoding: answer) == expected } catch { return false }
     }
 }
