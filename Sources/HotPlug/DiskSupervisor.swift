@@ -9,24 +9,22 @@ import MapRegistry
 import SystemPackage
 
 /// The supervisor of one disk. Everything happens on the thread that runs it.
-final class DiskSupervisor {
+final class DiskSupervisor: SupervisedDisk {
     private let config: SupervisorConfig
     private let registry: AttachmentRegistry
     private let files: HeldFiles
-    private var signals: SignalFD?
+    /// Waits for signals and for the server, and starts the next one; from `run` on.
+    private var supervision: ServerSupervisor?
     private var machine: OwnedFD?
     private var server: ChildProcess?
     /// What the server says on standard error.
     private var words: OwnedFD?
     private var lastWords = ""
     private var unfinished: [UInt8] = []
-    private var stopWanted = false
     /// The server has its socket, and handles signals.
     private var isServing = false
-
-    /// Milliseconds; a server that lived longer did not die of its start.
-    private static let longLife: Int64 = 5_000
-    private static let longestPause: Int64 = 10_000
+    /// The VM has the disk: a server that dies is followed by another.
+    private var isWatching = false
 
     init(_ config: SupervisorConfig) {
         self.config = config
@@ -37,9 +35,8 @@ final class DiskSupervisor {
     /// Runs the supervisor to its end; returns the exit code.
     func run() -> Int32 {
         SystemLog.open(name: "qblk")
-        SignalFD.ignoreBrokenPipes()
         do throws(Errno) {
-            signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGCHLD])
+            supervision = try ServerSupervisor()
             machine = try config.machine?.open()
         } catch {
             return refuse("cannot watch over the disk: \(errorText(error.rawValue))")
@@ -60,8 +57,7 @@ final class DiskSupervisor {
     }
 
     private func report(_ report: SupervisorReport) {
-        let line = report.line
-        _ = Glibc.write(SupervisorReport.descriptor, line, line.utf8.count)
+        StatusPipe.send(report.line, to: SupervisorReport.descriptor)
         close(SupervisorReport.descriptor)
     }
 
@@ -72,16 +68,14 @@ final class DiskSupervisor {
         isServing = false
         do throws(Errno) {
             try Filesystem.removeFile(config.socket)
-            var ends: [Int32] = [-1, -1]
-            guard pipe(&ends) == 0 else { throw Errno(rawValue: errno) }
-            let writing = OwnedFD(taking: ends[1])
-            for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
-            _ = fcntl(ends[0], F_SETFL, O_NONBLOCK)
-            words = OwnedFD(taking: ends[0])
+            let pipe = try StatusPipe()
+            _ = fcntl(pipe.reading.raw, F_SETFL, O_NONBLOCK)
+            supervision?.serverStarts()
             server = try ChildProcess.spawn(
                 config.executable, ["qblk"] + config.arguments,
-                inherit: [ChildProcess.Inheritance(fd: writing.raw, as: STDERR_FILENO)]
+                inherit: [ChildProcess.Inheritance(fd: pipe.writing.raw, as: STDERR_FILENO)]
                     + files.inheritances(from: SupervisorConfig.firstFile), options: .daemon)
+            words = pipe.keepReading()
         } catch {
             return "cannot start the server: \(errorText(error.rawValue))"
         }
@@ -95,13 +89,12 @@ final class DiskSupervisor {
     private func awaitAnswer() -> String? { turn { VhostUserProbe.answers(config.socket, milliseconds: 1_000) } }
 
     private func turn(until done: () -> Bool) -> String? {
-        let end = MonotonicClock.milliseconds() + 60_000
-        while MonotonicClock.milliseconds() < end {
-            if done() { return nil }
-            step(milliseconds: 20)
-            if stopWanted { return "stopped while the server started" }
-            guard server != nil else { return lastWords.isEmpty ? "the server died while it started" : lastWords }
-        }
+        guard let supervision else { return "the server does not begin to serve" }
+        let isDone = supervision.wait(
+            self, until: done, orElse: { supervision.stopWanted || server == nil }, seconds: 60, step: 20)
+        if isDone { return nil }
+        if supervision.stopWanted { return "stopped while the server started" }
+        guard server != nil else { return lastWords.isEmpty ? "the server died while it started" : lastWords }
         return "the server does not begin to serve"
     }
 
@@ -117,47 +110,41 @@ final class DiskSupervisor {
         return nil
     }
 
+    // MARK: watching
+
     private func watch() {
-        var quickDeaths: Int64 = 0
-        var startedAt = MonotonicClock.milliseconds()
-        while !stopWanted {
-            step(milliseconds: -1)
-            while server == nil, !stopWanted {
-                quickDeaths = MonotonicClock.milliseconds() - startedAt > Self.longLife ? 0 : quickDeaths + 1
-                let pause = quickDeaths < 2 ? 0 : min(50 << min(quickDeaths, 8), Self.longestPause)
-                SystemLog.write(.error, "the server of \(config.socket) died: starting another in \(pause) ms")
-                let until = MonotonicClock.milliseconds() + pause
-                while MonotonicClock.milliseconds() < until, !stopWanted {
-                    step(milliseconds: until - MonotonicClock.milliseconds())
-                }
-                guard !stopWanted else { return }
-                startedAt = MonotonicClock.milliseconds()
-                if let reason = start() { SystemLog.write(.error, "\(config.socket): \(reason)") } else { rewrite() }
-            }
-        }
+        isWatching = true
+        while let supervision, !supervision.stopWanted { supervision.watch(self, milliseconds: -1) }
     }
 
-    /// Waits for one event and handles it.
-    private func step(milliseconds: Int64) {
-        var waits = [signals?.raw ?? -1, machine?.raw ?? -1, words?.raw ?? -1].map {
-            pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
-        }
-        poll(&waits, 3, Int32(clamping: milliseconds))
-        while let next = signals?.next() {
-            switch next.signal {
-            case SIGHUP: reload()
-            case SIGCHLD: break
-            default: stopWanted = true
-            }
-        }
-        if waits[1].revents != 0 {
+    var process: ChildProcess? { server }
+    /// The VM's end, and what the server prints.
+    var awaited: [Int32] { [machine?.raw ?? -1, words?.raw ?? -1] }
+
+    func handle(_ isReady: [Bool]) {
+        if isReady[0] {
             SystemLog.write(.info, "the VM of \(config.socket) has ended")
-            stopWanted = true
+            supervision?.stopWanted = true
         }
         hear()
-        do throws(Errno) { if try server?.poll() != nil { server = nil } } catch { server = nil }
+    }
+
+    func handle(signal: Int32) { if signal == SIGHUP { reload() } }
+
+    func serverEnded(_ end: ChildProcess.End) -> Bool {
+        server = nil
         // What it printed last.
-        if server == nil { hear() }
+        hear()
+        return isWatching
+    }
+
+    func willRestart(in pause: Int64, after end: ChildProcess.End) {
+        SystemLog.write(.error, "the server of \(config.socket) died: starting another in \(pause) ms")
+    }
+
+    func restartServer() {
+        guard supervision?.stopWanted == false else { return }
+        if let reason = start() { SystemLog.write(.error, "\(config.socket): \(reason)") } else { rewrite() }
     }
 
     /// Sends SIGHUP on to the server, where it has the same meaning. A server that is starting reads the image's size
@@ -232,20 +219,5 @@ final class DiskSupervisor {
             record.server = server?.identity
             try registry.write(record, config.key)
         } catch { SystemLog.write(.warning, "\(error)") }
-    }
-}
-
-/// How another process is ended.
-enum ProcessTermination {
-    /// Sends SIGTERM, and SIGKILL when the process has not ended within `timeout` milliseconds.
-    static func end(_ process: ProcessIdentity, timeout: Int32) {
-        do throws(Errno) {
-            try process.kill(SIGTERM)
-            if try process.waitForEnd(milliseconds: timeout) { return }
-            try process.kill(SIGKILL)
-            _ = try process.waitForEnd(milliseconds: 5_000)
-        } catch {
-            // The process is gone already, or this one may not kill it: nothing more can be done.
-        }
     }
 }

@@ -103,24 +103,24 @@ public enum HotPlug {
     static func start(
         _ config: SupervisorConfig, _ files: HeldFiles, _ record: inout AttachmentRecord
     ) throws(ImageError) {
-        var ends: [Int32] = [-1, -1]
-        guard pipe(&ends) == 0 else { throw ImageError(.system, "cannot make a pipe: \(errorText(errno))") }
-        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
-        let reading = OwnedFD(taking: ends[0])
+        let pipe: StatusPipe
+        do throws(Errno) { pipe = try StatusPipe() } catch {
+            throw ImageError(.system, "cannot make a pipe: \(errorText(error.rawValue))")
+        }
         let child: ChildProcess
         do throws(Errno) {
-            let writing = OwnedFD(taking: ends[1])
             let text: String
             do throws(ImageError) { text = try config.encoded() } catch { throw .invalidArgument }
             child = try ChildProcess.spawn(
                 config.executable, ["qblk", FileName(supervisorVerb), FileName(text)],
-                inherit: [ChildProcess.Inheritance(fd: writing.raw, as: SupervisorReport.descriptor)]
+                inherit: [ChildProcess.Inheritance(fd: pipe.writing.raw, as: SupervisorReport.descriptor)]
                     + files.inheritances(from: SupervisorConfig.firstFile),
                 options: .daemon)
         } catch {
             throw ImageError(.system, "cannot start the supervisor: \(errorText(error.rawValue))")
         }
         record.supervisor = child.identity
+        let reading = pipe.keepReading()
         switch SupervisorReport.receive(reading.raw) {
         case .serves(let server)?: record.server = server
         case .failed(let reason)?:

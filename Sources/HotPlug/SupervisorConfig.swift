@@ -1,7 +1,6 @@
 // What `attach` and the supervisor of a disk tell each other: the configuration, one JSON argument, and the report, one
 // line through a pipe.
 import DiskTypes
-import Glibc
 import ImageChain
 import LinuxIO
 import MapRegistry
@@ -64,14 +63,6 @@ enum SupervisorReport: Equatable {
 
     /// Reads to the end of the line or of the pipe; nil when the supervisor died without a report.
     static func receive(_ fd: Int32) -> SupervisorReport? {
-        var text: [UInt8] = []
-        var piece = [UInt8](repeating: 0, count: 4096)
-        while text.last != UInt8(ascii: "\n"), text.count < 1 << 16 {
-            let count = read(fd, &piece, piece.count)
-            if count < 0 && errno == EINTR { continue }
-            guard count > 0 else { break }
-            text += piece[..<count]
-        }
-        return SupervisorReport(String(decoding: text, as: UTF8.self))
+        StatusPipe.receive(fd).flatMap(SupervisorReport.init)
     }
 }

@@ -160,7 +160,7 @@ public enum LoopExport {
                     case .failure(let error): LoopReport(error)
                     }
                 defer { close(ServerProcess.reportNumber) }
-                return ReportPipe.send(report, to: ServerProcess.reportNumber)
+                return report.send(to: ServerProcess.reportNumber)
             }
         }
     }
@@ -235,7 +235,7 @@ public enum LoopExport {
     private static func startSupervisor(
         _ config: LoopConfig, _ chain: ImageChain, _ options: LoopMapOptions
     ) throws(ImageError) -> MapRecord {
-        let pipe = try ReportPipe()
+        let pipe = try LoopReport.pipe()
         var inherit = [ChildProcess.Inheritance(fd: pipe.writing.raw, as: ServerProcess.reportNumber)]
         for (index, file) in chain.files.enumerated() {
             inherit.append(
@@ -250,7 +250,7 @@ public enum LoopExport {
             throw ImageError(.system, "cannot start the supervisor: \(errorText(error.rawValue))")
         }
         let reading = pipe.keepReading()
-        let report = try ReportPipe.receive(reading.raw)
+        let report = try LoopReport.receive(reading.raw)
         for note in report?.notes ?? [] { options.notice(note) }
         if let record = report?.record { return record }
         do throws(Errno) { _ = try child.wait() } catch {}

@@ -9,15 +9,11 @@ import QCOW2
 import SystemPackage
 
 extension Supervisor {
-    /// Milliseconds; a server that lived longer did not die of its start.
-    private static var longLife: Int64 { 5_000 }
-    private static var longestPause: Int64 { 10_000 }
-
     func startServer() throws(ImageError) {
         guard let devices = connection?.devices, let files = chain?.files.map(\.fd) else { return }
         serving = false
         hasHeardAll = false
-        startedAt = MonotonicClock.milliseconds()
+        supervision?.serverStarts()
         try makeJournal()
         server = try ServerProcess.start(config, devices: devices, files: files, journal: journal?.fd ?? -1)
     }
@@ -31,11 +27,11 @@ extension Supervisor {
     }
 
     /// Reads a report of the server, of its start or later of its image being cut: returns its error, or nil when it serves,
-    /// or is dead (which `reapServer` finds).
+    /// or is dead (which `serverEnded` is told).
     func hear() -> ImageError? {
         guard let pipe = server?.report.raw else { return nil }
         do throws(ImageError) {
-            guard let report = try ReportPipe.receive(pipe) else {
+            guard let report = try LoopReport.receive(pipe) else {
                 // A pipe that has ended would be readable for ever: no longer looked at, until the process is reaped.
                 hasHeardAll = true
                 serving = true
@@ -51,26 +47,38 @@ extension Supervisor {
         }
     }
 
-    /// Finds out whether the server died. While a map is being made that is an error; later the next server is planned.
-    func reapServer() -> ImageError? {
-        guard let process = server?.process else { return nil }
-        let end: ChildProcess.End?
-        do throws(Errno) { end = try process.poll() } catch { end = .exited(255) }
-        guard let end else { return nil }
+    /// While a map is being made the server's death is an error; later another follows, where that is of use.
+    func serverEnded(_ end: ChildProcess.End) -> Bool {
         server = nil
-        let text =
-            switch end {
-            case .exited(let code): "ended with code \(code)"
-            case .killed(let signal): "was killed by signal \(signal)"
-            }
         guard record != nil else {
-            return ImageError(
-                .system, "the server \(text) before it served",
-                advice: end == .killed(signal: SIGKILL)
-                    ? "is its memory limit too small? a writable map takes about 80 MiB" : nil)
+            failure =
+                failure
+                ?? ImageError(
+                    .system, "the server \(Self.text(end)) before it served",
+                    advice: end == .killed(signal: SIGKILL)
+                        ? "is its memory limit too small? a writable map takes about 80 MiB" : nil)
+            return false
         }
-        planRestart(after: text)
-        return nil
+        guard !hasGivenUp else { return false }
+        guard connection?.canResend == true else {
+            // What the dead server had taken would wait for ever. Errors are better than that.
+            log.error(
+                "the server \(Self.text(end)); this kernel cannot repeat its requests: the disk now fails all requests")
+            LoopCleanup.abort(diskPath)
+            return false
+        }
+        return true
+    }
+
+    func willRestart(in pause: Int64, after end: ChildProcess.End) {
+        log.error("the server \(Self.text(end)): starting another\(pause > 0 ? " in \(pause) ms" : "")")
+    }
+
+    private static func text(_ end: ChildProcess.End) -> String {
+        switch end {
+        case .exited(let code): "ended with code \(code)"
+        case .killed(let signal): "was killed by signal \(signal)"
+        }
     }
 
     /// Stops serving if the image's files are not what they were: no other server could help, and another disk's bytes
@@ -87,31 +95,8 @@ extension Supervisor {
         LoopCleanup.abort(diskPath)
     }
 
-    private func planRestart(after text: String) {
-        guard !hasGivenUp else { return }
-        guard connection?.canResend == true else {
-            // What the dead server had read would wait for ever: errors are better.
-            log.error("the server \(text); this kernel cannot repeat its requests: the disk now fails all requests")
-            LoopCleanup.abort(diskPath)
-            return
-        }
-        quickDeaths = MonotonicClock.milliseconds() - startedAt > Self.longLife ? 0 : quickDeaths + 1
-        let pause = quickDeaths < 2 ? 0 : min(50 << min(Int64(quickDeaths), 8), Self.longestPause)
-        log.error("the server \(text): starting another\(pause > 0 ? " in \(pause) ms" : "")")
-        restartAt = MonotonicClock.milliseconds() + pause
-        if restartAt == 0 { restartAt = 1 }
-    }
-
-    func restart() {
-        restartAt = 0
-        do throws(ImageError) {
-            try startServer()
-        } catch {
-            log.error("\(error)")
-            quickDeaths += 1
-            restartAt = MonotonicClock.milliseconds() + Self.longestPause
-            return
-        }
+    func restartServer() {
+        do throws(ImageError) { try startServer() } catch { return log.error("\(error)") }
         rewriteRecord()
         if connection?.resend() != true { log.error("the kernel does not repeat the requests of the dead server") }
     }

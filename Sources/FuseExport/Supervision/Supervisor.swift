@@ -10,7 +10,7 @@ import MapRegistry
 import SystemPackage
 
 /// The supervisor of one map. Everything happens on the thread that runs it, except attaching.
-final class Supervisor {
+final class Supervisor: SupervisedDisk {
     let config: LoopConfig
     let registry: MapRegistry
     let log: Logger
@@ -21,7 +21,8 @@ final class Supervisor {
     var server: ServerProcess?
     /// Changes of the mapping that the disk lacks: the next server replays them.
     var journal: SharedMemory?
-    private var signals: SignalFD?
+    /// Waits for signals and for the server, and starts the next one; from `setUp` on.
+    private(set) var supervision: ServerSupervisor?
     private(set) var record: MapRecord?
     /// The server has reported that it serves.
     var serving = false
@@ -31,14 +32,10 @@ final class Supervisor {
     var notes: [String] = []
     /// No server can serve these files any more: all requests fail.
     var hasGivenUp = false
-    /// Deaths in a row of servers that did not live long; decides how long to wait for the next.
-    var quickDeaths = 0
-    /// When the last server started, and when to start the next (0: not wanted). Monotonic milliseconds.
-    var startedAt: Int64 = 0
-    var restartAt: Int64 = 0
+    /// Why the map cannot be made: the server could not begin, or died.
+    var failure: ImageError?
     /// Gets the attaching thread's result.
     private var attaching: Mailbox<Result<LoopDevice, ImageError>>?
-    private var stopWanted = false
     private var deferredWanted = false
     /// Why the image may lack what was written to the device.
     private(set) var trouble: String?
@@ -85,10 +82,7 @@ final class Supervisor {
     // MARK: making the map
 
     private func setUp() throws(ImageError) -> MapRecord {
-        do throws(Errno) {
-            SignalFD.ignoreBrokenPipes()
-            signals = try SignalFD([SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGUSR1])
-        } catch {
+        do throws(Errno) { supervision = try ServerSupervisor(signals: [SIGUSR1]) } catch {
             throw ImageError(.system, "cannot take in signals: \(errorText(error.rawValue))")
         }
         let chain = try openChain()
@@ -118,7 +112,7 @@ final class Supervisor {
             until: {
                 result = result ?? outcome.take().first
                 return result != nil
-            }, alsoWaitingFor: outcome.fd, seconds: 60, what: "the loop device does not come up")
+            }, seconds: 60, what: "the loop device does not come up")
         guard let result else { throw ImageError(.system, "the loop device does not come up") }
         attaching = nil
         let device = try result.get()
@@ -143,59 +137,36 @@ final class Supervisor {
     // MARK: watching
 
     private func watch() {
+        guard let supervision else { return }
         while true {
-            step(milliseconds: deferredWanted ? 500 : -1)
-            if stopWanted || deferredWanted {
-                stopWanted = false
+            supervision.watch(self, milliseconds: deferredWanted ? 500 : -1)
+            if supervision.stopWanted || deferredWanted {
+                supervision.stopWanted = false
                 if takeDown(deferred: deferredWanted) { return }
             }
         }
     }
 
-    /// Calls `step` until `done`, or throws. While the map is being made, a signal to stop or the server's death ends
-    /// that.
-    private func turn(
-        until done: () -> Bool, alsoWaitingFor extra: Int32 = -1, seconds: Int64, what: String
-    ) throws(ImageError) {
-        let end = MonotonicClock.milliseconds() + seconds * 1000
-        while !done() {
-            guard MonotonicClock.milliseconds() < end else { throw ImageError(.system, what) }
-            if let error = step(milliseconds: 1000, extra: extra) { throw error }
-            if stopWanted { throw ImageError(.system, "stopped while the map was being made") }
-        }
+    /// Waits until `done`, or throws. While the map is being made, a stop or the server's death ends that.
+    private func turn(until done: () -> Bool, seconds: Int64, what: String) throws(ImageError) {
+        guard let supervision else { throw ImageError(.system, what) }
+        let isDone = supervision.wait(
+            self, until: done, orElse: { failure != nil || supervision.stopWanted }, seconds: seconds, step: 1000)
+        if isDone { return }
+        if let failure { throw failure }
+        throw ImageError(.system, supervision.stopWanted ? "stopped while the map was being made" : what)
     }
 
-    /// Waits for one event and handles it. Returns the error of a server that could not begin.
-    @discardableResult
-    private func step(milliseconds: Int64, extra: Int32 = -1) -> ImageError? {
-        var timeout = milliseconds
-        if restartAt > 0 {
-            let left = max(restartAt - MonotonicClock.milliseconds(), 0)
-            timeout = timeout < 0 ? left : min(timeout, left)
-        }
-        let report = hasHeardAll ? -1 : (server?.report.raw ?? -1)
-        var waits = [signals?.raw ?? -1, report, extra].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
-        poll(&waits, 3, Int32(clamping: timeout))
-        var trouble: ImageError?
-        if waits[1].revents != 0 {
-            trouble = hear()
-            if let trouble, record != nil { refuseServing(trouble) }
-        }
-        takeSignals()
-        if let end = reapServer() { trouble = trouble ?? end }
-        if restartAt > 0, MonotonicClock.milliseconds() >= restartAt { restart() }
-        return trouble
+    var process: ChildProcess? { server?.process }
+    /// The server's reports, and the attaching thread's result.
+    var awaited: [Int32] { [hasHeardAll ? -1 : server?.report.raw ?? -1, attaching?.fd ?? -1] }
+
+    func handle(_ isReady: [Bool]) {
+        guard isReady[0], let error = hear() else { return }
+        if record != nil { refuseServing(error) } else { failure = failure ?? error }
     }
 
-    private func takeSignals() {
-        while let next = signals?.next() {
-            switch next.signal {
-            case SIGTERM, SIGINT: stopWanted = true
-            case SIGUSR1: deferredWanted = true
-            default: break
-            }
-        }
-    }
+    func handle(signal: Int32) { if signal == SIGUSR1 { deferredWanted = true } }
 
     // MARK: taking the map down
 
@@ -248,7 +219,7 @@ final class Supervisor {
         return false
     }
 
-    /// How the server ended, and whether by itself or killed after the time-out; nil when there is none.
+    /// How the server ended, and whether it did so by itself, within the time it is given; nil when there is none.
     private func endServer() -> (ChildProcess.End, byItself: Bool)? {
         guard let process = server?.process else { return nil }
         defer { server = nil }

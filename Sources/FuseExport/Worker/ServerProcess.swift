@@ -26,7 +26,7 @@ struct ServerProcess: ~Copyable {
     static func start(
         _ config: LoopConfig, devices: [Int32], files: [Int32], journal: Int32
     ) throws(ImageError) -> ServerProcess {
-        let pipe = try ReportPipe()
+        let pipe = try LoopReport.pipe()
         var inherit = [ChildProcess.Inheritance(fd: pipe.writing.raw, as: reportNumber)]
         for (i, device) in devices.enumerated() {
             inherit.append(ChildProcess.Inheritance(fd: device, as: firstDevice + Int32(i)))
@@ -67,11 +67,11 @@ struct ServerProcess: ~Copyable {
             try FuseServer(chain: chain, file: file, devices: devices, lost: { tellLoss(config, log) }).run {
                 let notes = protection.complete()
                 for note in notes { log.notice("\(config.image): \(note)") }
-                ReportPipe.send(LoopReport(nil, notes: chain.isWritable ? notes : []), to: reportNumber)
+                LoopReport(nil, notes: chain.isWritable ? notes : []).send(to: reportNumber)
             }
             return finish(chain, log)
         } catch {
-            ReportPipe.send(LoopReport(error), to: reportNumber)
+            LoopReport(error).send(to: reportNumber)
             log.error("cannot serve \(config.image): \(error)")
             return 1
         }
@@ -80,7 +80,7 @@ struct ServerProcess: ~Copyable {
     /// Tells the supervisor that the image was cut under the server: the map is given up.
     private static func tellLoss(_ config: LoopConfig, _ log: Logger) {
         let error = ImageError(.malformed, "the image was cut while it was mapped")
-        if !ReportPipe.send(LoopReport(error), to: reportNumber) { log.error("\(config.image): \(error)") }
+        if !LoopReport(error).send(to: reportNumber) { log.error("\(config.image): \(error)") }
     }
 
     /// Replays the changes that the disk lacks because the server before this one was killed.
