@@ -24,6 +24,9 @@ let hot: [SwiftSetting] =
 /// arithmetic, index and precondition stays).
 let fast: SwiftSetting = .unsafeFlags(["-O"], .when(configuration: .debug))
 
+/// `make cost` drives a worker step by step, with a file and a target that no other build has.
+let measuresCost = Context.environment["QBLK_COST"] != nil
+
 let system: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
@@ -41,7 +44,10 @@ let package = Package(
         // For tools/fuzz/vhost-user.
         .library(
             name: "VhostUserParts",
-            targets: ["VhostUserBlk", "VhostUserFrontend", "VhostUserWire", "Virtqueue", "ImageChain", "LinuxIO"]),
+            targets: [
+                "VhostUserBlk", "VhostUserFrontend", "VhostUserClient", "VhostUserWire", "Virtqueue", "ImageChain",
+                "LinuxIO",
+            ]),
         .executable(name: "qblk", targets: ["qblk"]),
     ],
     dependencies: [
@@ -76,7 +82,7 @@ let package = Package(
             swiftSettings: hot),
         .target(
             name: "VhostUserFrontend",
-            dependencies: ["VhostUserWire", "Virtqueue", "VirtqueueMock", "LinuxIO", "DiskTypes", system],
+            dependencies: ["VhostUserWire", "Virtqueue", "LinuxIO", "DiskTypes", system],
             swiftSettings: hot),
         // 4 doors
         .target(
@@ -91,7 +97,7 @@ let package = Package(
                 "VhostUserWire", "Virtqueue", "BlockEngine", "ImageChain", "QCOW2", "LinuxIO", "DiskTypes", system,
                 logging,
             ],
-            swiftSettings: hot),
+            exclude: measuresCost ? [] : ["Worker/SingleStepWorker.swift"], swiftSettings: hot),
         .target(
             name: "DeviceMapperMap",
             dependencies: [
@@ -107,8 +113,7 @@ let package = Package(
         .target(
             name: "BlockBench",
             dependencies: [
-                "VhostUserFrontend", "BlockEngine", "ImageChain", "Virtqueue", "VirtqueueMock", "LinuxIO", "DiskTypes",
-                system,
+                "VhostUserFrontend", "BlockEngine", "ImageChain", "Virtqueue", "LinuxIO", "DiskTypes", system,
             ],
             swiftSettings: hot),
         .target(
@@ -124,11 +129,6 @@ let package = Package(
                 "ImageChain", "MapRegistry", "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
             ],
             swiftSettings: house),
-        // Never shipped: what a request costs, counted by callgrind (in this package, for what is `package` in it).
-        .executableTarget(
-            name: "WorkerCost",
-            dependencies: ["VhostUserBlk", "Virtqueue", "VirtqueueMock", "ImageChain", "DiskTypes", system],
-            path: "tools/cost/worker", exclude: ["cost", "cost.tsv"], swiftSettings: hot),
         // tests
         .testTarget(
             name: "BlockBenchTests",
@@ -164,6 +164,11 @@ let package = Package(
         .testTarget(
             name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "DiskTypes", "TestKit", system],
             swiftSettings: house),
+        // A back-end's client for tests and fuzzers: a front-end with a queue and a driver.
+        .target(
+            name: "VhostUserClient",
+            dependencies: ["VhostUserFrontend", "Virtqueue", "VirtqueueMock", "LinuxIO", "DiskTypes", system],
+            path: "Tests/VhostUserClient", swiftSettings: hot),
         .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house + [fast]),
         .testTarget(
             name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
@@ -173,14 +178,16 @@ let package = Package(
         .testTarget(
             name: "VhostUserBlkTests",
             dependencies: [
-                "VhostUserBlk", "VhostUserFrontend", "VhostUserWire", "Virtqueue", "VirtqueueMock", "ImageChain",
+                "VhostUserBlk", "VhostUserClient", "VhostUserFrontend", "VhostUserWire", "Virtqueue", "VirtqueueMock",
+                "ImageChain",
                 "CountAllocations", "LinuxIO", "DiskTypes", "TestKit", system, logging,
             ],
             swiftSettings: house),
         .testTarget(
             name: "VhostUserFrontendTests",
             dependencies: [
-                "VhostUserFrontend", "VhostUserWire", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit", system,
+                "VhostUserClient", "VhostUserFrontend", "VhostUserWire", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit",
+                system,
             ],
             swiftSettings: house),
         .testTarget(name: "VhostUserWireTests", dependencies: ["VhostUserWire"], swiftSettings: house),
@@ -193,3 +200,12 @@ let package = Package(
             name: "QCOW2WriterTests", dependencies: ["QCOW2", "DiskTypes", "TestKit"], swiftSettings: house + [fast]),
     ]
 )
+
+if measuresCost {
+    // Never shipped: what a request costs, counted by callgrind (in this package, for what is `package` in it).
+    package.targets.append(
+        .executableTarget(
+            name: "WorkerCost",
+            dependencies: ["VhostUserBlk", "Virtqueue", "VirtqueueMock", "ImageChain", "DiskTypes", system],
+            path: "tools/cost/worker", exclude: ["cost", "cost.tsv"], swiftSettings: hot))
+}

@@ -4,7 +4,6 @@
 import LinuxIO
 import VhostUserFrontend
 import Virtqueue
-import VirtqueueMock
 
 /// A driver of one virtqueue whose requests are all alike: one block, read or written. Plain bytes, for one thread; the
 /// memory belongs to the front-end.
@@ -57,8 +56,8 @@ struct SlotRing: BitwiseCopyable {
             + depth * blockBytes + 4 * 4096
     }
 
-    /// Allocates the ring and a buffer for each slot; nil when the memory has no room.
-    init?(_ memory: MockMemory, depth: Int, blockBytes: Int, features: RingFeatures, size: Int) {
+    /// Nil when the memory has no room.
+    init?(_ memory: DriverMemory, depth: Int, blockBytes: Int, features: RingFeatures, size: Int) {
         isPacked = features.contains(.packed)
         isIndirect = features.contains(.indirect)
         eventIndex = features.contains(.eventIndex)

@@ -1,11 +1,10 @@
-// The memory that a virtual machine would have: shared files, mapped into this process, at guest addresses that differ
-// from the mapping's and from the files' offsets. The mock driver allocates from it.
+// The memory that a virtual machine would have: shared files mapped here and there, at guest addresses that are
+// neither the one nor the other. A driver allocates from it.
 import Glibc
 import LinuxIO
 import SystemPackage
 public import VhostUserWire
-import Virtqueue
-public import VirtqueueMock
+public import Virtqueue
 
 /// Guest memory, shared with a back-end. The regions' files begin at different offsets, so that a back-end which
 /// ignores them fails.
@@ -16,9 +15,9 @@ public final class FrontendMemory {
         init(_ memory: consuming SharedMemory) { self.memory = memory }
     }
 
-    /// The memory for the driver: guest addresses, and pointers to them.
-    public let guest: MockMemory
-    /// The memory as messages describe it to the back-end.
+    /// As the driver sees it: guest addresses, and pointers to them.
+    public let guest: DriverMemory
+    /// As the back-end is told, with the descriptors beside them.
     public let regions: [MemoryRegion]
     /// The regions' files, in the order of `regions`; they stay owned by this object.
     public var descriptors: [Int32] { files.map { $0.memory.fd } }
@@ -48,7 +47,7 @@ public final class FrontendMemory {
                     mmapOffset: UInt64(offset)))
         }
         self.files = files
-        guest = MockMemory(adopting: mapped)
+        guest = DriverMemory(adopting: mapped)
         regions = told
     }
 

@@ -4,7 +4,6 @@ import LinuxIO
 public import SystemPackage
 public import VhostUserWire
 public import Virtqueue
-import VirtqueueMock
 
 /// A session with a back-end. For one thread; the queues, once started, may be driven by others.
 ///

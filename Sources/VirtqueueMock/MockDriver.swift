@@ -34,9 +34,7 @@ public struct MockUsed: BitwiseCopyable, Equatable, Sendable {
 
 /// A driver with one ring in guest memory.
 public final class MockDriver {
-    /// The memory that the ring is in, and the buffers too.
-    public let memory: MockMemory
-    /// Entries of the ring.
+    public let memory: DriverMemory
     public let size: Int
     /// What was negotiated.
     public let features: RingFeatures
@@ -78,7 +76,7 @@ public final class MockDriver {
     /// Allocates a ring of `size` entries in region `region`; nil when it has no room. `tableEntries`: buffers that an
     /// indirect table may have. `spacing` (a power of two, in bytes): the areas begin at its multiples.
     public init?(
-        memory: MockMemory, size: Int, features: RingFeatures = [.indirect], tableEntries: Int = 8, region: Int = 0,
+        memory: DriverMemory, size: Int, features: RingFeatures = [.indirect], tableEntries: Int = 8, region: Int = 0,
         spacing: UInt64 = 16
     ) {
         isPacked = features.contains(.packed)

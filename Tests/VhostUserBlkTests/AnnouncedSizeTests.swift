@@ -7,6 +7,7 @@ import SystemPackage
 import TestKit
 import Testing
 import VhostUserBlk
+import VhostUserClient
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue

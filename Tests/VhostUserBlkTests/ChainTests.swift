@@ -6,6 +6,7 @@ import ImageChain
 import TestKit
 import Testing
 import VhostUserBlk
+import VhostUserClient
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue

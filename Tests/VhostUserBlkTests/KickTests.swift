@@ -97,7 +97,7 @@ struct KickTests {
     }
 }
 
-extension MockMemory {
+extension DriverMemory {
     /// Takes a little time.
     @inline(never) func byteBarrier() { fullFence() }
 }

@@ -44,7 +44,7 @@ final class Load {
     private var freeSlots: [[Int]]
     private let slotBytes: Int
     private let arena: UInt64
-    private let memory: MockMemory
+    private let memory: DriverMemory
     /// Answered so far.
     private(set) var completed = 0
     /// The first thing that went wrong.

@@ -29,14 +29,14 @@ final class SharedLog {
 /// Bound to one thread at a time.
 final class MemoryReplica {
     let log: SharedLog
-    private let memory: MockMemory
+    private let memory: DriverMemory
     private let copies: [UnsafeMutableRawPointer]
     /// All pages that the log has named since `copyAll`.
     private(set) var marked: Set<UInt64> = []
     /// Marks of these pages are overlooked: a planted bug.
     var overlooked: Set<UInt64> = []
 
-    init(of memory: MockMemory) throws {
+    init(of memory: DriverMemory) throws {
         self.memory = memory
         let last = memory.regions.map { ($0.guest.raw + $0.size) >> 12 }.max() ?? 0
         log = try SharedLog(pages: last)

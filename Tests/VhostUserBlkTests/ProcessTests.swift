@@ -259,7 +259,7 @@ private final class CutMemory {
     private let host: UnsafeMutableRawPointer
     private let frontend: VhostUserFrontend
     private let queueDriver: QueueDriver
-    private let memory: MockMemory
+    private let memory: DriverMemory
     private let driver: MockDriver
     private static let bytes = 8 << 20
 
@@ -272,7 +272,7 @@ private final class CutMemory {
         else { throw TestFailure("no memory") }
         self.host = host
         let user = UInt64(UInt(bitPattern: host))
-        memory = MockMemory(adopting: [
+        memory = DriverMemory(adopting: [
             GuestRegion(guest: GuestAddress(0), size: UInt64(Self.bytes), user: user, host: host)
         ])
         var options = rings.options

@@ -10,7 +10,7 @@ import VirtqueueMock
 final class QueueDriver {
     let driver: MockDriver
     let queue: FrontendQueue
-    let memory: MockMemory
+    let memory: DriverMemory
     let isIndirectAgreed: Bool
     /// Kept: with it the connection and the memory would go.
     private let frontend: VhostUserFrontend
@@ -36,7 +36,7 @@ final class QueueDriver {
     func kick() { if driver.needsKick() { queue.kick.signal() } }
 }
 
-extension MockMemory {
+extension DriverMemory {
     /// The contiguous parts of a range of guest memory.
     func parts(_ address: UInt64, _ count: Int, _ body: (UnsafeMutableRawPointer, _ done: Int, _ length: Int) -> Void) {
         var done = 0

@@ -8,6 +8,7 @@ import Logging
 import Synchronization
 import TestKit
 import VhostUserBlk
+import VhostUserClient
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue

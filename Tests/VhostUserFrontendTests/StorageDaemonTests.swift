@@ -4,6 +4,7 @@ import DiskTypes
 import Foundation
 import TestKit
 import Testing
+import VhostUserClient
 import VhostUserFrontend
 import VhostUserWire
 import Virtqueue

@@ -138,6 +138,6 @@ struct DirtyLogTests {
     }
 }
 
-extension MockMemory {
+extension DriverMemory {
     fileprivate func writeHeader(at address: UInt64) { write([UInt8](repeating: 0, count: 16), at: address) }
 }

@@ -15,7 +15,7 @@ struct ModelTests {
         var last: UInt64?
     }
 
-    static func expect(_ buffers: [MockBuffer], _ memory: MockMemory) -> Expected {
+    static func expect(_ buffers: [MockBuffer], _ memory: DriverMemory) -> Expected {
         var result = Expected()
         for buffer in buffers where buffer.length > 0 {
             let bytes = (0..<UInt64(buffer.length)).map { buffer.address &+ $0 }

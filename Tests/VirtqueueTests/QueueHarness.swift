@@ -30,7 +30,7 @@ final class QueueHarness {
     static var middle: UInt64 { low + UInt64(lowBytes) }
     static let far: UInt64 = 0x1_0000_0000
 
-    let memory: MockMemory
+    let memory: DriverMemory
     let guest: GuestMemory
     let driver: MockDriver
     var queue: Virtqueue
@@ -39,7 +39,7 @@ final class QueueHarness {
         _ kind: Kind, size: Int = 16, features more: RingFeatures = [], tableEntries: Int = 8, start: Bool = true,
         spacing: UInt64 = 16
     ) throws {
-        memory = MockMemory([(Self.low, Self.lowBytes), (Self.middle, 0x10000), (Self.far, 0x10000)])
+        memory = DriverMemory([(Self.low, Self.lowBytes), (Self.middle, 0x10000), (Self.far, 0x10000)])
         guest = try GuestMemory(memory.regions)
         let features = kind.features.union(more)
         guard
@@ -123,7 +123,7 @@ final class QueueHarness {
 }
 
 /// What a chain's iovecs hold, as (guest address, length, writable).
-func contents(_ chain: DescriptorChain, _ memory: MockMemory) -> [MockBuffer] {
+func contents(_ chain: DescriptorChain, _ memory: DriverMemory) -> [MockBuffer] {
     (0..<Int(chain.readableCount + chain.writableCount)).map { i in
         let vector = chain.iovecs[i]
         let region = memory.regions.first {

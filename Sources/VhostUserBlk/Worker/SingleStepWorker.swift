@@ -1,5 +1,5 @@
-// A worker with one queue whose passes its caller makes, on one thread and without a front-end. `tools/cost`
-// counts the instructions of a request with it; the server does not use it.
+// What a request costs on a worker is counted in instructions, which needs a worker that the counting program's loop
+// drives, on one thread and without a front-end. Only a build for `make cost` has this file (Package.swift).
 package import ImageChain
 import LinuxIO
 import Logging
@@ -31,8 +31,8 @@ package final class SingleStepWorker {
         if answer.wait() != nil { throw Errno.invalidArgument }
     }
 
-    /// One pass: takes chains, gives back what is done.
+    /// One pass: takes chains in, gives back what is done.
     package func runOnce() { worker.runOnce() }
-    /// Submits what was prepared and collects completions, as a worker does between two passes.
+    /// What a worker does between two passes while there is work.
     package func handIn() { worker.ring.submitAndWait(0) }
 }

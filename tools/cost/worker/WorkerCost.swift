@@ -13,7 +13,7 @@ import VirtqueueMock
 final class Side {
     static let depth = 128
     let worker: SingleStepWorker
-    let memory = MockMemory([(guest: 0x1_0000, bytes: 16 << 20)])
+    let memory = DriverMemory([(guest: 0x1_0000, bytes: 16 << 20)])
     let driver: MockDriver
     let guest: GuestMemory
     var headers: [UInt64] = []

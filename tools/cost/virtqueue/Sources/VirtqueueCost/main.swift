@@ -34,7 +34,7 @@ enum CostError: Error { case usage, setup }
 /// `rounds` batches of 32 requests of three descriptors through driver, pop, (decode,) push, publish.
 func run(isPacked: Bool, indirect: Bool, part: String, rounds: Int) throws {
     var sum: UInt64 = 0
-    let memory = MockMemory([(0x10000, 1 << 20)])
+    let memory = DriverMemory([(0x10000, 1 << 20)])
     let guest = try GuestMemory(memory.regions)
     var features: RingFeatures = [.indirect, .eventIndex]
     if isPacked { features.insert(.packed) }

@@ -5,6 +5,7 @@ import ImageChain
 import LinuxIO
 import Logging
 import VhostUserBlk
+import VhostUserClient
 import VhostUserFrontend
 import Virtqueue
 

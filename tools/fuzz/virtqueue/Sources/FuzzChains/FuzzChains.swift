@@ -8,7 +8,7 @@ import VirtqueueMock
 /// With QBLK_CANARY set there is a bug to be found: a rig that does not find it finds nothing.
 let canary = getenv("QBLK_CANARY").map { String(cString: $0) }
 
-let memory = MockMemory([(0x10000, 0x10000), (0x20000, 0x4000), (0x1_0000_0000, 0x4000)])
+let memory = DriverMemory([(0x10000, 0x10000), (0x20000, 0x4000), (0x1_0000_0000, 0x4000)])
 let recordBytes = 4096
 nonisolated(unsafe) let record = UnsafeMutableRawPointer.allocate(byteCount: recordBytes, alignment: 64)
 nonisolated(unsafe) let log = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)

@@ -7,7 +7,7 @@ import VirtqueueMock
 
 /// With QBLK_CANARY set there is a bug to be found.
 let canary = getenv("QBLK_CANARY").map { String(cString: $0) }
-let memory = MockMemory([(0x10000, 0x20000)])
+let memory = DriverMemory([(0x10000, 0x20000)])
 
 func trap(_ what: StaticString) {
     write(2, what.utf8Start, what.utf8CodeUnitCount)

@@ -1,9 +1,10 @@
-// A queue of a front-end with a driver that performs virtio-blk requests, one after another or several at once, and
-// decodes their answers. Tests use it; the benchmark has a driver of its own that copies less.
-import Virtqueue
-public import VirtqueueMock
+// A queue with a driver that does one virtio-blk request after another, or a few at once, and takes the answer apart:
+// what tests want. The benchmark has a leaner one.
 import DiskTypes
 import SystemPackage
+public import VhostUserFrontend
+import Virtqueue
+public import VirtqueueMock
 
 /// One virtio-blk request (virtio 1.3, section 5.2.6).
 public struct ClientRequest: Sendable {
@@ -77,7 +78,7 @@ public final class BlockClient {
     public let driver: MockDriver
     /// The session. Held, because the connection and the memory end with it.
     public let frontend: VhostUserFrontend
-    private let memory: MockMemory
+    private let memory: DriverMemory
     private let milliseconds: Int32
     private var pending: [UInt16: Pending] = [:]
     private var freed: [Area] = []
