@@ -3,17 +3,21 @@
 
 /// Reads big-endian integers out of bytes at fixed offsets, as the QCOW2 specification gives them.
 public struct BigEndianBytes: Sendable {
+    /// The bytes that are read from; offsets count from the first.
     public let bytes: [UInt8]
     /// Where `bytes` begins in the file, for error messages.
     public let base: HostOffset
 
+    /// Bytes that begin at `base` of the file they were read from.
     public init(_ bytes: [UInt8], base: HostOffset = HostOffset(0)) {
         self.bytes = bytes
         self.base = base
     }
 
+    /// How many bytes there are.
     public var count: Int { bytes.count }
 
+    /// The unsigned integer of type T whose first byte is at `offset`. `.malformed` where the bytes end before it does.
     public func load<T: FixedWidthInteger & UnsignedInteger>(_: T.Type, at offset: Int) throws(ImageError) -> T {
         let width = T.bitWidth / 8
         guard offset >= 0, offset <= bytes.count, bytes.count - offset >= width else { throw cutOff(at: offset) }
@@ -21,11 +25,16 @@ public struct BigEndianBytes: Sendable {
         for i in 0..<width { value = (value << 8) | T(truncatingIfNeeded: bytes[offset + i]) }
         return value
     }
+    /// One byte; throws as `load`.
     public func u8(at offset: Int) throws(ImageError) -> UInt8 { try load(UInt8.self, at: offset) }
+    /// Two bytes; throws as `load`.
     public func u16(at offset: Int) throws(ImageError) -> UInt16 { try load(UInt16.self, at: offset) }
+    /// Four bytes; throws as `load`.
     public func u32(at offset: Int) throws(ImageError) -> UInt32 { try load(UInt32.self, at: offset) }
+    /// Eight bytes; throws as `load`.
     public func u64(at offset: Int) throws(ImageError) -> UInt64 { try load(UInt64.self, at: offset) }
 
+    /// `n` bytes from `offset` on, with the indices of `bytes`. `.malformed` where there are fewer.
     public func slice(at offset: Int, count n: Int) throws(ImageError) -> ArraySlice<UInt8> {
         guard offset >= 0, n >= 0, offset <= bytes.count, bytes.count - offset >= n else { throw cutOff(at: offset) }
         return bytes[offset..<(offset + n)]

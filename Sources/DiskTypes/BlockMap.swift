@@ -4,13 +4,18 @@
 /// A piece of metadata that a map needs before it can answer: read `length` bytes at `host` of file `file` and hand
 /// them to `supply`.
 @frozen public struct TableRead: Hashable, Sendable, BitwiseCopyable {
+    /// Which layer of the chain lacks the table: 0 is the active image.
     public var layer: UInt16
+    /// Which file to read, by its place in the chain's list of files.
     public var file: UInt16
+    /// Where the table, or the part of it that is needed, begins in that file.
     public var host: HostOffset
+    /// Bytes to read; fewer come where the file ends.
     public var length: UInt32
     /// The map's own name for the table, handed back by `supply`. Two reads of one table have equal tokens.
     public var token: UInt64
 
+    /// A request for `length` bytes of a table. The fields are described above.
     @inlinable public init(layer: UInt16, file: UInt16, host: HostOffset, length: UInt32, token: UInt64) {
         self.layer = layer
         self.file = file
@@ -23,6 +28,7 @@
 /// Why a range of the disk cannot be read although the image is open: its mapping breaks the format's rules.
 /// The rest of the image stays readable.
 @frozen public struct MapDamage: Equatable, Sendable, BitwiseCopyable {
+    /// The rule that an entry breaks.
     @frozen public enum Reason: UInt8, Sendable, BitwiseCopyable {
         case reservedBits = 1
         case misaligned
@@ -36,14 +42,18 @@
         /// Not the image's fault: another program made its file shorter while it was in use.
         case fileWasCut
     }
+    /// The rule that is broken.
     public var reason: Reason
+    /// The layer whose mapping is broken: 0 is the active image.
     public var layer: UInt16
+    /// The first byte of the disk that cannot be read.
     public var guest: GuestOffset
     /// Bytes of the guest's disk that the damage covers, from `guest` on, clipped to the question asked.
     public var length: UInt64
     /// The table that holds the broken entry (0 where it is the L1 table).
     public var table: HostOffset
 
+    /// Damage of the `length` bytes from `guest` on.
     @inlinable public init(
         reason: Reason, layer: UInt16 = 0, guest: GuestOffset, length: UInt64, table: HostOffset
     ) {
@@ -89,6 +99,7 @@ public protocol BlockMap: Sendable {
 }
 
 extension MapDamage: CustomStringConvertible {
+    /// The rule, and where on the disk and in which table it is broken: for messages.
     public var description: String {
         if reason == .fileWasCut { return "\(reason.words) (\(guest))" }
         return "\(reason.words) (\(guest), \(table.bytes == 0 ? "in the L1 table" : "in the table at \(table)"))"
@@ -96,6 +107,7 @@ extension MapDamage: CustomStringConvertible {
 }
 
 extension MapDamage.Reason {
+    /// What is wrong, in words, without the place.
     public var words: String {
         switch self {
         case .reservedBits: "a mapping entry has reserved bits set"

@@ -37,10 +37,14 @@ extension ByteSource {
 
 /// A source in memory.
 public struct MemorySource: ByteSource, Sendable {
+    /// What the source holds.
     public var bytes: [UInt8]
+    /// A source of these bytes.
     public init(_ bytes: [UInt8]) { self.bytes = bytes }
+    /// The number of bytes.
     public var length: UInt64 { UInt64(bytes.count) }
 
+    /// Up to `count` bytes at `offset`; none past the end. Never throws.
     public func read(at offset: HostOffset, count: Int) throws(ImageError) -> [UInt8] {
         guard count > 0, offset.bytes < UInt64(bytes.count) else { return [] }
         let start = Int(offset.bytes)

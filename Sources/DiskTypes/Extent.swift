@@ -27,9 +27,11 @@
 /// Compressed extents cover bytes of one cluster only: `clusterStart` is where that cluster begins on the guest's
 /// disk, `host`/`hostLength` locate the compressed bytes (`hostLength` is an upper bound, rounded to sectors).
 @frozen public struct Extent: Equatable, Sendable, BitwiseCopyable {
+    /// Where the extent begins on the disk.
     public var guest: GuestOffset
     /// Bytes of guest address space; never 0.
     public var length: UInt64
+    /// What the range is made of.
     public var kind: ExtentKind
     /// Index of the layer that decided: 0 is the active image, 1 its backing file, and so on.
     public var layer: UInt16
@@ -42,6 +44,7 @@
     /// Compressed only: first guest byte of the cluster the stream inflates to.
     public var clusterStart: GuestOffset
 
+    /// An extent of `length` (> 0) bytes. Fields that the kind has no use for are 0.
     @inlinable public init(
         guest: GuestOffset, length: UInt64, kind: ExtentKind, layer: UInt16 = 0, file: UInt16 = 0,
         host: HostOffset = HostOffset(0), hostLength: UInt32 = 0, clusterStart: GuestOffset = GuestOffset(0)
@@ -56,6 +59,7 @@
         self.clusterStart = clusterStart
     }
 
+    /// The first byte of the disk behind the extent.
     @inlinable public var end: GuestOffset { guest + length }
 
     /// Whether the kind's host position moves along with the guest position.

@@ -3,16 +3,23 @@
 
 /// Bytes that name a file. Equal only to the same bytes.
 public struct FileName: Hashable, Sendable, ExpressibleByStringLiteral, CustomStringConvertible {
+    /// The name's bytes, without a terminator.
     public let bytes: [UInt8]
 
+    /// The name of these bytes.
     public init(_ bytes: some Sequence<UInt8>) { self.bytes = Array(bytes) }
+    /// The name of this text in UTF-8.
     public init(_ text: String) { bytes = Array(text.utf8) }
+    /// The name that a literal spells, in UTF-8.
     public init(stringLiteral text: String) { self.init(text) }
 
+    /// True for a name of no bytes.
     public var isEmpty: Bool { bytes.isEmpty }
     /// The name as text, where it is UTF-8.
     public var text: String? { String(validating: bytes, as: UTF8.self) }
+    /// Whether the last bytes are those of `suffix` in UTF-8.
     public func hasSuffix(_ suffix: String) -> Bool { bytes.suffix(suffix.utf8.count).elementsEqual(suffix.utf8) }
+    /// Whether the first bytes are those of `prefix` in UTF-8.
     public func hasPrefix(_ prefix: String) -> Bool { bytes.starts(with: prefix.utf8) }
 
     /// For people: see `printable`.
@@ -30,6 +37,7 @@ extension FileName: Codable {
         return String(decoding: bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
     }
 
+    /// A string, or an object with `bytes`.
     public func encode(to encoder: any Encoder) throws {
         if let text {
             var one = encoder.singleValueContainer()
@@ -39,6 +47,7 @@ extension FileName: Codable {
         try object.encode(hexadecimal, forKey: .bytes)
     }
 
+    /// Either form. A `DecodingError` for anything else, and for `bytes` that are not pairs of hexadecimal digits.
     public init(from decoder: any Decoder) throws {
         if let object = try? decoder.container(keyedBy: Key.self) {
             let hex = Array(try object.decode(String.self, forKey: .bytes).utf8)

@@ -9,6 +9,7 @@
 
 /// An image that cannot be used as asked. `description` is the line the user sees, without the image's name.
 public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// What sort of error it is: callers act on it.
     public enum Kind: Sendable {
         /// The bytes break the format.
         case malformed
@@ -23,6 +24,7 @@ public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
         /// The caller asked for something the image does not have (a snapshot, a range).
         case notFound
     }
+    /// What sort of error it is.
     public let kind: Kind
     /// What is wrong.
     public let what: String
@@ -38,6 +40,7 @@ public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
     /// image itself is at fault.
     public var answer: Int32 { number ?? EIO }
 
+    /// An error with `what` as its first words. `number`: the errno, where a system call failed.
     public init(
         _ kind: Kind, _ what: String, at: HostOffset? = nil, advice: String? = nil, path: FileName? = nil,
         number: Int32? = nil
@@ -50,9 +53,11 @@ public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
         self.number = number
     }
 
+    /// An error about bytes that break the format.
     public static func malformed(_ what: String, at: HostOffset? = nil, advice: String? = nil) -> ImageError {
         ImageError(.malformed, what, at: at, advice: advice)
     }
+    /// An error about a valid image that this program cannot use as asked.
     public static func unsupported(_ what: String, advice: String? = nil) -> ImageError {
         ImageError(.unsupported, what, advice: advice)
     }
@@ -67,6 +72,7 @@ public struct ImageError: Error, Equatable, Sendable, CustomStringConvertible {
     /// The same error, said of what is called `name`: a device, a map.
     public func named(_ name: String) -> ImageError { named(FileName(name)) }
 
+    /// `what (file offset 0x10000): advice`, without the image's name.
     public var description: String {
         var line = what
         if let at { line += " (\(at))" }

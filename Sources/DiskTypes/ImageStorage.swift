@@ -23,27 +23,33 @@ public final class MemoryStorage: ImageStorage {
         case sync
     }
 
+    /// What the storage holds now.
     public var bytes: [UInt8]
     /// Every write and sync so far, while `isRecording`.
     public private(set) var steps: [Step] = []
+    /// Whether writes and syncs are kept in `steps`.
     public var isRecording: Bool
     /// The longest it may grow; writing further is the error of a full disk.
     public let limit: Int
 
+    /// A storage that holds `bytes`, and records what is asked of it if `recording`.
     public init(_ bytes: [UInt8], recording: Bool = false, limit: Int = 1 << 30) {
         self.bytes = bytes
         isRecording = recording
         self.limit = limit
     }
 
+    /// The number of bytes now.
     public var length: UInt64 { UInt64(bytes.count) }
 
+    /// Up to `count` bytes at `offset`; none past the end. Never throws.
     public func read(at offset: HostOffset, count: Int) throws(ImageError) -> [UInt8] {
         guard count > 0, offset.bytes < UInt64(bytes.count) else { return [] }
         let start = Int(offset.bytes)
         return Array(bytes[start..<(start + min(count, bytes.count - start))])
     }
 
+    /// Writes, and grows with zeros up to `offset`. ENOSPC beyond `limit`.
     public func write(at offset: HostOffset, _ new: [UInt8]) throws(ImageError) {
         guard !new.isEmpty else { return }
         guard offset.bytes <= UInt64(limit), new.count <= limit - Int(offset.bytes) else {
@@ -57,5 +63,6 @@ public final class MemoryStorage: ImageStorage {
         if isRecording { steps.append(.write(offset, new)) }
     }
 
+    /// Records a sync, if the storage records. Never throws.
     public func sync() throws(ImageError) { if isRecording { steps.append(.sync) } }
 }

@@ -24,7 +24,9 @@ extension ResizableStorage {
 }
 
 extension MemoryStorage: ResizableStorage {
+    /// Memory can grow, up to `limit`.
     public var canGrow: Bool { true }
+    /// Cuts the bytes or appends zeros. ENOSPC beyond `limit`.
     public func truncate(to newLength: UInt64) throws(ImageError) {
         guard newLength <= UInt64(limit) else {
             throw ImageError(.system, "cannot resize: the storage is full", number: ENOSPC)
@@ -33,5 +35,6 @@ extension MemoryStorage: ResizableStorage {
         if length < bytes.count { bytes.removeLast(bytes.count - length) }
         bytes += [UInt8](repeating: 0, count: length - bytes.count)
     }
+    /// Memory keeps what it has: the bytes stay.
     public func discard(at offset: HostOffset, length: UInt64) {}
 }
