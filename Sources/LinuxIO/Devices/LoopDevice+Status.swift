@@ -9,13 +9,19 @@ public import SystemPackage
 public struct LoopStatus: Hashable, Sendable {
     /// The file's path as the kernel sees it now (" (deleted)" at the end when it was removed), or the given name.
     public let backingFile: FilePath
+    /// Which file it is attached to.
     public let identity: FileIdentity
+    /// Bytes of the file that come before the device's first.
     public let offset: UInt64
     /// 0: to the end of the file.
     public let sizeLimit: UInt64
+    /// LO_FLAGS_READ_ONLY: writes are refused.
     public let isReadOnly: Bool
+    /// LO_FLAGS_DIRECT_IO: the file is read and written past the page cache.
     public let usesDirectIO: Bool
+    /// LO_FLAGS_AUTOCLEAR: it detaches when its last user closes it.
     public let clearsItself: Bool
+    /// LO_FLAGS_PARTSCAN: the kernel looks for partitions on it.
     public let scansPartitions: Bool
 }
 

@@ -8,6 +8,7 @@ public import SystemPackage
 
 /// A loop device by its number, attached or not.
 public struct LoopDevice: Sendable {
+    /// N of /dev/loopN.
     public let number: Int32
     /// `/dev/loopN`, there when this value is.
     public let path: String

@@ -8,6 +8,7 @@ public enum Mount {
     /// MS_RDONLY of mount(2).
     public static let readOnly: UInt = 1
 
+    /// mount(2). `flags`: MS_* bits; `data`: options of the file system.
     public static func mount(
         source: FilePath, target: FilePath, type: String, flags: UInt = 0, data: String = ""
     ) throws(Errno) {
@@ -26,20 +27,27 @@ public enum Mount {
 
 /// One line of the mount table.
 public struct MountEntry: Hashable, Sendable {
+    /// The mount's number, unique while it lasts.
     public let id: Int
     /// `major:minor` of the mounted file system's device.
     public let device: String
     /// What of the file system is mounted: `/`, or a part.
     public let root: FilePath
+    /// Where it is mounted, as seen from this process's root.
     public let mountPoint: FilePath
+    /// Options of this mount: `rw,noatime`.
     public let options: String
+    /// The kind of file system: `ext4`, `fuse.qblk`.
     public let type: String
+    /// The device, or what the file system gives as its source.
     public let source: FilePath
+    /// Options of the file system itself.
     public let superOptions: String
 }
 
 /// What is mounted, as this process sees it.
 public enum MountTable {
+    /// All mounts of this process's namespace, as /proc/self/mountinfo lists them.
     public static func read() throws(Errno) -> [MountEntry] {
         parse(try Filesystem.readBytes(path, limit: Filesystem.mostText))
     }

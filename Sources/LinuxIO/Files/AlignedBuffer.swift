@@ -9,21 +9,26 @@ public struct AlignedBuffer: ~Copyable, Sendable {
     /// Bytes asked for (the memory behind is rounded up to pages).
     public let count: Int
 
+    /// `count` zeroed bytes. Throws ENOMEM where there is no memory.
     public init(count: Int) throws(Errno) {
         let usable = max(count, 1)
         mapping = try Mapping(anonymous: usable)
         self.count = count
     }
 
+    /// The first byte; valid as long as this value.
     public var pointer: UnsafeMutableRawPointer { mapping.pointer }
+    /// All `count` bytes; valid as long as this value.
     public var bytes: UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(start: pointer, count: count) }
 }
 
 /// A range of this process's address space, unmapped when dropped.
 public struct Mapping: ~Copyable, Sendable {
     private let address: UInt
+    /// Bytes of the range, as asked for.
     public let count: Int
 
+    /// The first byte; valid as long as this value.
     public var pointer: UnsafeMutableRawPointer {
         // Never zero: mmap without MAP_FIXED does not hand out the null page.
         UnsafeMutableRawPointer(bitPattern: address).unsafelyUnwrapped

@@ -6,9 +6,12 @@ public import SystemPackage
 /// A path that is coded as `FileName` is.
 @propertyWrapper
 public struct CodedPath: Codable, Hashable, Sendable {
+    /// The path.
     public var wrappedValue: FilePath
+    /// Wraps a path.
     public init(wrappedValue: FilePath) { self.wrappedValue = wrappedValue }
 
+    /// From the coding of a `FileName`. A `DecodingError` where the name has a NUL byte.
     public init(from decoder: any Decoder) throws {
         let name = try FileName(from: decoder)
         guard let path = FilePath(name) else {
@@ -17,16 +20,21 @@ public struct CodedPath: Codable, Hashable, Sendable {
         }
         wrappedValue = path
     }
+    /// As a `FileName` is coded.
     public func encode(to encoder: any Encoder) throws { try wrappedValue.name.encode(to: encoder) }
 }
 
 /// A path that may be missing: without a value there is no key.
 @propertyWrapper
 public struct CodedPathIfAny: Codable, Hashable, Sendable {
+    /// The path, if there is one.
     public var wrappedValue: FilePath?
+    /// Wraps a path that may be missing.
     public init(wrappedValue: FilePath?) { self.wrappedValue = wrappedValue }
 
+    /// From the coding of a path that is there; a missing key is dealt with below.
     public init(from decoder: any Decoder) throws { wrappedValue = try CodedPath(from: decoder).wrappedValue }
+    /// As a path, or null without one.
     public func encode(to encoder: any Encoder) throws {
         if let wrappedValue { return try CodedPath(wrappedValue: wrappedValue).encode(to: encoder) }
         var one = encoder.singleValueContainer()
@@ -45,12 +53,16 @@ extension JSONValue {
 /// Some paths.
 @propertyWrapper
 public struct CodedPaths: Codable, Hashable, Sendable {
+    /// The paths, in order.
     public var wrappedValue: [FilePath]
+    /// Wraps some paths.
     public init(wrappedValue: [FilePath]) { self.wrappedValue = wrappedValue }
 
+    /// From an array of coded paths.
     public init(from decoder: any Decoder) throws {
         wrappedValue = try [CodedPath](from: decoder).map(\.wrappedValue)
     }
+    /// As an array of coded paths.
     public func encode(to encoder: any Encoder) throws {
         try wrappedValue.map { CodedPath(wrappedValue: $0) }.encode(to: encoder)
     }

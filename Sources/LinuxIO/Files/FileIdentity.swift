@@ -9,6 +9,7 @@ public struct FileIdentity: Hashable, Sendable, Codable {
     /// Inode number; 0 for block devices, whose nodes may be several.
     public let inode: UInt64
 
+    /// An identity that was recorded before.
     public init(device: UInt64, inode: UInt64) {
         self.device = device
         self.inode = inode

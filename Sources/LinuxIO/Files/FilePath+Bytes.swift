@@ -28,6 +28,7 @@ extension FilePath {
         }
     }
 
+    /// The path's bytes as a name, for messages and records.
     public var name: FileName { FileName(bytes) }
 
     /// The folder that the path lies in, by its text alone: `.` for a bare name, `/` for the root.
@@ -45,13 +46,19 @@ extension FilePath {
 
 /// A path put together in a literal, byte for byte: `"/sys/block/\(name)/size"`, `"\(folder)/lock"`.
 extension FilePath: @retroactive ExpressibleByStringInterpolation {
+    /// Gathers the bytes of the parts.
     public struct StringInterpolation: StringInterpolationProtocol {
         var bytes: [UInt8] = []
 
+        /// No bytes yet.
         public init(literalCapacity: Int, interpolationCount: Int) {}
+        /// Text of the literal, in UTF-8.
         public mutating func appendLiteral(_ text: String) { bytes += text.utf8 }
+        /// A path, byte for byte.
         public mutating func appendInterpolation(_ path: FilePath) { bytes += path.bytes }
+        /// Text, in UTF-8.
         public mutating func appendInterpolation(_ text: some StringProtocol) { bytes += text.utf8 }
+        /// A number, in decimal digits.
         public mutating func appendInterpolation(_ number: some FixedWidthInteger) { bytes += String(number).utf8 }
     }
 
@@ -70,6 +77,7 @@ extension DefaultStringInterpolation {
 public func printable(_ path: FilePath) -> String { printable(path.bytes) }
 
 extension ImageError {
+    /// An error about the file at `path`; see `ImageError.init`.
     public init(
         _ kind: Kind, _ what: String, at: HostOffset? = nil, advice: String? = nil, path: FilePath, number: Int32? = nil
     ) {

@@ -7,9 +7,11 @@ public import SystemPackage
 
 /// A file that is neither read nor written, only kept in existence.
 public struct FilePin: ~Copyable, Sendable {
+    /// Which file it is. No other file gets this identity while the pin lives.
     public let identity: FileIdentity
     private let descriptor: OwnedFD
 
+    /// Pins the file that `path` leads to. `.system` where it cannot be opened (O_PATH: no right to read it is needed).
     public init(_ path: FilePath) throws(ImageError) {
         let fd = path.open(Int32(QB_O_PATH) | O_CLOEXEC)
         guard fd >= 0 else {

@@ -6,8 +6,10 @@ public import SystemPackage
 
 /// Small files and directories. Paths are used as given; nothing expands them.
 public enum Filesystem {
+    /// Whether the path leads to anything. False, too, where the way there may not be searched.
     public static func exists(_ path: FilePath) -> Bool { path.withPlatformString { access($0, F_OK) } == 0 }
 
+    /// Whether the path leads to a directory.
     public static func isDirectory(_ path: FilePath) -> Bool {
         path.status().map { $0.st_mode & S_IFMT == S_IFDIR } ?? false
     }

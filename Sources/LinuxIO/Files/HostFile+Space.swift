@@ -15,6 +15,7 @@ extension HostFile {
         public static let reserve: Int32 = 0
     }
 
+    /// A file can; a block device has the length that it has.
     public var canGrow: Bool { !isBlockDevice }
 
     /// Gives a range's space back where the file system can; what it holds does not matter any more.

@@ -26,6 +26,7 @@ extension HostFile {
         return done
     }
 
+    /// Up to `count` bytes at `offset`, as many as the file has there now.
     public func read(at offset: HostOffset, count: Int) throws(ImageError) -> [UInt8] {
         // Sized by what the file has, not by what was asked: the count may come out of a hostile image.
         var known = length
@@ -61,6 +62,7 @@ extension HostFile {
         grow(to: end)
     }
 
+    /// Writes all of `bytes` at `offset`.
     public func write(at offset: HostOffset, _ bytes: [UInt8]) throws(ImageError) {
         let result = bytes.withUnsafeBytes { memory in
             Result { () throws(ImageError) in try write(at: offset, from: memory) }

@@ -11,8 +11,11 @@ public final class HostFile: Sendable, ResizableStorage {
     /// Whether to look for a second, cache-bypassing descriptor.
     public enum DirectMode: Sendable { case never, ifPossible }
 
+    /// The path it was opened by, or what messages call it.
     public let path: FilePath
+    /// It was opened for writing.
     public let isWritable: Bool
+    /// It is a block device, whose length is fixed and whose old bytes are unknown.
     public let isBlockDevice: Bool
     /// The file lies in memory (tmpfs): reads never wait for a disk, and `fd` keeps O_NONBLOCK, with which io_uring
     /// answers them at once instead of through a worker thread.

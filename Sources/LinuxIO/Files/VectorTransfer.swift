@@ -2,6 +2,7 @@
 public import CQblk
 import Glibc
 
+/// preadv2(2) and pwritev(2) on a list of memory ranges. Offsets are bytes of the file.
 public enum VectorTransfer {
     /// Fills the ranges from `offset` on, without waiting for a disk: bytes moved, or -1 and errno (EAGAIN; EOPNOTSUPP where
     /// the file system cannot promise that).

@@ -5,6 +5,7 @@ public import Synchronization
 
 /// A window as the data path sees it: no counted references. `.none` holds nothing.
 @frozen public struct MappedPages: BitwiseCopyable {
+    /// Bytes of a page. Where the system has others there is no window.
     public static let size = 4096
     @usableFromInline static let shift = 12
     @usableFromInline static let mask: UInt64 = 4095
@@ -14,6 +15,7 @@ public import Synchronization
     /// Bytes; 0: there is no window.
     public let count: UInt64
 
+    /// No window.
     public static var none: MappedPages { MappedPages() }
     private init() { (start, known, count) = (nil, nil, 0) }
     init(base: UnsafeMutableRawPointer, known: UnsafeMutablePointer<Atomic<UInt64>>, count: UInt64) {
@@ -23,6 +25,7 @@ public import Synchronization
     /// Where the file's first byte is. Only with a window.
     @inlinable @inline(__always) public var base: UnsafeMutableRawPointer { start.unsafelyUnwrapped }
 
+    /// There is a window.
     @inlinable @inline(__always) public var isThere: Bool { count != 0 }
 
     @inlinable @inline(__always) func contains(_ offset: UInt64, _ length: Int) -> Bool {
@@ -85,6 +88,7 @@ public struct PageCopy: BitwiseCopyable {
     public init(from pages: MappedPages, _ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) {
         copy = qb_copy(to: memory, from: pages.base + Int(truncatingIfNeeded: offset), count: length)
     }
+    /// No copy: a place in a list.
     public init() { copy = qb_copy(to: nil, from: nil, count: 0) }
 
     /// Whether the last byte of the copy is 0. The kernel fills the rest of the page in which a file is cut with zeros and

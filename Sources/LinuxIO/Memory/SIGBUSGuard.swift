@@ -41,6 +41,7 @@ public enum SIGBUSGuard {
         }
     }
 
+    /// Guards the range no longer: before it is unmapped.
     public static func remove(_ range: Range) {
         writer.withLock { _ in table.words[2 * range.index].store(0, ordering: .releasing) }
     }

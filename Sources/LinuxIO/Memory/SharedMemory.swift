@@ -28,7 +28,10 @@ public struct SharedMemory: ~Copyable, Sendable {
     /// A second descriptor of it, to be sent away.
     public borrowing func duplicateFile() throws(Errno) -> OwnedFD { try file.duplicate() }
 
+    /// The descriptor, for calls and for children that inherit it. Stays this value's.
     public var fd: Int32 { file.raw }
+    /// The first byte; valid as long as this value.
     public var pointer: UnsafeMutableRawPointer { mapping.pointer }
+    /// Bytes, as asked for.
     public var count: Int { mapping.count }
 }

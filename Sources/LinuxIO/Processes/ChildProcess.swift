@@ -7,27 +7,35 @@ public import SystemPackage
 
 /// A child of this process, which has to wait for it once.
 public struct ChildProcess: Sendable {
+    /// Its process id, which no other process gets before `wait` or `poll` reported the end.
     public let pid: Int32
 
     /// How a process ended.
     public enum End: Hashable, Sendable {
         case exited(Int32)
         case killed(signal: Int32)
+        /// It ended by itself, with code 0.
         public var isSuccess: Bool { self == .exited(0) }
     }
 
     /// A descriptor of ours and the number the child finds it under.
     public struct Inheritance: Sendable {
+        /// The descriptor in this process.
         public let fd: Int32
+        /// What the child calls it.
         public let number: Int32
+        /// Hands `fd` to the child as `number`. This process keeps its own.
         public init(fd: Int32, as number: Int32) {
             self.fd = fd
             self.number = number
         }
     }
 
+    /// How the child starts.
     public struct Options: OptionSet, Sendable {
+        /// QB_SPAWN_* bits of `qb_spawn`.
         public let rawValue: UInt32
+        /// Options by their bits.
         public init(rawValue: UInt32) { self.rawValue = rawValue }
         /// A session of its own: no terminal, no signals from one.
         public static let newSession = Options(rawValue: QB_SPAWN_NEW_SESSION)
@@ -35,6 +43,7 @@ public struct ChildProcess: Sendable {
         public static let nullStandardIO = Options(rawValue: QB_SPAWN_NULL_STDIO)
         /// Works in `/`, so that it holds no file system busy.
         public static let rootDirectory = Options(rawValue: QB_SPAWN_ROOT_DIRECTORY)
+        /// All of these: for processes that stay when the command that started them has ended.
         public static let daemon: Options = [.newSession, .nullStandardIO, .rootDirectory]
     }
 

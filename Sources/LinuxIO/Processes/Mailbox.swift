@@ -8,6 +8,7 @@ public final class Mailbox<Message: Sendable>: Sendable {
     private let waiting = Mutex<[Message]>([])
     private let event: EventFD
 
+    /// An empty mailbox. Throws where no descriptor can be had.
     public init() throws(Errno) { event = try EventFD() }
 
     /// Readable while messages wait.
@@ -16,6 +17,7 @@ public final class Mailbox<Message: Sendable>: Sendable {
     /// Waits until messages wait, or so many milliseconds.
     public func wait(milliseconds: Int32) throws(Errno) { _ = try event.wait(milliseconds: milliseconds) }
 
+    /// Adds a message and makes `fd` readable. Never waits for the receiver.
     public func post(_ message: Message) {
         waiting.withLock { $0.append(message) }
         event.signal()

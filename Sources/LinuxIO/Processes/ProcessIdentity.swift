@@ -6,10 +6,12 @@ public import SystemPackage
 
 /// One process of this boot.
 public struct ProcessIdentity: Hashable, Sendable, Codable {
+    /// The process id, in this pid namespace.
     public let pid: Int32
     /// In clock ticks since boot, from /proc.
     public let startTime: UInt64
 
+    /// An identity that was recorded before.
     public init(pid: Int32, startTime: UInt64) {
         self.pid = pid
         self.startTime = startTime
@@ -26,6 +28,7 @@ public struct ProcessIdentity: Hashable, Sendable, Codable {
         ProcessIdentity(pid: getpid()) ?? ProcessIdentity(pid: getpid(), startTime: 0)
     }
 
+    /// It has not ended. A zombie has.
     public var isAlive: Bool { ProcessIdentity(pid: pid) == self }
 
     /// Stopped by a signal or a debugger: alive, and doing nothing.

@@ -10,5 +10,6 @@ public enum SystemLog {
     /// Names the program in the log; facility "daemon".
     public static func open(name: String) { qb_openlog(name, 3 << 3) }
 
+    /// Writes one line. Nothing is reported where there is no log.
     public static func write(_ level: Level, _ text: String) { qb_syslog(level.rawValue, text) }
 }

@@ -8,8 +8,10 @@ public import SystemPackage
 /// A counter that makes its descriptor readable while it is not zero. Any thread may raise it, one takes it.
 public struct EventFD: ~Copyable, Sendable {
     private let owned: OwnedFD
+    /// The descriptor, for poll and rings. Stays this value's.
     public var raw: Int32 { owned.raw }
 
+    /// A counter at 0. Throws where no descriptor can be had.
     public init() throws(Errno) {
         owned = OwnedFD(taking: try check(eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))))
     }
@@ -40,8 +42,10 @@ public struct EventFD: ~Copyable, Sendable {
 /// and SIGHUP are left out where the process ignores them: they were ignored when it started (nohup), and stay so.
 public struct SignalFD: ~Copyable, Sendable {
     private let owned: OwnedFD
+    /// The descriptor, readable while a signal waits. Stays this value's.
     public var raw: Int32 { owned.raw }
 
+    /// Takes in these signals from now on. Throws where the mask cannot be set or no descriptor can be had.
     public init(_ signals: [Int32]) throws(Errno) {
         var set = sigset_t()
         sigemptyset(&set)

@@ -34,6 +34,7 @@ extension Ring {
         UInt64(UInt(bitPattern: pointer))
     }
 
+    /// Reads `count` bytes at `offset` of the file. The memory must stay put until completed.
     @inlinable public func prepareRead(
         fd: Int32, buffer: UnsafeMutableRawPointer, count: UInt32, offset: UInt64, userData: UInt64, flags: UInt8 = 0
     ) -> Bool {

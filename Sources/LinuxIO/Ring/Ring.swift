@@ -13,6 +13,7 @@ public final class Ring {
 
     var registeredFiles: RegisteredFiles?
 
+    /// How the kernel tells of completions: the setup flags that it takes.
     public enum Mode: Int32, Sendable, CaseIterable {
         /// Completions are worked off only when this thread asks (kernel 6.1). Best.
         case deferred = 0

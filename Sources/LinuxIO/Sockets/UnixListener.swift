@@ -10,6 +10,7 @@ public struct UnixListener: ~Copyable, Sendable {
     /// The path it was made for; empty for an inherited one, whose file its maker removes.
     public let path: FilePath
     private let identity: FileIdentity?
+    /// The descriptor, for poll and rings. Stays this value's.
     public var raw: Int32 { owned.raw }
 
     /// Takes over a listening socket that was inherited.

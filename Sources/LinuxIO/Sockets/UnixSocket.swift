@@ -7,6 +7,7 @@ public import SystemPackage
 /// A connected stream socket of this machine.
 public struct UnixSocket: ~Copyable, Sendable {
     private let owned: OwnedFD
+    /// The descriptor, for calls. Stays this value's.
     public var raw: Int32 { owned.raw }
 
     /// Takes over a connected socket: inherited, or received.
@@ -33,9 +34,12 @@ public struct UnixSocket: ~Copyable, Sendable {
 
     /// Two sockets connected to each other.
     public struct Pair: ~Copyable, Sendable {
+        /// The end for this process.
         public let near: UnixSocket
+        /// The end to hand away. Both ends are equal.
         public let far: UnixSocket
 
+        /// Throws what socketpair(2) failed of.
         public init() throws(Errno) {
             var both: [Int32] = [-1, -1]
             try check(socketpair(AF_UNIX, streamType, 0, &both))
