@@ -20,14 +20,21 @@ public struct AttachmentRecord: Codable, Equatable, Sendable {
     @CodedPath public var qmp: FilePath
     /// Absolute path of the image or the device.
     @CodedPath public var image: FilePath
+    /// `qcow2` or `raw`.
     public var format: String
+    /// The internal snapshot that the VM sees, if not the active state.
     public var snapshot: String?
+    /// Bytes of the disk.
     public var size: UInt64
+    /// Whether an image is served or a device opened.
     public var how: AttachmentMethod
+    /// The guest cannot write.
     public var readOnly: Bool
     /// Where the server listens, for images.
     @CodedPathIfAny public var socket: FilePath?
+    /// The process that serves the image, for images.
     public var server: ProcessIdentity?
+    /// The process that starts the server again when it dies, for images.
     public var supervisor: ProcessIdentity?
     /// The QEMU process, where it is known.
     public var machine: ProcessIdentity?
@@ -42,6 +49,7 @@ public struct AttachmentRecord: Codable, Equatable, Sendable {
     /// The VM has the disk. Until then it is being plugged in, by the process that holds the lock.
     public var isPlugged = false
 
+    /// A record of a disk that is being plugged in, without processes. `created`: seconds since 1970.
     public init(
         id: String, qmp: FilePath, image: FilePath, format: String, size: UInt64, how: AttachmentMethod, readOnly: Bool,
         created: Int64

@@ -7,6 +7,7 @@ public import SystemPackage
 
 /// The disks in running VMs: a folder each, beside the maps and out of their way.
 public struct AttachmentRegistry: Sendable {
+    /// Where the disks' folders are: `.attached` in the folder of maps.
     public let folder: FilePath
 
     /// `registry`: whose neighbour it is.
@@ -19,9 +20,12 @@ public struct AttachmentRegistry: Sendable {
         try RegistryFiles.names(in: folder).filter { !$0.hasPrefix(".") }
     }
 
+    /// The folder of one disk: its record, its lock, its server's socket.
     public func folder(of key: String) -> FilePath { folder.appending(key) }
     private func statePath(_ key: String) -> FilePath { folder(of: key).appending("state.json") }
 
+    /// The disk's record; nil where there is none (yet). `.malformed` where the file is not a record, `.system` where
+    /// it cannot be read.
     public func record(_ key: String) throws(ImageError) -> AttachmentRecord? {
         guard let bytes = try RegistryFiles.read(statePath(key)) else { return nil }
         guard let record = RecordCoding.decode(AttachmentRecord.self, bytes) else {
@@ -92,6 +96,7 @@ public struct AttachmentRegistry: Sendable {
 
 /// The right to plug one disk in or out; the kernel gives it up when the process dies.
 public struct AttachmentLock: ~Copyable {
+    /// The name of the disk's folder.
     public let key: String
     private let lock: FileLock
 

@@ -16,6 +16,7 @@ public enum MapMethod: String, Codable, Sendable, CaseIterable {
 
 /// One mapped image, as written to `state.json`.
 public struct MapRecord: Codable, Equatable, Sendable {
+    /// The map's name: that of its folder, and of a device-mapper device.
     public var name: String
     /// Absolute path of the image.
     @CodedPath public var image: FilePath
@@ -25,9 +26,11 @@ public struct MapRecord: Codable, Equatable, Sendable {
     public var snapshot: String?
     /// Bytes of the device.
     public var size: UInt64
+    /// Which kind of device it is.
     public var how: MapMethod
     /// What `qblk map` printed: the path of the block device.
     public var device: String
+    /// Writes to the device are refused.
     public var readOnly: Bool
     /// The process that carries the requests, where there is one.
     public var server: ProcessIdentity?
@@ -38,6 +41,7 @@ public struct MapRecord: Codable, Equatable, Sendable {
     /// Which file the image is (device and inode): files are renamed while they are mapped. Missing in records of
     /// earlier versions.
     public var backingDevice: UInt64?
+    /// The inode number; `backingDevice` has the device.
     public var backingInode: UInt64?
     /// Sectors of a writable loop device that had been written or discarded when the map was made: the kernel never resets
     /// its count.
@@ -57,6 +61,8 @@ public struct MapRecord: Codable, Equatable, Sendable {
     /// Set when the map is gone and the image lacks what was written to it: for the process that waits for its end.
     public var trouble: String?
 
+    /// A record without processes, loop devices or mounts: the maker fills in what it has. `created`: seconds since
+    /// 1970.
     public init(
         name: String, image: FilePath, format: String, snapshot: String? = nil, size: UInt64, how: MapMethod,
         device: String, readOnly: Bool, created: Int64

@@ -10,6 +10,7 @@ public struct MapRegistry: Sendable {
     /// Where the maps' folders are: `/run/qblk`, or what QBLK_RUN_DIR says.
     public let folder: FilePath
 
+    /// `folder`: nil for the one of this host, which the environment variable QBLK_RUN_DIR may name.
     public init(folder: FilePath? = nil) {
         if let folder {
             self.folder = folder

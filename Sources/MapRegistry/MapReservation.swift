@@ -6,7 +6,9 @@ public import SystemPackage
 
 /// The right to make or take down one map.
 public struct MapReservation: ~Copyable {
+    /// Where the map is or will be recorded.
     public let registry: MapRegistry
+    /// The map's name.
     public let name: String
     private let lock: LockHolder
 
@@ -24,6 +26,7 @@ public struct MapReservation: ~Copyable {
 
     /// Gives up the right: the map is made, and may be taken down by others.
     public borrowing func release() { lock.release() }
+    /// `release`, for closures, which cannot capture a reservation.
     public var releasing: @Sendable () -> Void { lock.release }
 
     /// Removes the folder and the record, and gives the name back.
