@@ -23,6 +23,8 @@ public final class LocalSocket {
         case other(ImageError)
     }
 
+    /// Connects, without waiting. `.other` for a path longer than the kernel takes, and for any other failure of the
+    /// system.
     public init(_ path: FilePath) throws(Refusal) {
         guard var address = LocalSocket.address(path) else {
             let limit = LocalSocket.longestPath
@@ -62,10 +64,13 @@ public final class LocalSocket {
     public struct Peer: Sendable {
         /// 0 when it lives in another pid namespace.
         public let pid: Int32
+        /// User id of the process that called listen(2).
         public let user: UInt32
+        /// Its group id.
         public let group: UInt32
     }
 
+    /// SO_PEERCRED; nil where the kernel does not tell.
     public var peer: Peer? {
         // struct ucred, which glibc shows only under _GNU_SOURCE.
         var credentials: (Int32, UInt32, UInt32) = (0, 0, 0)
@@ -144,9 +149,12 @@ public final class LocalSocket {
 public struct Deadline: Sendable {
     private let end: Int64
 
+    /// So many milliseconds from now.
     public init(in milliseconds: Int64) { end = MonotonicClock.milliseconds() + milliseconds }
 
+    /// Milliseconds that are left; 0 when it is over.
     public var left: Int64 { max(end - MonotonicClock.milliseconds(), 0) }
+    /// No time is left.
     public var isOver: Bool { left == 0 }
 
     /// Waits until the descriptor is ready (true) or the time is over.

@@ -8,12 +8,15 @@ public import SystemPackage
 public struct PluggedDisk: Sendable {
     /// The device's id. What stands behind it gets names made of it.
     public let id: String
+    /// The bus to plug it into, by QEMU's id.
     public let bus: String
+    /// Virtqueues of the device.
     public let queues: Int
 
     /// As long as an id can be so that the block node's name, made of it, has QEMU's 31 bytes at most.
     public static let longestID = 24
 
+    /// The id must have passed `check`.
     public init(id: String, bus: String, queues: Int) {
         self.id = id
         self.bus = bus

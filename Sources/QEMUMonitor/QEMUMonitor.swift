@@ -17,13 +17,17 @@ public final class QEMUMonitor {
     private var count: Int64 = 0
     private var events: [Event] = []
 
+    /// What QEMU says without being asked (QMP `event`).
     public struct Event: Sendable {
+        /// QEMU's name for it, as DEVICE_DELETED.
         public let name: String
+        /// Its `data`; null where the event has none.
         public let data: JSONValue
     }
 
     /// Milliseconds to wait for the greeting, and for a command. A VM under load may take seconds.
     public static let greetingTimeout: Int64 = 5_000
+    /// Milliseconds to wait for the answer to a command.
     public static let commandTimeout: Int64 = 30_000
 
     /// No process listens on the socket: the VM has gone, or was never there.
@@ -32,6 +36,8 @@ public final class QEMUMonitor {
         return false
     }
 
+    /// Connects and negotiates. `.notFound` where no process listens, `.locked` where another program has the monitor,
+    /// `.system` where it is no monitor. `timeout`: milliseconds for the greeting.
     public init(_ path: FilePath, timeout: Int64 = greetingTimeout) throws(ImageError) {
         self.path = path
         do throws(LocalSocket.Refusal) { socket = try LocalSocket(path) } catch {
