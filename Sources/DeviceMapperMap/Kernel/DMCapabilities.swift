@@ -11,6 +11,7 @@ public struct DMCapabilities: Sendable {
     public let reason: String?
     /// libdevmapper's version, known even without a kernel side.
     public let library: String
+    /// Loop devices can be made: /dev/loop-control is there.
     public let hasLoop: Bool
     /// Udev runs and answers: it makes the nodes, and maps wait for it.
     public let hasUdev: Bool

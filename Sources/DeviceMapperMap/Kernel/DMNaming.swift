@@ -5,14 +5,17 @@ import Glibc
 
 /// Names of one map's devices. Every UUID begins with `QBLK-`, as device-mapper's convention asks of a subsystem.
 public struct DMNaming: Equatable, Sendable {
+    /// How the UUIDs of all of qblk's devices begin.
     public static let uuidPrefix = "QBLK-"
     private static let zerosSuffix = "-zero"
 
     /// The device the user asked for.
     public let name: String
+    /// The UUID of the device that the user asked for.
     public let uuid: String
     /// The device that reads as zeros, below it. Named by the map's id: `name` may be as long as names get.
     public var zerosName: String { "qblk-zero-\(uuid.dropFirst(DMNaming.uuidPrefix.count))" }
+    /// The UUID of the device that reads as zeros.
     public var zerosUUID: String { uuid + DMNaming.zerosSuffix }
 
     /// Names for a new map.

@@ -6,12 +6,16 @@ import Glibc
 
 /// A device to be made.
 public struct DMDeviceSpec: Sendable {
+    /// The device's name: one that `DMNaming.check` lets through.
     public var name: String
+    /// Its UUID, at most 128 bytes.
     public var uuid: String
+    /// Writes are refused.
     public var readOnly: Bool
     /// A building block of another device: no node, and udev shall not look for partitions or volumes on it.
     public var isInternal: Bool
 
+    /// A device to be made.
     public init(name: String, uuid: String, readOnly: Bool, isInternal: Bool = false) {
         self.name = name
         self.uuid = uuid

@@ -6,7 +6,9 @@ import Glibc
 
 /// What this kernel's device-mapper offers.
 public struct DMCapability: Equatable, Sendable {
+    /// Version of libdevmapper, as `1.02.185 (2022-05-18)`.
     public let library: String
+    /// Version of the kernel's driver, as `4.48.0`.
     public let driver: String
     /// Version of each target that maps need or may use; a target that the kernel lacks is missing.
     public let targets: [String: String]
@@ -16,6 +18,7 @@ extension DeviceMapper {
     /// The targets that maps are made of. `error` is part of device-mapper itself.
     public static let neededTargets = ["linear", "zero", "error"]
 
+    /// Version of libdevmapper, known without a kernel side; empty where it cannot be had.
     public var libraryVersion: String {
         (try? attempt { () throws(DMFailure) in version { dm_get_library_version($0, $1) } ?? "" }) ?? ""
     }

@@ -8,9 +8,12 @@ import Synchronization
 
 /// Number of a block device.
 public struct DeviceNumber: Hashable, Sendable, CustomStringConvertible {
+    /// The driver's number.
     public var major: UInt32
+    /// The device's number with that driver.
     public var minor: UInt32
 
+    /// A device number by its parts.
     public init(major: UInt32, minor: UInt32) {
         self.major = major
         self.minor = minor
@@ -21,20 +24,31 @@ public struct DeviceNumber: Hashable, Sendable, CustomStringConvertible {
 
 /// What the kernel says about a device.
 public struct DMDeviceInfo: Equatable, Sendable {
+    /// The device's name, as in /dev/mapper.
     public let name: String
+    /// Its UUID; empty where it has none.
     public let uuid: String
+    /// Its number as a block device.
     public let number: DeviceNumber
+    /// How often it is open, mounts and devices above it included.
     public let openCount: Int
+    /// Lines of its live table.
     public let targets: Int
+    /// Writes are refused.
     public let readOnly: Bool
+    /// Requests wait until it is resumed.
     public let suspended: Bool
+    /// It has a live table.
     public let hasTable: Bool
+    /// It has a table that becomes live with the next resume.
     public let hasStagedTable: Bool
+    /// It is removed when its last user closes it.
     public let deferredRemove: Bool
 }
 
 /// The kernel's device-mapper.
 public final class DeviceMapper: Sendable {
+    /// The one instance: the library's state is global.
     public static let shared = DeviceMapper()
 
     private let turn = Mutex<Void>(())

@@ -17,6 +17,7 @@ public struct DMMapOptions: Sendable {
     /// Where maps are written down.
     public var registry = MapRegistry()
 
+    /// The image at `image`, opened so; the rest as it stands above.
     public init(image: FilePath, open: OpenOptions = OpenOptions()) {
         self.image = image
         self.open = open

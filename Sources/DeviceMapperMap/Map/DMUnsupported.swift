@@ -5,6 +5,7 @@ public import DiskTypes
 
 /// What stands between an image and a table of linear targets.
 public struct DMUnsupported: Error, Equatable, Sendable {
+    /// What a table cannot say, or the kernel not do.
     public enum Reason: Equatable, Sendable {
         /// The kernel cannot inflate.
         case compressed
@@ -23,10 +24,12 @@ public struct DMUnsupported: Error, Equatable, Sendable {
         /// The disk has no bytes; a table needs one line at least.
         case emptyDisk
     }
+    /// What is in the way.
     public let reason: Reason
     /// The first guest byte that it concerns, where there is one.
     public let guest: GuestOffset?
 
+    /// An obstacle, at the first guest byte that it concerns.
     public init(_ reason: Reason, at guest: GuestOffset? = nil) {
         self.reason = reason
         self.guest = guest

@@ -12,6 +12,7 @@ public struct DMDeviceNames: Equatable, Sendable {
     /// A device that reads as zeros; nil writes `zero` targets.
     public var zeros: String?
 
+    /// Names to write as they are: the caller has escaped them.
     public init(files: [UInt16: String], zeros: String? = nil) {
         self.files = files
         self.zeros = zeros
@@ -42,12 +43,16 @@ public struct DMDeviceNames: Equatable, Sendable {
 
 /// One line as the kernel takes it.
 public struct DMTarget: Equatable, Sendable {
+    /// The first sector of the device.
     public var start: UInt64
+    /// Sectors of 512 bytes.
     public var length: UInt64
     /// `linear`, `zero` or `error`.
     public var type: String
+    /// What the type needs: for `linear` a device and a sector of it; else empty.
     public var parameters: String
 
+    /// A line of `length` sectors from sector `start` on.
     public init(start: UInt64, length: UInt64, type: String, parameters: String = "") {
         self.start = start
         self.length = length
@@ -90,6 +95,7 @@ extension DMTable {
         if !piece.isEmpty { out(piece) }
     }
 
+    /// The whole table in dmsetup's syntax, a line each.
     public func text(names: DMDeviceNames) -> String {
         var whole = ""
         write(names: names) { whole += $0 }

@@ -16,12 +16,16 @@ public enum DMSource: Hashable, Sendable, BitwiseCopyable {
 
 /// One line of a table. All numbers are sectors.
 public struct DMLine: Equatable, Sendable, BitwiseCopyable {
+    /// The first sector of the device.
     public var start: UInt64
+    /// How many; never 0.
     public var length: UInt64
+    /// Where they come from.
     public var source: DMSource
     /// Where in the file the line begins; 0 for zeros and errors.
     public var offset: UInt64
 
+    /// A line of `length` sectors from sector `start` on.
     public init(start: UInt64, length: UInt64, source: DMSource, offset: UInt64 = 0) {
         self.start = start
         self.length = length
@@ -39,11 +43,13 @@ public struct DMLine: Equatable, Sendable, BitwiseCopyable {
 
 /// A whole table: its lines cover the disk from sector 0 on, without gaps.
 public struct DMTable: Equatable, Sendable {
+    /// Ascending, without gaps; each begins where the one before ends.
     public let lines: [DMLine]
     /// The files that lines refer to, ascending.
     public let files: [UInt16]
     /// Whether any line reads as zeros, so that a zero device is needed.
     public let hasZeros: Bool
+    /// Whether reading some line is an I/O error.
     public let hasErrors: Bool
 
     init(lines: [DMLine]) {
