@@ -8,8 +8,11 @@ import Synchronization
 public final class CancelFlag: Sendable {
     private let flag = Atomic<Bool>(false)
 
+    /// Not set.
     public init() {}
+    /// Stops the verb at the next look. Safe in a signal handler.
     public func set() { flag.store(true, ordering: .relaxed) }
+    /// Whether the verb is to stop.
     public var isSet: Bool { flag.load(ordering: .relaxed) }
 
     func check() throws(ImageError) {

@@ -6,6 +6,7 @@ import QCOW2
 public import SystemPackage
 import LinuxIO
 
+/// How `-l` and `--snapshot` name a snapshot.
 public enum SnapshotChoice {
     /// What to give `OpenOptions.snapshot` for `ID-or-NAME`, `snapshot.id=ID`, `snapshot.name=NAME` or both of these.
     public static func id(_ choice: String, in path: FilePath, _ options: OpenOptions) throws(ImageError) -> String {

@@ -9,16 +9,22 @@ public import SystemPackage
 
 /// Checks and repairs an image file. Opens nothing that the image refers to.
 public enum FileCheck {
+    /// What the caller decides about a check.
     public struct Request {
+        /// How to open the image: its format, whether to lock it.
         public var options = OpenOptions()
         /// nil: only look.
         public var repair: RepairMode?
+        /// How many findings the report names one by one; all are counted.
         public var findingLimit = 1000
+        /// Stops the check when set: an error then.
         public var cancel = CancelFlag()
+        /// Told now and then that `done` of `total` is checked; only their ratio has a meaning.
         public var progress: (_ done: UInt64, _ total: UInt64) -> Void = { _, _ in }
         /// Hears what the first check of a repair found.
         public var found: (CheckReport) -> Void = { _ in }
 
+        /// Only looks, and tells of nothing.
         public init() {}
     }
 

@@ -7,13 +7,17 @@ import Synchronization
 public import SystemPackage
 import LinuxIO
 
+/// Compares the disks of two images.
 public enum ImageCompare {
     /// How far a comparison is. Told on the caller's thread, between two pieces.
     public struct Progress: Sendable {
+        /// Bytes of the disk that have been compared.
         public let done: UInt64
+        /// Bytes there are to compare.
         public let total: UInt64
     }
 
+    /// Compares `first` with `second` and stops at the difference that lies nearest to the disk's start.
     public static func run(
         _ first: FilePath, _ second: FilePath, _ options: CompareOptions = CompareOptions(),
         report: (Progress) -> Void = { _ in }

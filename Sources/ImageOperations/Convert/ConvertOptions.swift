@@ -24,8 +24,10 @@ public struct ConvertOptions: Sendable {
     public var flush = true
     /// Bytes of data to read in a second at most; nil: no limit.
     public var bytesPerSecond: UInt64?
+    /// Stops the conversion when set: an error then.
     public var cancel = CancelFlag()
 
+    /// A new target, with zeros left out, as many threads as processors up to four.
     public init() {}
 
     /// Threads, within the limits.

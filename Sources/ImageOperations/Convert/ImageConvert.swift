@@ -10,7 +10,9 @@ import LinuxIO
 public enum ImageConvert {
     /// What a conversion tells while it runs. Called on the caller's thread, between two pieces.
     public struct Progress: Sendable {
+        /// Bytes of the disk that have been dealt with.
         public let done: UInt64
+        /// Bytes of the disk.
         public let total: UInt64
     }
 

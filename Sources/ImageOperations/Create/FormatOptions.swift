@@ -9,6 +9,7 @@ import SystemPackage
 
 /// The options of a new image's format, as `-o` gives them.
 public struct FormatOptions: Sendable {
+    /// What the qcow2 image is like. Of a raw one only the preallocation counts.
     public var image = NewImageOptions()
     /// `size=`.
     public var size: UInt64?
@@ -25,6 +26,7 @@ public struct FormatOptions: Sendable {
         }
     }
 
+    /// The format's defaults.
     public init() {}
 
     /// Whether a list asks what there is.

@@ -11,15 +11,20 @@ public import SystemPackage
 public struct ImageCreate: Sendable {
     /// What the user asked for.
     public struct Request: Sendable {
+        /// Where the image is to be.
         public var path: FilePath
+        /// `qcow2` or `raw`.
         public var format: ImageFormat
+        /// What `-o`, `-b` and `-F` say.
         public var options = FormatOptions()
+        /// Bytes of the disk; nil: as `size=` says, or the backing file has.
         public var size: UInt64?
         /// Do not look at the backing file.
         public var isUnsafe = false
         /// Where files that the backing file refers to may lie.
         public var allowedFolders: [FilePath] = []
 
+        /// An image with the format's defaults.
         public init(path: FilePath, format: ImageFormat) {
             self.path = path
             self.format = format

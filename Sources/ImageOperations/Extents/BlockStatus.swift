@@ -3,18 +3,23 @@
 
 /// A run of guest bytes of one kind. `extents` prints them, `compare` and `convert` skip by them.
 public struct BlockStatus: Equatable, Sendable {
+    /// The first byte of the disk.
     public var start: UInt64
+    /// Bytes; 0 only for the one entry of an empty list.
     public var length: UInt64
     /// Number of the layer that decided; 0 is the image itself.
     public var depth = 0
     /// Some layer has it; otherwise it reads as zeros because no layer does.
     public var isPresent = false
+    /// It reads as zeros, as the tables or the file system say.
     public var isZero = false
     /// There are bytes to read (which may be known to be zeros).
     public var isData = false
+    /// The bytes are compressed: `offset` is unknown.
     public var isCompressed = false
     /// Where it lies in the file number `file` of the chain.
     public var offset: UInt64?
+    /// The number of the file that `offset` counts in.
     public var file: UInt16?
     /// Zero because the next layer is shorter, which only `compare -s` distinguishes.
     var isPastBacking = false
@@ -24,11 +29,13 @@ public struct BlockStatus: Equatable, Sendable {
     /// There is something to read that may not be zero.
     var mustBeRead: Bool { isData && !isZero }
 
+    /// A run that no layer has.
     public init(start: UInt64, length: UInt64) {
         self.start = start
         self.length = length
     }
 
+    /// The first byte of the disk behind the run.
     public var end: UInt64 { start + length }
 
     /// Whether `next`, which starts where this ends, is more of the same.

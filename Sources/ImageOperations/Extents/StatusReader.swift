@@ -14,9 +14,11 @@ public struct StatusReader: Sendable {
         case damaged(MapDamage)
     }
 
+    /// The chain that is asked.
     public let chain: ImageChain
     private var preallocated: [Guess]
 
+    /// A reader of this chain. Nothing is read yet.
     public init(_ chain: ImageChain) {
         self.chain = chain
         preallocated = Array(repeating: .unknown, count: chain.layers.count)

@@ -6,6 +6,7 @@ public import QCOW2
 import LinuxIO
 
 extension ImageInfo {
+    /// The object of `qemu-img info --output=json` for the image.
     public var json: JSONValue {
         .members([
             "children": .array([.members(["name": .string("file"), "info": file.json])]),
@@ -45,6 +46,7 @@ extension FileInfo {
 }
 
 extension Snapshot {
+    /// An entry of `snapshots`, as qemu-img has it.
     public var json: JSONValue {
         .members([
             "icount": icount.map { .unsigned($0) },

@@ -10,7 +10,9 @@ public import SystemPackage
 extension ImageInfo {
     /// What was found, and what could not be read without keeping the disk from being read: shown as not there.
     public struct Report: Sendable {
+        /// The image that was asked for, then its backing files as far as they were read.
         public var images: [ImageInfo] = []
+        /// What could not be read: bitmaps, a LUKS header.
         public var warnings: [ImageError] = []
     }
 

@@ -4,11 +4,15 @@ import DiskTypes
 
 /// The LUKS version 1 header ("LUKS On-Disk Format Specification", version 1.2.3), all integers big-endian.
 public struct LUKSHeader: Sendable {
+    /// A place for one password's copy of the key.
     public struct Slot: Sendable {
+        /// A password is stored here.
         public var isActive: Bool
+        /// Rounds of PBKDF2 for the password.
         public var iterations: UInt32
         /// Bytes from the LUKS header's start.
         public var keyOffset: UInt64
+        /// Stripes of the anti-forensic splitter that the key is spread over.
         public var stripes: UInt32
     }
 
@@ -16,16 +20,23 @@ public struct LUKSHeader: Sendable {
     private static let magic: [UInt8] = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe]
     private static let activeMark: UInt32 = 0x00ac_71f3
 
+    /// The container's UUID, as text.
     public let uuid: String
     /// With the bits of its key: `aes-256`.
     public let cipher: String
+    /// `xts`, `cbc`: the header's cipher-mode up to the dash.
     public let cipherMode: String
+    /// `plain64`, `essiv`: what stands behind the dash.
     public let ivGenerator: String
     /// Only for the generator `essiv`.
     public let ivHash: String?
+    /// The hash of PBKDF2 and of the splitter: `sha256`.
     public let hash: String
+    /// Bytes from the header's start to the encrypted disk.
     public let payloadOffset: UInt64
+    /// Rounds of PBKDF2 for the digest of the master key.
     public let iterations: UInt32
+    /// All eight.
     public let slots: [Slot]
 
     /// Whether the bytes at a file's or an area's start are a LUKS header of version 1.

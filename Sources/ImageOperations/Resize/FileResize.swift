@@ -10,6 +10,7 @@ public import SystemPackage
 
 /// Changes the size of an image's disk.
 public enum FileResize {
+    /// The new size, or the difference to the old one; in bytes.
     public enum Change: Sendable, Equatable {
         case to(UInt64), more(UInt64), less(UInt64)
 
@@ -32,15 +33,20 @@ public enum FileResize {
         }
     }
 
+    /// What the caller decides about a resize.
     public struct Request: Sendable {
+        /// Path of the image.
         public var path: FilePath
+        /// How to open it; the format must be known for a raw image.
         public var options = OpenOptions()
+        /// The new size.
         public var change: Change
         /// Give up what lies behind a smaller size.
         public var mayShrink = false
         /// What space the new part gets.
         public var preallocation = PreallocationMode.off
 
+        /// A resize that neither shrinks nor preallocates.
         public init(path: FilePath, change: Change) {
             self.path = path
             self.change = change
