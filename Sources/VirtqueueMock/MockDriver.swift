@@ -34,7 +34,9 @@ public struct MockUsed: BitwiseCopyable, Equatable, Sendable {
 
 /// A driver with one ring in guest memory.
 public final class MockDriver {
+    /// Where rings and indirect tables are.
     public let memory: DriverMemory
+    /// Entries of the ring.
     public let size: Int
     /// What was negotiated.
     public let features: RingFeatures
