@@ -37,6 +37,7 @@ public struct ProcessIdentity: Hashable, Sendable, Codable {
         return facts.isStopped
     }
 
+    /// Whether the process with that id and start time, in clock ticks since boot (proc_pid_stat(5)), is alive.
     public static func isAlive(pid: Int32, startTime: UInt64) -> Bool {
         ProcessIdentity(pid: pid, startTime: startTime).isAlive
     }
