@@ -108,7 +108,7 @@ public final class MovableMachine {
         for _ in 0..<1000 {
             do { _ = try says(deadline: seconds) } catch { return }
         }
-        throw UnixSocket.Trouble(description: "the guest goes on")
+        throw TestFailure("the guest goes on")
     }
 
     /// Moves it, running, to a new QEMU whose disk `socket` serves. Gives for how many milliseconds it stood still.
