@@ -10,8 +10,8 @@ extension RequestEngine {
     static var tableTryLimit: UInt32 { 4096 }
 
     /// Goes on with a request from its cursor.
-    func advance(_ request: Int32) {
-        switch requests[Int(request)].operation {
+    func advance(_ request: RequestIndex) {
+        switch requests[request].operation {
         case .read: advanceRead(request)
         case .write: advanceWrite(request)
         case .writeZeroes, .discard: advanceZeroes(request)
@@ -19,35 +19,34 @@ extension RequestEngine {
         }
     }
 
-    private func advanceRead(_ request: Int32) {
-        let record = requests + Int(request)
-        guard record.pointee.error == 0, record.pointee.cursor < record.pointee.end else {
+    private func advanceRead(_ request: RequestIndex) {
+        guard requests[request].error == 0, requests[request].cursor < requests[request].end else {
             return drainOrFinish(request)
         }
-        record.pointee.state = .advancing
-        var answer = ask(record)
+        requests[request].state = .advancing
+        var answer = ask(request)
         while true {
             guard case .extent(var extent) = answer else {
                 guard handle(answer, request) else { return }
                 break
             }
-            guard extent.length > 0, extent.length <= record.pointee.end &- record.pointee.cursor else {
+            guard extent.length > 0, extent.length <= requests[request].end &- requests[request].cursor else {
                 // No map answers so; were it to, this is where it stops.
                 fail(request, EIO)
                 break
             }
-            if record.pointee.cursor &+ extent.length < record.pointee.end {
-                answer = merge(&extent, upTo: record.pointee.end)
+            if requests[request].cursor &+ extent.length < requests[request].end {
+                answer = merge(&extent, upTo: requests[request].end)
             }
             guard submitExtent(extent, request) else { return }
-            guard record.pointee.cursor < record.pointee.end, record.pointee.error == 0 else { break }
+            guard requests[request].cursor < requests[request].end, requests[request].error == 0 else { break }
         }
         drainOrFinish(request)
     }
 
-    @inline(__always) private func ask(_ record: UnsafeMutablePointer<Request>) -> MapAnswer {
+    @inline(__always) private func ask(_ request: RequestIndex) -> MapAnswer {
         chain.lookup(
-            GuestOffset(record.pointee.cursor), length: record.pointee.end &- record.pointee.cursor)
+            GuestOffset(requests[request].cursor), length: requests[request].end &- requests[request].cursor)
     }
 
     /// Grows `extent` by what follows it on guest and host; the answer for what comes after.
@@ -64,24 +63,23 @@ extension RequestEngine {
     }
 
     /// Work for one extent at the cursor, which moves past what was issued. False: the request is in a list and waits.
-    private func submitExtent(_ extent: Extent, _ request: Int32) -> Bool {
-        requests[Int(request)].tableTries = 0
+    private func submitExtent(_ extent: Extent, _ request: RequestIndex) -> Bool {
+        requests[request].tableTries = 0
         switch extent.kind {
         case .data:
             return submitData(extent, request)
         case .compressed:
             return submitCompressed(extent, request)
         case .zero, .zeroAllocated, .unallocated, .unallocatedReserved:
-            let record = requests + Int(request)
-            let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
+            let at = Int(truncatingIfNeeded: requests[request].cursor &- requests[request].start)
             memory(of: request).zero(at: at, length: Int(truncatingIfNeeded: extent.length))
-            record.pointee.cursor &+= extent.length
+            requests[request].cursor &+= extent.length
             return true
         }
     }
 
     /// An answer that is no extent. False: the request waits.
-    private func handle(_ answer: MapAnswer, _ request: Int32) -> Bool {
+    private func handle(_ answer: MapAnswer, _ request: RequestIndex) -> Bool {
         switch answer {
         case .needs(let table):
             return !awaitTable(table, request)
@@ -96,48 +94,45 @@ extension RequestEngine {
     // MARK: ends
 
     /// Ends the advance of a request with an error; the first one stays. Transfers in flight still come back.
-    func fail(_ request: Int32, _ error: Int32) {
-        if requests[Int(request)].error == 0 { requests[Int(request)].error = error }
+    func fail(_ request: RequestIndex, _ error: Int32) {
+        if requests[request].error == 0 { requests[request].error = error }
     }
 
     /// Nothing more to submit: done once all transfers are back.
-    @inline(__always) func drainOrFinish(_ request: Int32) {
-        let record = requests + Int(request)
-        if record.pointee.transfers == 0 { finish(request) } else { record.pointee.state = .draining }
+    @inline(__always) func drainOrFinish(_ request: RequestIndex) {
+        if requests[request].transfers == 0 { finish(request) } else { requests[request].state = .draining }
     }
 
     /// Everything was done, well or not. Zeros that must be durable have one more step.
-    @inline(__always) func finish(_ request: Int32) {
-        let record = requests + Int(request)
-        if request >= requestCount { return oldBytesRead(request) }
-        if writeThrough, !ignoresFlushes, record.pointee.error == 0,
-            record.pointee.operation == .writeZeroes || record.pointee.needsSync
+    @inline(__always) func finish(_ request: RequestIndex) {
+        if request.position >= requestCount { return oldBytesRead(request) }
+        if writeThrough, !ignoresFlushes, requests[request].error == 0,
+            requests[request].operation == .writeZeroes || requests[request].needsSync
         {
             return flush(request)
         }
-        record.pointee.state = .finished
+        requests[request].state = .finished
         finished.push(request, in: requests)
     }
 
     /// A transfer of the request is back and free again.
-    @inline(__always) func release(_ transfer: Int32, error: Int32) {
-        let request = transfers[Int(transfer)].request
-        if transfers[Int(transfer)].list >= 0 { lists.give(transfers[Int(transfer)].list) }
-        let op = transfers[Int(transfer)].op
+    @inline(__always) func release(_ transfer: TransferIndex, error: Int32) {
+        let request = transfers[transfer].request
+        if transfers[transfer].list.exists { lists.give(transfers[transfer].list) }
+        let op = transfers[transfer].op
         freeTransfers.give(transfer)
-        let record = requests + Int(request)
         if error != 0 { fail(request, error) }
-        record.pointee.transfers &-= 1
-        if op >= 0 { return endAllocation(op, error) }
-        if record.pointee.transfers == 0, record.pointee.state == .draining { finish(request) }
+        requests[request].transfers &-= 1
+        if op.exists { return endAllocation(op, error) }
+        if requests[request].transfers == 0, requests[request].state == .draining { finish(request) }
     }
 
     // MARK: waiting for resources
 
     /// Puts the request at the end of the line for transfers and buffers. Always false, for `return waitForResources(request)`.
-    @discardableResult func waitForResources(_ request: Int32) -> Bool {
+    @discardableResult func waitForResources(_ request: RequestIndex) -> Bool {
         statistics.resourceWaits &+= 1
-        requests[Int(request)].state = .waitingForResources
+        requests[request].state = .waitingForResources
         waitingForResources.push(request, in: requests)
         return false
     }
@@ -148,25 +143,25 @@ extension RequestEngine {
         while !waitingForResources.isEmpty, freeTransfers.available > reservedTransfers {
             let request = waitingForResources.pop(from: requests)
             advance(request)
-            if requests[Int(request)].state == .waitingForResources { return }
+            if requests[request].state == .waitingForResources { return }
         }
     }
 
     /// Takes a transfer for the request; `none` when they are all in use.
-    @inline(__always) func takeTransfer(for request: Int32) -> Int32 {
+    @inline(__always) func takeTransfer(for request: RequestIndex) -> TransferIndex {
         takeTransfer(for: request, keeping: reservedTransfers)
     }
 
     /// The same, unless only `kept` are left.
-    @inline(__always) func takeTransfer(for request: Int32, keeping kept: Int) -> Int32 {
-        guard freeTransfers.available > kept else { return none }
+    @inline(__always) func takeTransfer(for request: RequestIndex, keeping kept: Int) -> TransferIndex {
+        guard freeTransfers.available > kept else { return .none }
         let index = freeTransfers.take()
-        guard index >= 0 else { return none }
-        transfers[Int(index)].request = request
-        transfers[Int(index)].retries = 0
-        transfers[Int(index)].list = none
-        transfers[Int(index)].op = none
-        requests[Int(request)].transfers &+= 1
+        guard index.exists else { return .none }
+        transfers[index].request = request
+        transfers[index].retries = 0
+        transfers[index].list = .none
+        transfers[index].op = .none
+        requests[request].transfers &+= 1
         return index
     }
 }

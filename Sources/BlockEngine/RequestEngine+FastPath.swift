@@ -9,39 +9,39 @@ extension RequestEngine {
     /// Reads `length` bytes of the disk at `guest` into `buffer`, which stays the engine's until `nextFinished` hands
     /// the slot back.
     public func submitRead(slot: Int, guest: GuestOffset, buffer: UnsafeMutableRawPointer, length: Int) {
-        let index = Int32(truncatingIfNeeded: slot)
-        if open(slot, guest, length) { begin(index, guest, buffer, length) }
+        let request = RequestIndex(slot)
+        if open(request, guest, length) { begin(request, guest, buffer, length) }
     }
 
     /// Reads `length` bytes of the disk at `guest` into `count` ranges of memory, one after the other. List and memory
     /// stay the engine's until `nextFinished` hands the slot back.
     public func submitRead(slot: Int, guest: GuestOffset, iovecs: UnsafePointer<iovec>, count: Int, length: Int) {
-        guard open(slot, guest, length) else { return }
-        transfer(Int32(truncatingIfNeeded: slot), guest, iovecs, count, length)
+        let request = RequestIndex(slot)
+        guard open(request, guest, length) else { return }
+        transfer(request, guest, iovecs, count, length)
     }
 
     /// Takes in a request as a door has checked it. Its list and memory stay the engine's until `nextFinished` hands
     /// the slot back.
     @inline(__always)
     public func submit(_ asked: BlockRequest) {
-        let request = Int(asked.slot)
+        let request = RequestIndex(Int(asked.slot))
         let length = Int(truncatingIfNeeded: asked.length)
         guard open(request, asked.guest, length) else { return }
-        let record = requests + request
-        record.pointee.operation = asked.operation
+        requests[request].operation = asked.operation
         guard asked.operation == .read || chain.isWritable || asked.operation == .flush else {
-            return refuse(Int32(truncatingIfNeeded: request), EROFS)
+            return refuse(request, EROFS)
         }
         if asked.operation == .read || asked.operation == .write, let list = asked.iovecs {
             return transfer(
-                Int32(truncatingIfNeeded: request), asked.guest, list, Int(asked.iovecCount), length)
+                request, asked.guest, list, Int(asked.iovecCount), length)
         }
-        record.pointee.mayUnmap = asked.mayUnmap
-        beginAdvance(Int32(truncatingIfNeeded: request))
+        requests[request].mayUnmap = asked.mayUnmap
+        beginAdvance(request)
     }
 
     @inline(__always) private func transfer(
-        _ request: Int32, _ guest: GuestOffset, _ list: UnsafePointer<iovec>, _ count: Int, _ length: Int
+        _ request: RequestIndex, _ guest: GuestOffset, _ list: UnsafePointer<iovec>, _ count: Int, _ length: Int
     ) {
         if count == 1, let base = list.pointee.iov_base, list.pointee.iov_len >= length {
             return begin(request, guest, base, length)
@@ -50,7 +50,7 @@ extension RequestEngine {
     }
 
     @inline(never) private func transferList(
-        _ request: Int32, _ list: UnsafePointer<iovec>, _ count: Int, _ length: Int
+        _ request: RequestIndex, _ list: UnsafePointer<iovec>, _ count: Int, _ length: Int
     ) {
         guard count <= maxIovecs, maxIovecs > 1 else { return refuse(request, EINVAL) }
         var room = 0
@@ -62,34 +62,32 @@ extension RequestEngine {
             room = sum
         }
         guard room >= length else { return refuse(request, EINVAL) }
-        let record = requests + Int(request)
-        record.pointee.base = nil
-        record.pointee.iovecs = UnsafeMutablePointer(mutating: list)
-        record.pointee.iovecCount = Int32(truncatingIfNeeded: count)
-        record.pointee.isExact = room == length
+        requests[request].base = nil
+        requests[request].iovecs = UnsafeMutablePointer(mutating: list)
+        requests[request].iovecCount = Int32(truncatingIfNeeded: count)
+        requests[request].isExact = room == length
         beginAdvance(request)
     }
 
     /// Takes the request into use; false when the request is finished already because it makes no sense.
-    @inline(__always) private func open(_ slot: Int, _ guest: GuestOffset, _ length: Int) -> Bool {
-        precondition(slot >= 0 && slot < requestCount, "no such request")
-        let record = requests + slot
-        precondition(record.pointee.state == .free, "the request is in flight")
+    @inline(__always) private func open(_ request: RequestIndex, _ guest: GuestOffset, _ length: Int) -> Bool {
+        precondition(request.exists && request.position < requestCount, "no such request")
+        precondition(requests[request].state == .free, "the request is in flight")
         outstanding &+= 1
         statistics.requests &+= 1
-        record.pointee.start = guest.bytes
-        record.pointee.end = guest.bytes &+ UInt64(truncatingIfNeeded: length)
-        record.pointee.operation = .read
-        record.pointee.transfers = 0
-        record.pointee.error = 0
-        record.pointee.hasDamage = false
-        record.pointee.needsSync = false
-        if let counts { record.pointee.parity = counts.begin() }
+        requests[request].start = guest.bytes
+        requests[request].end = guest.bytes &+ UInt64(truncatingIfNeeded: length)
+        requests[request].operation = .read
+        requests[request].transfers = 0
+        requests[request].error = 0
+        requests[request].hasDamage = false
+        requests[request].needsSync = false
+        if let counts { requests[request].parity = counts.begin() }
         let diskSize = chain.size
         guard length >= 0, length <= Int(Int32.max), guest.bytes <= diskSize,
             UInt64(length) <= diskSize &- guest.bytes
         else {
-            refuse(Int32(truncatingIfNeeded: slot), EINVAL)
+            refuse(request, EINVAL)
             return false
         }
         return true
@@ -98,16 +96,15 @@ extension RequestEngine {
     /// Starts a transfer with one range of memory. Nearly all are one aligned extent of plain data whose table is in
     /// memory: the short way is theirs.
     @inline(__always)
-    private func begin(_ request: Int32, _ guest: GuestOffset, _ base: UnsafeMutableRawPointer, _ length: Int) {
-        let record = requests + Int(request)
-        record.pointee.base = base
+    private func begin(_ request: RequestIndex, _ guest: GuestOffset, _ base: UnsafeMutableRawPointer, _ length: Int) {
+        requests[request].base = base
         guard waitingForResources.isEmpty, length > 0 else { return beginAdvance(request) }
-        let isWrite = record.pointee.operation == .write
+        let isWrite = requests[request].operation == .write
         if isWrite, !isPrepared { return beginAdvance(request) }
         let bytes = UInt64(truncatingIfNeeded: length)
         let host = isWrite ? chain.overwritableOffset(guest, length: bytes) : chain.plainOffset(guest, length: bytes)
         guard let host, isStraight(plainFile, host.bytes, base, length) else { return beginAdvance(request) }
-        record.pointee.state = .draining
+        requests[request].state = .draining
         if isWrite {
             if hidesCut(host.bytes, length) {
                 failCut(request)
@@ -121,16 +118,15 @@ extension RequestEngine {
     }
 
     /// Starts a request the long way, behind those that wait for resources already. `after`: bytes that are done.
-    func beginAdvance(_ request: Int32, after done: UInt64 = 0) {
-        let record = requests + Int(request)
-        record.pointee.cursor = record.pointee.start &+ done
-        record.pointee.tableTries = 0
+    func beginAdvance(_ request: RequestIndex, after done: UInt64 = 0) {
+        requests[request].cursor = requests[request].start &+ done
+        requests[request].tableTries = 0
         if waitingForResources.isEmpty { advance(request) } else { waitForResources(request) }
     }
 
-    private func refuse(_ request: Int32, _ error: Int32) {
-        requests[Int(request)].error = error
-        requests[Int(request)].state = .finished
+    private func refuse(_ request: RequestIndex, _ error: Int32) {
+        requests[request].error = error
+        requests[request].state = .finished
         finished.push(request, in: requests)
     }
 }

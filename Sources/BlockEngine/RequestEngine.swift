@@ -27,9 +27,9 @@ public final class RequestEngine {
 
     // Records: see Slots.swift.
     let requestCount: Int
-    let requests: UnsafeMutablePointer<Request>
-    let transfers: UnsafeMutablePointer<Transfer>
-    let files: UnsafeMutablePointer<DataFile>
+    let requests: RecordTable<Request>
+    let transfers: RecordTable<Transfer>
+    let files: RecordTable<DataFile>
     let fileCount: Int
     /// The file of `ImageChain.plainOffset`.
     let plainFile: UInt16
@@ -39,7 +39,7 @@ public final class RequestEngine {
     /// Zeros to write where the file system cannot make them, as much as `zeroBytes`.
     let zeros: UnsafeMutableRawPointer
 
-    var freeTransfers: FreeList
+    var freeTransfers: FreeList<TransferIndex>
     /// How many of them are for allocating writes alone: who holds clusters must never wait for a transfer.
     let reservedTransfers: Int
     var lists: IovecPool
@@ -66,9 +66,9 @@ public final class RequestEngine {
     /// Made for the first compressed cluster: most images have none, and each start of a guest's queue makes an engine.
     var decoder: ClusterDecoder?
 
-    var finished = IndexQueue()
+    var finished = IndexQueue<Request>()
     /// Requests that wait for a transfer or a buffer, first come first served.
-    var waitingForResources = IndexQueue()
+    var waitingForResources = IndexQueue<Request>()
     /// Transfers that the ring had no room for.
     var backlog: TagQueue
 
@@ -130,17 +130,18 @@ public final class RequestEngine {
         let written = chain.files[Int(plainFile)]
         watchedEnd = chain.isWritable && !written.isBlockDevice ? written.assuredLength : .max
         // Those behind the door's own read what allocating writes must copy.
-        requests = slab(count + (allocations?.count ?? 0), of: Request())
+        requests = RecordTable(count: count + (allocations?.count ?? 0), of: Request())
         // Most requests are one extent; the rest waits a moment rather than cost memory always.
         reservedTransfers = allocations?.count ?? 0
         let transferCount = min(max(count * 2, 64), 65536) + reservedTransfers
-        transfers = slab(transferCount, of: Transfer())
+        transfers = RecordTable(count: transferCount, of: Transfer())
         freeTransfers = FreeList(count: transferCount)
         self.maxIovecs = maxIovecs
         self.number = UInt64(number) << CompletionTag.numberShift
         lists = IovecPool(count: 64, length: max(maxIovecs, RequestRun.requestLimit))
         runLimit = RequestRun.requestLimit
-        files = slab(chain.files.count, of: DataFile(buffered: -1, data: -1, memoryMask: 0, offsetMask: 0))
+        files = RecordTable(
+            count: chain.files.count, of: DataFile(buffered: -1, data: -1, memoryMask: 0, offsetMask: 0))
         fileCount = chain.files.count
         var direct = false
         for (i, file) in chain.files.enumerated() {
@@ -148,8 +149,8 @@ public final class RequestEngine {
             let canBypass = allocations == nil || chain.clusterSize(ofLayer: 0) >= 4096
             // What a disk needs more than its size is a fraction of a per cent, and some clusters of snapshots.
             let growth = i == Int(plainFile) && chain.isWritable ? chain.size &+ chain.size / 32 &+ 64 << 20 : 0
-            files[i] = DataFile(file, direct: canBypass, room: seesPages ? growth : nil)
-            files[i].keep(in: ring)
+            files[UInt16(i)] = DataFile(file, direct: canBypass, room: seesPages ? growth : nil)
+            files[UInt16(i)].keep(in: ring)
             direct = direct || file.directFD >= 0
         }
         bounces = BounceBuffers(count: direct ? 16 : 0)
@@ -161,8 +162,9 @@ public final class RequestEngine {
 
     deinit {
         // Dropped with transfers in flight, the kernel may still write into these buffers: better lost than reused.
-        for i in 0..<requestCount where requests[i].state != .free && requests[i].state != .finished { return }
-        for i in 0..<fileCount { files[i].release(in: ring) }
+        for i in 0..<requestCount
+        where requests[RequestIndex(i)].state != .free && requests[RequestIndex(i)].state != .finished { return }
+        for i in 0..<fileCount { files[UInt16(i)].release(in: ring) }
         requests.deallocate()
         transfers.deallocate()
         files.deallocate()
@@ -188,7 +190,7 @@ public final class RequestEngine {
     }
 
     /// Most of what the guest uses is done in the call that takes it in.
-    public var seesPages: Bool { files[Int(plainFile)].pages.isThere }
+    public var seesPages: Bool { files[plainFile].pages.isThere }
 
     /// Whether another request may be submitted now (on a slot that is free).
     public var canAccept: Bool { outstanding < requestCount }
@@ -210,44 +212,44 @@ public final class RequestEngine {
         if run.count > 0 { closeRun() }
         if !copies.isEmpty { copyAll() }
         let request = finished.pop(from: requests)
-        guard request >= 0 else { return nil }
-        let record = requests + Int(request)
-        record.pointee.state = .free
+        guard request.exists else { return nil }
+        requests[request].state = .free
         outstanding &-= 1
-        if let counts { counts.end(record.pointee.parity) }
-        if record.pointee.error == 0 {
-            statistics.bytes &+= record.pointee.end &- record.pointee.start
-            return Finished(slot: UInt32(bitPattern: request), error: 0, damage: nil)
+        if let counts { counts.end(requests[request].parity) }
+        if requests[request].error == 0 {
+            statistics.bytes &+= requests[request].end &- requests[request].start
+            return Finished(slot: UInt32(bitPattern: request.raw), error: 0, damage: nil)
         }
         statistics.errors &+= 1
-        let damage: MapDamage? = record.pointee.hasDamage ? record.pointee.damage : nil
+        let damage: MapDamage? = requests[request].hasDamage ? requests[request].damage : nil
         return Finished(
-            slot: UInt32(bitPattern: request), error: record.pointee.error, damage: damage)
+            slot: UInt32(bitPattern: request.raw), error: requests[request].error, damage: damage)
     }
 
     /// Takes in a completion of the ring that `owns` recognises.
     public func complete(_ userData: UInt64, _ result: Int32) {
         let index = CompletionTag.index(userData)
         switch userData & CompletionTag.kinds {
-        case CompletionTag.transfer: completeTransfer(index, result)
-        case CompletionTag.table: completeTable(index, result)
+        case CompletionTag.transfer: completeTransfer(TransferIndex(raw: index), result)
+        case CompletionTag.table: completeTable(TableLoadIndex(raw: index), result)
         case CompletionTag.sync: completeSync(result)
         case CompletionTag.wakeup: onWakeup()
-        default: completeLoad(index, result)
+        default: completeLoad(ClusterLoadIndex(raw: index), result)
         }
         if !waitingForResources.isEmpty { resumeWaiting() }
     }
 
     /// The caller's memory of a request.
-    @inline(__always) func memory(of request: Int32) -> RequestMemory {
-        let record = requests + Int(request)
+    @inline(__always) func memory(of request: RequestIndex) -> RequestMemory {
         return RequestMemory(
-            base: record.pointee.base, iovecs: record.pointee.iovecs,
-            count: Int(record.pointee.iovecCount))
+            base: requests[request].base, iovecs: requests[request].iovecs,
+            count: Int(requests[request].iovecCount))
     }
 
-    @inline(__always) func tag(_ kind: UInt64, _ index: Int32) -> UInt64 {
-        kind | number | UInt64(UInt32(bitPattern: index))
+    @inline(__always) func tag(_ kind: UInt64) -> UInt64 { kind | number }
+
+    @inline(__always) func tag(_ kind: UInt64, _ index: some LinkIndex) -> UInt64 {
+        kind | number | UInt64(UInt32(bitPattern: index.raw))
     }
 }
 

@@ -24,37 +24,39 @@ struct ClusterKey: Equatable, BitwiseCopyable {
 }
 
 /// One decoded cluster, or the place of one that is on its way.
-struct CachedCluster: BitwiseCopyable {
+struct CachedCluster: TableRecord {
+    typealias Index = CachedClusterIndex
+
     var key: ClusterKey
     var bytes: UnsafeMutableRawPointer?
     var size = 0
     /// Not decoded yet: `waiters` (transfers) want it, and it is not in the order of use.
     var isLoading = false
-    var waiters = IndexQueue()
-    var nextInBucket: Int32 = none
+    var waiters = IndexQueue<Transfer>()
+    var nextInBucket = CachedClusterIndex.none
     /// Neighbours in the order of use.
-    var newer: Int32 = none
-    var older: Int32 = none
+    var newer = CachedClusterIndex.none
+    var older = CachedClusterIndex.none
 }
 
 /// Decoded clusters up to a number of bytes; the one unused for longest goes first.
-struct ClusterCache {
+struct ClusterCache: ~Copyable {
     /// One record and one bucket, empty, before there is a first cluster: most images have none.
-    private(set) var records: UnsafeMutablePointer<CachedCluster>
-    private var buckets: UnsafeMutablePointer<Int32>
+    private(set) var records: RecordTable<CachedCluster>
+    private var buckets: UnsafeMutablePointer<CachedClusterIndex>
     private var bucketMask: UInt64 = 0
-    private var list: FreeList
+    private var list: FreeList<CachedClusterIndex>
     private var isMade = false
     private let limit: Int
     private(set) var used = 0
-    private var newest: Int32 = none
-    private var oldest: Int32 = none
+    private var newest = CachedClusterIndex.none
+    private var oldest = CachedClusterIndex.none
 
     init(bytes: Int) {
         limit = bytes
-        records = slab(1, of: Self.empty)
-        buckets = slab(1, of: none)
-        list = FreeList(count: 0)
+        records = RecordTable(count: 1, of: Self.empty)
+        buckets = slab(1, of: .none)
+        list = FreeList<CachedClusterIndex>(count: 0)
     }
 
     private static var empty: CachedCluster {
@@ -70,23 +72,23 @@ struct ClusterCache {
         records.deallocate()
         buckets.deallocate()
         list.free()
-        records = slab(count, of: Self.empty)
-        buckets = slab(bucketCount, of: none)
+        records = RecordTable(count: count, of: Self.empty)
+        buckets = slab(bucketCount, of: .none)
         bucketMask = UInt64(bucketCount - 1)
-        list = FreeList(count: count)
+        list = FreeList<CachedClusterIndex>(count: count)
     }
 
     func free() {
         var index = oldest
-        while index >= 0 {
-            records[Int(index)].bytes?.deallocate()
-            index = records[Int(index)].newer
+        while index.exists {
+            records[index].bytes?.deallocate()
+            index = records[index].newer
         }
         for i in 0...Int(bucketMask) {
             var index = buckets[i]
-            while index >= 0 {
-                if records[Int(index)].isLoading { records[Int(index)].bytes?.deallocate() }
-                index = records[Int(index)].nextInBucket
+            while index.exists {
+                if records[index].isLoading { records[index].bytes?.deallocate() }
+                index = records[index].nextInBucket
             }
         }
         records.deallocate()
@@ -95,86 +97,84 @@ struct ClusterCache {
     }
 
     /// The entry of a cluster, decoded or on its way; `none` if there is none.
-    @inline(__always) func find(_ key: ClusterKey) -> Int32 {
+    @inline(__always) func find(_ key: ClusterKey) -> CachedClusterIndex {
         var index = buckets[Int(key.hash & bucketMask)]
-        while index >= 0, records[Int(index)].key != key { index = records[Int(index)].nextInBucket }
+        while index.exists, records[index].key != key { index = records[index].nextInBucket }
         return index
     }
 
     /// A new entry of `size` bytes, loading, for a key that has none; `none` while everything is on its way.
-    mutating func make(_ key: ClusterKey, size: Int) -> Int32 {
+    mutating func make(_ key: ClusterKey, size: Int) -> CachedClusterIndex {
         if !isMade { grow() }
         var bytes: UnsafeMutableRawPointer?
         while list.available == 0 || (used &+ size > limit && used > 0) {
-            guard oldest >= 0 else {
+            guard oldest.exists else {
                 bytes?.deallocate()
-                return none
+                return .none
             }
             let victim = oldest
             // The usual case: the new one moves into the memory of the old one.
-            if bytes == nil, records[Int(victim)].size == size {
-                bytes = records[Int(victim)].bytes
-                records[Int(victim)].bytes = nil
+            if bytes == nil, records[victim].size == size {
+                bytes = records[victim].bytes
+                records[victim].bytes = nil
             }
             remove(victim)
         }
         let index = list.take()
-        let record = records + Int(index)
-        record.pointee.key = key
-        record.pointee.size = size
-        record.pointee.bytes = bytes ?? .allocate(byteCount: size, alignment: 64)
-        record.pointee.isLoading = true
-        record.pointee.waiters = IndexQueue()
+        records[index].key = key
+        records[index].size = size
+        records[index].bytes = bytes ?? .allocate(byteCount: size, alignment: 64)
+        records[index].isLoading = true
+        records[index].waiters = IndexQueue<Transfer>()
         used &+= size
         let bucket = Int(key.hash & bucketMask)
-        record.pointee.nextInBucket = buckets[bucket]
+        records[index].nextInBucket = buckets[bucket]
         buckets[bucket] = index
         return index
     }
 
     /// The entry is decoded: from now on it may be used, and pushed out.
-    mutating func ready(_ index: Int32) {
-        records[Int(index)].isLoading = false
+    mutating func ready(_ index: CachedClusterIndex) {
+        records[index].isLoading = false
         append(index)
     }
 
     /// The entry was used just now.
-    @inline(__always) mutating func touch(_ index: Int32) {
+    @inline(__always) mutating func touch(_ index: CachedClusterIndex) {
         guard newest != index else { return }
         detach(index)
         append(index)
     }
 
     /// Forgets an entry. One that is loading must have no waiters left.
-    mutating func remove(_ index: Int32) {
-        let record = records + Int(index)
-        if !record.pointee.isLoading { detach(index) }
-        let bucket = Int(record.pointee.key.hash & bucketMask)
+    mutating func remove(_ index: CachedClusterIndex) {
+        if !records[index].isLoading { detach(index) }
+        let bucket = Int(records[index].key.hash & bucketMask)
         if buckets[bucket] == index {
-            buckets[bucket] = record.pointee.nextInBucket
+            buckets[bucket] = records[index].nextInBucket
         } else {
             var before = buckets[bucket]
-            while records[Int(before)].nextInBucket != index { before = records[Int(before)].nextInBucket }
-            records[Int(before)].nextInBucket = record.pointee.nextInBucket
+            while records[before].nextInBucket != index { before = records[before].nextInBucket }
+            records[before].nextInBucket = records[index].nextInBucket
         }
-        record.pointee.bytes?.deallocate()
-        record.pointee.bytes = nil
-        used &-= record.pointee.size
+        records[index].bytes?.deallocate()
+        records[index].bytes = nil
+        used &-= records[index].size
         list.give(index)
     }
 
     // MARK: order of use
 
-    private mutating func append(_ index: Int32) {
-        records[Int(index)].older = newest
-        records[Int(index)].newer = none
-        if newest >= 0 { records[Int(newest)].newer = index } else { oldest = index }
+    private mutating func append(_ index: CachedClusterIndex) {
+        records[index].older = newest
+        records[index].newer = .none
+        if newest.exists { records[newest].newer = index } else { oldest = index }
         newest = index
     }
 
-    private mutating func detach(_ index: Int32) {
-        let record = records[Int(index)]
-        if record.newer >= 0 { records[Int(record.newer)].older = record.older } else { newest = record.older }
-        if record.older >= 0 { records[Int(record.older)].newer = record.newer } else { oldest = record.newer }
+    private mutating func detach(_ index: CachedClusterIndex) {
+        let record = records[index]
+        if record.newer.exists { records[record.newer].older = record.older } else { newest = record.older }
+        if record.older.exists { records[record.older].newer = record.newer } else { oldest = record.newer }
     }
 }

@@ -6,9 +6,11 @@ import Glibc
 import LinuxIO
 
 /// A compressed stream on its way.
-struct ClusterLoad: BitwiseCopyable {
+struct ClusterLoad: TableRecord {
+    typealias Index = ClusterLoadIndex
+
     /// The cache entry it will fill.
-    var entry: Int32 = none
+    var entry = CachedClusterIndex.none
     var got: UInt32 = 0
     var retries: UInt32 = 0
     var buffer: UnsafeMutableRawPointer?
@@ -16,38 +18,37 @@ struct ClusterLoad: BitwiseCopyable {
 }
 
 /// The streams on their way; their buffers grow to what the image needs, once.
-struct ClusterLoads {
-    let records: UnsafeMutablePointer<ClusterLoad>
+struct ClusterLoads: ~Copyable {
+    let records: RecordTable<ClusterLoad>
     let count: Int
-    private var list: FreeList
+    private var list: FreeList<ClusterLoadIndex>
 
     init(count: Int) {
         self.count = count
-        records = slab(count, of: ClusterLoad())
-        list = FreeList(count: count)
+        records = RecordTable(count: count, of: ClusterLoad())
+        list = FreeList<ClusterLoadIndex>(count: count)
     }
 
     @inline(__always) var available: Int { list.available }
 
-    mutating func take(entry: Int32, length: Int) -> Int32 {
+    mutating func take(entry: CachedClusterIndex, length: Int) -> ClusterLoadIndex {
         let index = list.take()
-        let record = records + Int(index)
-        record.pointee.entry = entry
-        record.pointee.got = 0
-        record.pointee.retries = 0
-        if record.pointee.capacity < length {
-            record.pointee.buffer?.deallocate()
+        records[index].entry = entry
+        records[index].got = 0
+        records[index].retries = 0
+        if records[index].capacity < length {
+            records[index].buffer?.deallocate()
             // Streams of one image have similar sizes: whole 64 KiB steps, so that few buffers grow twice.
             let capacity = (length + 0xffff) & ~0xffff
-            record.pointee.buffer = .allocate(byteCount: capacity, alignment: 4096)
-            record.pointee.capacity = capacity
+            records[index].buffer = .allocate(byteCount: capacity, alignment: 4096)
+            records[index].capacity = capacity
         }
         return index
     }
-    mutating func give(_ index: Int32) { list.give(index) }
+    mutating func give(_ index: ClusterLoadIndex) { list.give(index) }
 
     func free() {
-        for i in 0..<count { records[i].buffer?.deallocate() }
+        for i in 0..<count { records[ClusterLoadIndex(i)].buffer?.deallocate() }
         records.deallocate()
         list.free()
     }
@@ -59,8 +60,7 @@ extension RequestEngine {
     static var largestStream: UInt32 { 4 << 20 }
 
     /// The bytes of a compressed extent at the request's cursor. False: the request waits for resources.
-    func submitCompressed(_ extent: Extent, _ request: Int32) -> Bool {
-        let record = requests + Int(request)
+    func submitCompressed(_ extent: Extent, _ request: RequestIndex) -> Bool {
         let size = chain.clusterSize(ofLayer: extent.layer)
         let into = extent.guest.bytes &- extent.clusterStart.bytes
         guard Int(extent.file) < fileCount, size > 0, size <= RequestEngine.largestCluster,
@@ -70,75 +70,72 @@ extension RequestEngine {
             fail(request, EIO)
             return true
         }
-        let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
+        let at = Int(truncatingIfNeeded: requests[request].cursor &- requests[request].start)
         let length = Int(truncatingIfNeeded: extent.length)
         let key = ClusterKey(extent)
         var entry = clusters.find(key)
-        if entry >= 0, !clusters.records[Int(entry)].isLoading {
+        if entry.exists, !clusters.records[entry].isLoading {
             statistics.cacheHits &+= 1
             clusters.touch(entry)
             copyCluster(entry, from: Int(into), request, at: at, length: length)
-            record.pointee.cursor &+= extent.length
+            requests[request].cursor &+= extent.length
             return true
         }
-        guard freeTransfers.available > reservedTransfers, entry >= 0 || loads.available > 0 else {
+        guard freeTransfers.available > reservedTransfers, entry.exists || loads.available > 0 else {
             return waitForResources(request)
         }
-        if entry >= 0 {
+        if entry.exists {
             statistics.cacheJoins &+= 1
         } else {
             entry = clusters.make(key, size: size)
-            guard entry >= 0 else { return waitForResources(request) }
+            guard entry.exists else { return waitForResources(request) }
             sendLoad(loads.take(entry: entry, length: Int(extent.hostLength)))
         }
         let transfer = takeTransfer(for: request)
-        let waiting = transfers + Int(transfer)
-        waiting.pointee.kind = .cluster
-        waiting.pointee.at = at
-        waiting.pointee.left = length
-        waiting.pointee.host = into
-        clusters.records[Int(entry)].waiters.push(transfer, in: transfers)
-        record.pointee.cursor &+= extent.length
+        transfers[transfer].kind = .cluster
+        transfers[transfer].at = at
+        transfers[transfer].left = length
+        transfers[transfer].host = into
+        clusters.records[entry].waiters.push(transfer, in: transfers)
+        requests[request].cursor &+= extent.length
         return true
     }
 
     @inline(__always) private func copyCluster(
-        _ entry: Int32, from: Int, _ request: Int32, at: Int, length: Int
+        _ entry: CachedClusterIndex, from: Int, _ request: RequestIndex, at: Int, length: Int
     ) {
-        guard let bytes = clusters.records[Int(entry)].bytes else { return fail(request, EIO) }
+        guard let bytes = clusters.records[entry].bytes else { return fail(request, EIO) }
         memory(of: request).copy(bytes + from, at: at, length: length)
     }
 
     // MARK: streams
 
-    private func sendLoad(_ load: Int32) {
+    private func sendLoad(_ load: ClusterLoadIndex) {
         if !prepareLoad(load) { backlog.push(tag(CompletionTag.cluster, load)) }
     }
 
     /// Streams come through the page cache: they are packed without regard to blocks, and neighbours share them.
-    func prepareLoad(_ load: Int32) -> Bool {
-        let record = loads.records + Int(load)
-        let key = clusters.records[Int(record.pointee.entry)].key
-        let got = record.pointee.got
+    func prepareLoad(_ load: ClusterLoadIndex) -> Bool {
+        let key = clusters.records[loads.records[load].entry].key
+        let got = loads.records[load].got
         // Every load that was taken has a buffer.
         return ring.prepareRead(
-            fd: files[Int(key.file)].buffered, buffer: record.pointee.buffer.unsafelyUnwrapped + Int(got),
+            fd: files[key.file].buffered, buffer: loads.records[load].buffer.unsafelyUnwrapped + Int(got),
             count: key.length &- got, offset: key.host &+ UInt64(got), userData: tag(CompletionTag.cluster, load))
     }
 
-    func completeLoad(_ load: Int32, _ result: Int32) {
-        let record = loads.records + Int(load)
-        let entry = record.pointee.entry
-        let key = clusters.records[Int(entry)].key
-        if result == -EAGAIN || result == -EINTR, record.pointee.retries < RequestEngine.retryLimit {
-            record.pointee.retries &+= 1
+    func completeLoad(_ load: ClusterLoadIndex, _ result: Int32) {
+        let entry = loads.records[load].entry
+        let key = clusters.records[entry].key
+        if result == -EAGAIN || result == -EINTR, loads.records[load].retries < RequestEngine.retryLimit {
+            loads.records[load].retries &+= 1
             statistics.retries &+= 1
             return sendLoad(load)
         }
         if result > 0 {
-            record.pointee.got &+= UInt32(bitPattern: result)
-            record.pointee.retries = 0
-            if record.pointee.got < key.length { return sendLoad(load) }
+            loads.records[load].got &+= UInt32(bitPattern: result)
+            loads.records[load].retries = 0
+            if loads.records[load].got < key.length { return sendLoad(load) }
         }
         // The length is rounded up to sectors: a file that ends before it is no error, a stream that does is.
         let error = result < 0 ? 0 &- result : decode(load, entry)
@@ -147,9 +144,9 @@ extension RequestEngine {
     }
 
     /// 0, or the errno for everybody who waits for the cluster.
-    private func decode(_ load: Int32, _ entry: Int32) -> Int32 {
-        let record = loads.records[Int(load)]
-        let cluster = clusters.records[Int(entry)]
+    private func decode(_ load: ClusterLoadIndex, _ entry: CachedClusterIndex) -> Int32 {
+        let record = loads.records[load]
+        let cluster = clusters.records[entry]
         statistics.clustersDecoded &+= 1
         if decoder == nil { decoder = ClusterDecoder() }
         guard let decoder else { return ENOMEM }
@@ -164,13 +161,13 @@ extension RequestEngine {
     ///
     /// Who gets its bytes may be an allocating write, whose end lets others go on, and they may want this cluster again, or
     /// the room that it takes: the entry is done with before the first of them is told.
-    private func deliver(_ entry: Int32, _ error: Int32) {
-        var waiters = clusters.records[Int(entry)].waiters.takeAll()
-        var served = IndexQueue()
+    private func deliver(_ entry: CachedClusterIndex, _ error: Int32) {
+        var waiters = clusters.records[entry].waiters.takeAll()
+        var served = IndexQueue<Transfer>()
         if error == 0 { clusters.ready(entry) } else { clusters.remove(entry) }
         while !waiters.isEmpty {
             let transfer = waiters.pop(from: transfers)
-            let part = transfers[Int(transfer)]
+            let part = transfers[transfer]
             if error == 0 {
                 copyCluster(
                     entry, from: Int(truncatingIfNeeded: part.host), part.request, at: part.at, length: part.left)

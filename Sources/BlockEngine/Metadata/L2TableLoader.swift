@@ -5,9 +5,11 @@ import Glibc
 import LinuxIO
 
 /// A table on its way.
-struct TableLoad: BitwiseCopyable {
+struct TableLoad: TableRecord {
+    typealias Index = TableLoadIndex
+
     var read: TableRead
-    var waiters = IndexQueue()
+    var waiters = IndexQueue<Request>()
     var got: Int = 0
     var retries: UInt32 = 0
     var buffer: UnsafeMutableRawPointer?
@@ -18,49 +20,50 @@ struct TableLoad: BitwiseCopyable {
 }
 
 /// The tables on their way. Few: looking through them all is what a cold lookup costs anyway, next to a read.
-struct L2TableLoads {
-    let records: UnsafeMutablePointer<TableLoad>
+struct L2TableLoads: ~Copyable {
+    let records: RecordTable<TableLoad>
     let count: Int
     private(set) var used = 0
 
     init(count: Int) {
         self.count = count
-        records = slab(count, of: TableLoad())
+        records = RecordTable(count: count, of: TableLoad())
     }
 
-    func find(_ table: TableRead) -> Int32 {
-        guard used > 0 else { return none }
-        for i in 0..<count where records[i].isUsed && records[i].read == table { return Int32(i) }
-        return none
+    func find(_ table: TableRead) -> TableLoadIndex {
+        guard used > 0 else { return .none }
+        for i in 0..<count where records[TableLoadIndex(i)].isUsed && records[TableLoadIndex(i)].read == table {
+            return TableLoadIndex(i)
+        }
+        return .none
     }
 
-    mutating func take(_ table: TableRead) -> Int32 {
-        for i in 0..<count where !records[i].isUsed {
-            let record = records + i
-            record.pointee.isUsed = true
-            record.pointee.read = table
-            record.pointee.waiters = IndexQueue()
-            record.pointee.got = 0
-            record.pointee.retries = 0
+    mutating func take(_ table: TableRead) -> TableLoadIndex {
+        for i in 0..<count where !records[TableLoadIndex(i)].isUsed {
+            records[TableLoadIndex(i)].isUsed = true
+            records[TableLoadIndex(i)].read = table
+            records[TableLoadIndex(i)].waiters = IndexQueue<Request>()
+            records[TableLoadIndex(i)].got = 0
+            records[TableLoadIndex(i)].retries = 0
             let needed = Int(table.length)
-            if record.pointee.capacity < needed {
-                record.pointee.buffer?.deallocate()
-                record.pointee.buffer = .allocate(byteCount: needed, alignment: 4096)
-                record.pointee.capacity = needed
+            if records[TableLoadIndex(i)].capacity < needed {
+                records[TableLoadIndex(i)].buffer?.deallocate()
+                records[TableLoadIndex(i)].buffer = .allocate(byteCount: needed, alignment: 4096)
+                records[TableLoadIndex(i)].capacity = needed
             }
             used += 1
-            return Int32(i)
+            return TableLoadIndex(i)
         }
-        return none
+        return .none
     }
 
-    mutating func give(_ index: Int32) {
-        records[Int(index)].isUsed = false
+    mutating func give(_ index: TableLoadIndex) {
+        records[index].isUsed = false
         used -= 1
     }
 
     func free() {
-        for i in 0..<count { records[i].buffer?.deallocate() }
+        for i in 0..<count { records[TableLoadIndex(i)].buffer?.deallocate() }
         records.deallocate()
     }
 }
@@ -71,74 +74,71 @@ extension RequestEngine {
 
     /// Puts the request into the line of a table, starting its read if it is the first. False: the request cannot wait for
     /// it and failed.
-    func awaitTable(_ table: TableRead, _ request: Int32) -> Bool {
-        let record = requests + Int(request)
-        record.pointee.tableTries &+= 1
-        guard record.pointee.tableTries <= RequestEngine.tableTryLimit, table.length > 0,
+    func awaitTable(_ table: TableRead, _ request: RequestIndex) -> Bool {
+        requests[request].tableTries &+= 1
+        guard requests[request].tableTries <= RequestEngine.tableTryLimit, table.length > 0,
             table.length <= RequestEngine.largestTable, Int(table.file) < fileCount
         else {
             failTable(table, request, EIO)
             return false
         }
         var load = tables.find(table)
-        if load < 0 {
+        if !load.exists {
             load = tables.take(table)
-            guard load >= 0 else {
+            guard load.exists else {
                 waitForResources(request)
                 return true
             }
             statistics.tableReads &+= 1
             sendTable(load)
         }
-        record.pointee.state = .needsTable
-        tables.records[Int(load)].waiters.push(request, in: requests)
+        requests[request].state = .needsTable
+        tables.records[load].waiters.push(request, in: requests)
         return true
     }
 
-    private func failTable(_ table: TableRead, _ request: Int32, _ error: Int32) {
-        let record = requests + Int(request)
-        if record.pointee.error == 0 {
-            record.pointee.hasDamage = true
-            record.pointee.damage = MapDamage(
-                reason: .tableUnreadable, layer: table.layer, guest: GuestOffset(record.pointee.cursor),
-                length: record.pointee.end &- record.pointee.cursor, table: table.host)
+    private func failTable(_ table: TableRead, _ request: RequestIndex, _ error: Int32) {
+        if requests[request].error == 0 {
+            requests[request].hasDamage = true
+            requests[request].damage = MapDamage(
+                reason: .tableUnreadable, layer: table.layer, guest: GuestOffset(requests[request].cursor),
+                length: requests[request].end &- requests[request].cursor, table: table.host)
         }
         fail(request, error)
     }
 
-    private func sendTable(_ load: Int32) {
+    private func sendTable(_ load: TableLoadIndex) {
         if !prepareTable(load) { backlog.push(tag(CompletionTag.table, load)) }
     }
 
-    func prepareTable(_ load: Int32) -> Bool {
-        let record = tables.records + Int(load)
+    func prepareTable(_ load: TableLoadIndex) -> Bool {
         // Every load that was taken has a buffer.
-        let buffer = record.pointee.buffer.unsafelyUnwrapped
-        let got = record.pointee.got
+        let buffer = tables.records[load].buffer.unsafelyUnwrapped
+        let got = tables.records[load].got
         return ring.prepareRead(
-            fd: files[Int(record.pointee.read.file)].buffered, buffer: buffer + got,
-            count: record.pointee.read.length &- UInt32(truncatingIfNeeded: got),
-            offset: record.pointee.read.host.bytes &+ UInt64(got), userData: tag(CompletionTag.table, load))
+            fd: files[tables.records[load].read.file].buffered, buffer: buffer + got,
+            count: tables.records[load].read.length &- UInt32(truncatingIfNeeded: got),
+            offset: tables.records[load].read.host.bytes &+ UInt64(got), userData: tag(CompletionTag.table, load))
     }
 
-    func completeTable(_ load: Int32, _ result: Int32) {
-        let record = tables.records + Int(load)
-        let table = record.pointee.read
-        if result == -EAGAIN || result == -EINTR, record.pointee.retries < RequestEngine.retryLimit {
-            record.pointee.retries &+= 1
+    func completeTable(_ load: TableLoadIndex, _ result: Int32) {
+        let table = tables.records[load].read
+        if result == -EAGAIN || result == -EINTR, tables.records[load].retries < RequestEngine.retryLimit {
+            tables.records[load].retries &+= 1
             statistics.retries &+= 1
             return sendTable(load)
         }
         if result > 0 {
-            record.pointee.got &+= Int(result)
-            record.pointee.retries = 0
-            if record.pointee.got < Int(table.length) { return sendTable(load) }
+            tables.records[load].got &+= Int(result)
+            tables.records[load].retries = 0
+            if tables.records[load].got < Int(table.length) { return sendTable(load) }
         }
         // A result of 0 is the end of the file: the map judges what a cut table means.
         if result >= 0 {
-            chain.supply(table, UnsafeRawBufferPointer(start: record.pointee.buffer, count: record.pointee.got))
+            chain.supply(
+                table, UnsafeRawBufferPointer(start: tables.records[load].buffer, count: tables.records[load].got))
         }
-        var waiters = record.pointee.waiters.takeAll()
+        var waiters = tables.records[load].waiters.takeAll()
         tables.give(load)
         // All of them look before any other table is supplied here: the one they wanted is still there.
         while !waiters.isEmpty {

@@ -10,16 +10,16 @@ extension RequestEngine {
     static var inlineLimit: Int { 1 << 20 }
 
     @inline(__always) private func mayWriteNow(_ file: UInt16, _ length: Int) -> Bool {
-        files[Int(file)].writesInline && length <= RequestEngine.inlineLimit && !writeThrough && writesInline
+        files[file].writesInline && length <= RequestEngine.inlineLimit && !writeThrough && writesInline
             && mayCall(file)
     }
 
     /// The page cache of a disk may be full. Memory that is a file's only place never waits.
-    @inline(__always) func mayCall(_ file: UInt16) -> Bool { files[Int(file)].isMemory || throttle.mayCall }
+    @inline(__always) func mayCall(_ file: UInt16) -> Bool { files[file].isMemory || throttle.mayCall }
 
     /// Does something that may wait in the page cache.
     @inline(__always) func timed<Result>(_ file: UInt16, _ call: () -> Result) -> Result {
-        if files[Int(file)].isMemory { return call() }
+        if files[file].isMemory { return call() }
         let before = DirtyThrottleMonitor.now()
         let result = call()
         throttle.record(since: before)
@@ -28,7 +28,7 @@ extension RequestEngine {
 
     /// Does a whole request at once. False: better by the ring.
     @inline(__always) func writeInline(
-        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ request: Int32
+        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ request: RequestIndex
     ) -> Bool {
         guard moveTogether(request, at: 0, length, plainFile, host) || writeNow(host, base, length) else {
             return isCutKnown && endsCut(request)
@@ -50,18 +50,18 @@ extension RequestEngine {
     }
 
     /// Ends a write to a file that was cut: another try would make it longer again.
-    @inline(never) private func endsCut(_ request: Int32) -> Bool {
+    @inline(never) private func endsCut(_ request: RequestIndex) -> Bool {
         failCut(request)
         finish(request)
         return true
     }
 
-    func failCut(_ request: Int32) {
-        let start = GuestOffset(requests[Int(request)].start)
+    func failCut(_ request: RequestIndex) {
+        let start = GuestOffset(requests[request].start)
         failDamaged(
             request,
             MapDamage(
-                reason: .fileWasCut, guest: start, length: requests[Int(request)].end &- start.bytes,
+                reason: .fileWasCut, guest: start, length: requests[request].end &- start.bytes,
                 table: HostOffset(0)))
     }
 
@@ -77,21 +77,21 @@ extension RequestEngine {
         return timed(plainFile) {
             if !isNew, writeMapped(host, base, length) { return true }
             if isCutKnown { return false }
-            let written = pwrite(files[Int(plainFile)].data, base, length, off_t(truncatingIfNeeded: host))
+            let written = pwrite(files[plainFile].data, base, length, off_t(truncatingIfNeeded: host))
             if written == length { wrotePages(host, length) }
             return written == length
         }
     }
 
     /// The same from a request's own memory, from its byte `at` on, in one transfer or many.
-    func writeNow(_ request: Int32, at: Int, _ length: Int, _ host: UInt64, isNew: Bool = false) -> Bool {
+    func writeNow(_ request: RequestIndex, at: Int, _ length: Int, _ host: UInt64, isNew: Bool = false) -> Bool {
         if moveTogether(request, at: at, length, plainFile, host) { return true }
-        if let base = requests[Int(request)].base { return writeNow(host, base + at, length, isNew: isNew) }
+        if let base = requests[request].base { return writeNow(host, base + at, length, isNew: isNew) }
         guard mayWriteNow(plainFile, length), lists.available > 0 else { return false }
         let list = lists.take()
         let count = memory(of: request).slice(at: at, length: length, into: lists[list])
         let written = timed(plainFile) {
-            VectorTransfer.write(files[Int(plainFile)].data, lists[list], count, at: host)
+            VectorTransfer.write(files[plainFile].data, lists[list], count, at: host)
         }
         lists.give(list)
         if written == length { wrotePages(host, length) }

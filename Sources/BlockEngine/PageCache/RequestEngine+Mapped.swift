@@ -11,12 +11,12 @@ struct MappedReadBatch: BitwiseCopyable {
     /// Copies longer than this find their own way meanwhile.
     static let longest = 16 << 10
     let copies: UnsafeMutablePointer<PageCopy>
-    let requests: UnsafeMutablePointer<Int32>
+    let requests: UnsafeMutablePointer<RequestIndex>
     private(set) var count = 0
 
     init() {
         copies = slab(MappedReadBatch.limit, of: PageCopy())
-        requests = slab(MappedReadBatch.limit, of: none)
+        requests = slab(MappedReadBatch.limit, of: .none)
     }
     func free() {
         copies.deallocate()
@@ -26,7 +26,7 @@ struct MappedReadBatch: BitwiseCopyable {
     @inline(__always) var isEmpty: Bool { count == 0 }
     @inline(__always) var isFull: Bool { count == MappedReadBatch.limit }
 
-    @inline(__always) mutating func push(_ request: Int32, _ copy: PageCopy) {
+    @inline(__always) mutating func push(_ request: RequestIndex, _ copy: PageCopy) {
         copies[count] = copy
         requests[count] = request
         count &+= 1
@@ -46,7 +46,7 @@ extension RequestEngine {
     @inline(__always) func readMapped(
         _ file: UInt16, _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int
     ) -> Bool {
-        let pages = files[Int(file)].pages
+        let pages = files[file].pages
         guard pages.holds(host, length), length <= RequestEngine.mappedCopyLimit, mayTouch(file) else { return false }
         if pages.copy(host, to: base, length),
             !isCut(file, host, length, last: base.load(fromByteOffset: length &- 1, as: UInt8.self))
@@ -54,7 +54,7 @@ extension RequestEngine {
             statistics.mapped &+= 1
             return true
         }
-        files[Int(file)].window?._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
+        files[file].window?._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
         return false
     }
 
@@ -66,15 +66,15 @@ extension RequestEngine {
 
     /// Whether the file is so long that it has the byte before `end`.
     @inline(never) private func reaches(_ file: UInt16, _ end: UInt64) -> Bool {
-        files[Int(file)].window?._withUnsafeGuaranteedRef { $0.reaches(end) } ?? false
+        files[file].window?._withUnsafeGuaranteedRef { $0.reaches(end) } ?? false
     }
 
     /// Takes a whole request in whose pages are in memory; it is copied by `nextFinished` at the latest. False: nothing
     /// was done.
     @inline(__always) func copySoon(
-        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ request: Int32
+        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ request: RequestIndex
     ) -> Bool {
-        let pages = files[Int(plainFile)].pages
+        let pages = files[plainFile].pages
         guard pages.holds(host, length) else { return false }
         guard length <= MappedReadBatch.longest else { return copyNow(host, base, length, request) }
         guard mayTouch(plainFile) else { return false }
@@ -84,7 +84,7 @@ extension RequestEngine {
     }
 
     @inline(never) private func copyNow(
-        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ request: Int32
+        _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int, _ request: RequestIndex
     ) -> Bool {
         guard moveTogether(request, at: 0, length, plainFile, host) || readMapped(plainFile, host, base, length) else {
             return false
@@ -119,22 +119,22 @@ extension RequestEngine {
     @inline(__always) private func lastByteInDoubt(_ first: Int, _ count: Int) -> UInt64 {
         var end: UInt64 = 0
         for i in first..<first &+ count where copies.copies[i].endsInZero {
-            end = max(end, copies.copies[i].end(in: files[Int(plainFile)].pages))
+            end = max(end, copies.copies[i].end(in: files[plainFile].pages))
         }
         return end
     }
 
     /// The file does not have the bytes of a request any more: the request asks for them again and gets the reason.
-    private func lost(_ request: Int32) {
-        files[Int(plainFile)].window?._withUnsafeGuaranteedRef { $0.forgetAll() }
+    private func lost(_ request: RequestIndex) {
+        files[plainFile].window?._withUnsafeGuaranteedRef { $0.forgetAll() }
         beginAdvance(request)
     }
 
     /// Writes to pages that are in memory. False: not all of it was done.
     @inline(__always) func writeMapped(_ host: UInt64, _ base: UnsafeRawPointer, _ length: Int) -> Bool {
-        let pages = files[Int(plainFile)].pages
+        let pages = files[plainFile].pages
         // Pieces of a copy end between the pages of the caller's memory: that must not be inside a sector.
-        guard length <= files[Int(plainFile)].mappedWrite, UInt(bitPattern: base) & 511 == 0, host & 511 == 0,
+        guard length <= files[plainFile].mappedWrite, UInt(bitPattern: base) & 511 == 0, host & 511 == 0,
             let source = sources.find(base, length), mayTouch(plainFile)
         else { return false }
         if !pages.holds(host, length) {
@@ -143,7 +143,7 @@ extension RequestEngine {
         }
         let place = pages.base + Int(truncatingIfNeeded: host)
         guard pread(source.fd, place, length, off_t(truncatingIfNeeded: source.offset)) == length else {
-            files[Int(plainFile)].window?._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
+            files[plainFile].window?._withUnsafeGuaranteedRef { $0.forget(host, UInt64(length)) }
             suspectCut()
             return false
         }
@@ -156,30 +156,30 @@ extension RequestEngine {
         case .calm: return true
         case .paused: return false
         case .waited:
-            files[Int(file)].window?._withUnsafeGuaranteedRef { $0.forgetAll() }
+            files[file].window?._withUnsafeGuaranteedRef { $0.forgetAll() }
             return false
         }
     }
 
     /// A transfer between the file and memory went well: its pages may be in memory now.
     @inline(__always) func sawPages(_ file: UInt16, _ host: UInt64, _ length: Int) {
-        guard files[Int(file)].pages.isThere, !files[Int(file)].pages.holds(host, length) else { return }
+        guard files[file].pages.isThere, !files[file].pages.holds(host, length) else { return }
         _ = look(file, host, length)
     }
 
     /// Looks whether pages are in memory, unless that is hardly likely.
     @inline(never) private func look(_ file: UInt16, _ host: UInt64, _ length: Int) -> Bool {
         guard backoff.shouldProbe(), !faults.isPaused else { return false }
-        files[Int(file)].window?._withUnsafeGuaranteedRef { $0.look(host, length) }
-        let found = files[Int(file)].pages.holds(host, length)
+        files[file].window?._withUnsafeGuaranteedRef { $0.look(host, length) }
+        let found = files[file].pages.holds(host, length)
         backoff.record(found)
         return found
     }
 
     /// The same after a write, which leaves no doubt.
     @inline(__always) func wrotePages(_ host: UInt64, _ length: Int) {
-        let pages = files[Int(plainFile)].pages
+        let pages = files[plainFile].pages
         guard pages.isThere, !pages.holds(host, length) else { return }
-        files[Int(plainFile)].window?._withUnsafeGuaranteedRef { $0.wrote(host, length) }
+        files[plainFile].window?._withUnsafeGuaranteedRef { $0.wrote(host, length) }
     }
 }

@@ -6,7 +6,7 @@ import LinuxIO
 extension RequestEngine {
     /// Moves the bytes of a request from its byte `at` on together with the helper. False: not all of them, by
     /// then or at all; another way does it again.
-    @inline(__always) func moveTogether(_ request: Int32, at: Int, _ length: Int, _ file: UInt16, _ host: UInt64)
+    @inline(__always) func moveTogether(_ request: RequestIndex, at: Int, _ length: Int, _ file: UInt16, _ host: UInt64)
         -> Bool
     {
         guard let helper, length >= helper.least else { return false }
@@ -14,10 +14,10 @@ extension RequestEngine {
     }
 
     @inline(never) private func moveTogether(
-        _ helper: CopyHelper, _ request: Int32, _ at: Int, _ length: Int, _ file: UInt16, _ host: UInt64
+        _ helper: CopyHelper, _ request: RequestIndex, _ at: Int, _ length: Int, _ file: UInt16, _ host: UInt64
     ) -> Bool {
-        let side = files[Int(file)]
-        let isWrite = requests[Int(request)].operation == .write
+        let side = files[file]
+        let isWrite = requests[request].operation == .write
         let mayTry =
             isWrite
             ? side.isMemory && side.writesInline && writesInline && !writeThrough : side.pages.holds(host, length)

@@ -4,11 +4,10 @@ import DiskTypes
 import Glibc
 import LinuxIO
 
-/// "No record": ends every intrusive list.
-let none: Int32 = -1
-
 /// One request of the door. Its index is the door's slot number.
-struct Request: BitwiseCopyable {
+struct Request: Linked {
+    typealias Index = RequestIndex
+
     enum State: UInt8, BitwiseCopyable {
         case free
         /// Its extents are being looked up, now or after a wait.
@@ -52,7 +51,7 @@ struct Request: BitwiseCopyable {
     /// What it waits for while it flushes the mapping.
     var flushTicket: UInt64 = 0
     /// Link in the one list the request is in: a table's waiters, those that wait for resources, the finished.
-    var next: Int32 = none
+    var next = RequestIndex.none
     /// How often a table was fetched and gone again before this request could use it.
     var tableTries: UInt32 = 0
     var state: State = .free
@@ -63,7 +62,9 @@ struct Request: BitwiseCopyable {
 }
 
 /// One transfer on its way, or one wait for a cluster that is being decoded, on behalf of a request.
-struct Transfer: BitwiseCopyable {
+struct Transfer: Linked {
+    typealias Index = TransferIndex
+
     enum Kind: UInt8, BitwiseCopyable {
         /// Straight into (or out of) one range of the caller's memory.
         case plain
@@ -83,17 +84,17 @@ struct Transfer: BitwiseCopyable {
         case buffered
     }
 
-    var request: Int32 = 0
+    var request = RequestIndex.none
     /// Link in the free list, in the queue of unsent reads, or among a cluster's waiters.
-    var next: Int32 = none
+    var next = TransferIndex.none
     var kind: Kind = .plain
     var file: UInt16 = 0
     /// Bounce buffer, when there is one.
-    var bounce: Int32 = none
+    var bounce = BounceIndex.none
     /// Own list of ranges, when there is one.
-    var list: Int32 = none
+    var list = ListIndex.none
     /// The allocating write that it is of, if it is.
-    var op: Int32 = none
+    var op = AllocationIndex.none
     /// `.allocation` only: fallocate's mode.
     var mode: Int32 = 0
     /// How often this read was sent again without any progress.
@@ -111,7 +112,9 @@ struct Transfer: BitwiseCopyable {
 }
 
 /// What the data path needs of a `HostFile`, without touching the class.
-struct DataFile: BitwiseCopyable {
+struct DataFile: TableRecord {
+    typealias Index = UInt16
+
     /// For metadata and compressed streams: any offset, any length.
     var buffered: Int32
     /// For data.

@@ -1,41 +1,31 @@
-// The two containers of the data path, an array that never grows and a queue threaded through
-// records that exist already. The standard library's would count references and allocate.
-
-/// Memory for `count` records, made once; its owner deallocates it.
-@inline(__always) func slab<Record: BitwiseCopyable>(
-    _ count: Int, of record: Record
-) -> UnsafeMutablePointer<Record> {
-    let memory = UnsafeMutablePointer<Record>.allocate(capacity: max(count, 1))
-    memory.initialize(repeating: record, count: max(count, 1))
-    return memory
-}
+// The containers of the data path: a queue threaded through records that exist already, the free indices of a table,
+// and a queue of fixed capacity. The standard library's would count references and allocate.
 
 /// A record that can be in one list at a time.
-protocol Linked: BitwiseCopyable {
-    var next: Int32 { get set }
+protocol Linked: TableRecord where Index: LinkIndex {
+    /// The record behind this one in its list.
+    var next: Index { get set }
 }
-extension Request: Linked {}
-extension Transfer: Linked {}
 
 /// First in, first out, linked through the records themselves.
-struct IndexQueue: BitwiseCopyable {
-    private(set) var head: Int32 = none
-    private var tail: Int32 = none
+struct IndexQueue<Record: Linked>: BitwiseCopyable {
+    private(set) var head = Record.Index.none
+    private var tail = Record.Index.none
 
-    @inline(__always) var isEmpty: Bool { head < 0 }
+    @inline(__always) var isEmpty: Bool { !head.exists }
 
-    @inline(__always) mutating func push<Record: Linked>(_ index: Int32, in records: UnsafeMutablePointer<Record>) {
-        records[Int(index)].next = none
-        if tail < 0 { head = index } else { records[Int(tail)].next = index }
+    @inline(__always) mutating func push(_ index: Record.Index, in records: borrowing RecordTable<Record>) {
+        records[index].next = .none
+        if tail.exists { records[tail].next = index } else { head = index }
         tail = index
     }
 
     /// Takes the first one out; `none` when empty.
-    @inline(__always) mutating func pop<Record: Linked>(from records: UnsafeMutablePointer<Record>) -> Int32 {
+    @inline(__always) mutating func pop(from records: borrowing RecordTable<Record>) -> Record.Index {
         let index = head
-        guard index >= 0 else { return none }
-        head = records[Int(index)].next
-        if head < 0 { tail = none }
+        guard index.exists else { return .none }
+        head = records[index].next
+        if !head.exists { tail = .none }
         return index
     }
 
@@ -50,22 +40,22 @@ struct IndexQueue: BitwiseCopyable {
 }
 
 /// Free indices `0..<count`, last in first out: the warmest record is used again.
-struct FreeList: BitwiseCopyable {
-    private let indices: UnsafeMutablePointer<Int32>
+struct FreeList<Index: LinkIndex>: BitwiseCopyable {
+    private let indices: UnsafeMutablePointer<Index>
     private(set) var available: Int
 
     init(count: Int) {
-        indices = slab(count, of: 0)
+        indices = slab(count, of: .none)
         available = max(count, 0)
-        for i in 0..<available { indices[i] = Int32(available - 1 - i) }
+        for i in 0..<available { indices[i] = Index(available - 1 - i) }
     }
 
-    @inline(__always) mutating func take() -> Int32 {
-        guard available > 0 else { return none }
+    @inline(__always) mutating func take() -> Index {
+        guard available > 0 else { return .none }
         available &-= 1
         return indices[available]
     }
-    @inline(__always) mutating func give(_ index: Int32) {
+    @inline(__always) mutating func give(_ index: Index) {
         indices[available] = index
         available &+= 1
     }

@@ -9,10 +9,10 @@ struct BounceBuffers {
     private static let alignment = 4096
 
     private let memory: UnsafeMutableRawPointer?
-    private var list: FreeList
+    private var list: FreeList<BounceIndex>
 
     init(count: Int) {
-        list = FreeList(count: count)
+        list = FreeList<BounceIndex>(count: count)
         memory =
             count > 0
             ? UnsafeMutableRawPointer.allocate(
@@ -20,13 +20,13 @@ struct BounceBuffers {
     }
 
     @inline(__always) var available: Int { list.available }
-    mutating func take() -> Int32 { list.take() }
-    mutating func give(_ index: Int32) { if index >= 0 { list.give(index) } }
+    mutating func take() -> BounceIndex { list.take() }
+    mutating func give(_ index: BounceIndex) { if index.exists { list.give(index) } }
 
     /// The memory of a buffer that was taken.
-    func buffer(_ index: Int32) -> UnsafeMutableRawPointer {
+    func buffer(_ index: BounceIndex) -> UnsafeMutableRawPointer {
         // Only pools with buffers give out indices.
-        memory.unsafelyUnwrapped + Int(index) &* BounceBuffers.bufferBytes
+        memory.unsafelyUnwrapped + index.position &* BounceBuffers.bufferBytes
     }
 
     func free() {

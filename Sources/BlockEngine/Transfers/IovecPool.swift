@@ -6,18 +6,18 @@ import Glibc
 struct IovecPool: BitwiseCopyable {
     let length: Int
     private let memory: UnsafeMutablePointer<iovec>
-    private var list: FreeList
+    private var list: FreeList<ListIndex>
 
     init(count: Int, length: Int) {
         self.length = length
         memory = .allocate(capacity: max(count * length, 1))
-        list = FreeList(count: count)
+        list = FreeList<ListIndex>(count: count)
     }
 
     @inline(__always) var available: Int { list.available }
-    @inline(__always) mutating func take() -> Int32 { list.take() }
-    @inline(__always) mutating func give(_ index: Int32) { list.give(index) }
-    @inline(__always) subscript(_ index: Int32) -> UnsafeMutablePointer<iovec> { memory + Int(index) &* length }
+    @inline(__always) mutating func take() -> ListIndex { list.take() }
+    @inline(__always) mutating func give(_ index: ListIndex) { list.give(index) }
+    @inline(__always) subscript(_ index: ListIndex) -> UnsafeMutablePointer<iovec> { memory + index.position &* length }
 
     func free() {
         memory.deallocate()

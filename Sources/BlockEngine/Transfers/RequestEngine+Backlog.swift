@@ -10,11 +10,11 @@ extension RequestEngine {
             let index = CompletionTag.index(waiting)
             let sent =
                 switch waiting & CompletionTag.kinds {
-                case CompletionTag.transfer: prepare(index)
-                case CompletionTag.table: prepareTable(index)
+                case CompletionTag.transfer: prepare(TransferIndex(raw: index))
+                case CompletionTag.table: prepareTable(TableLoadIndex(raw: index))
                 case CompletionTag.sync: prepareSync()
                 case CompletionTag.wakeup: preparePoll()
-                default: prepareLoad(index)
+                default: prepareLoad(ClusterLoadIndex(raw: index))
                 }
             guard sent else { return backlog.push(waiting) }
         }

@@ -8,18 +8,17 @@ extension RequestEngine {
     /// EAGAIN and short reads without progress are tried this often before they count as errors.
     static var retryLimit: UInt32 { 65536 }
 
-    @inline(__always) func completeTransfer(_ transfer: Int32, _ result: Int32) {
-        let record = transfers + Int(transfer)
-        if record.pointee.kind == .plain, Int(result) == record.pointee.left {
-            sawPages(record.pointee.file, record.pointee.host, record.pointee.left)
+    @inline(__always) func completeTransfer(_ transfer: TransferIndex, _ result: Int32) {
+        if transfers[transfer].kind == .plain, Int(result) == transfers[transfer].left {
+            sawPages(transfers[transfer].file, transfers[transfer].host, transfers[transfer].left)
             release(transfer, error: 0)
         } else {
             completeOther(transfer, result)
         }
     }
 
-    @inline(never) private func completeOther(_ transfer: Int32, _ result: Int32) {
-        switch transfers[Int(transfer)].kind {
+    @inline(never) private func completeOther(_ transfer: TransferIndex, _ result: Int32) {
+        switch transfers[transfer].kind {
         case .merged: completeMerged(transfer, result)
         case .allocation: completeAllocation(transfer, result)
         case .bounce where result > 0: completeBounce(transfer, Int(result))
@@ -28,69 +27,73 @@ extension RequestEngine {
     }
 
     /// Some of a plain or vectored transfer was done; the rest is asked for again.
-    private func completeShort(_ transfer: Int32, _ result: Int) {
-        let record = transfers + Int(transfer)
-        guard result < record.pointee.left else { return release(transfer, error: 0) }
+    private func completeShort(_ transfer: TransferIndex, _ result: Int) {
+        guard result < transfers[transfer].left else { return release(transfer, error: 0) }
         // A direct read stops between blocks only where the file ends; then the rest of the range is not there. A write
         // is repeated from the last whole block on.
-        let usable = result & ~Int(truncatingIfNeeded: files[Int(record.pointee.file)].offsetMask)
-        guard usable == result || requests[Int(record.pointee.request)].operation != .read else {
+        let usable = result & ~Int(truncatingIfNeeded: files[transfers[transfer].file].offsetMask)
+        guard usable == result || requests[transfers[transfer].request].operation != .read else {
             return release(transfer, error: EIO)
         }
         if usable == 0 { return completeWithout(transfer, -EAGAIN) }
-        if record.pointee.kind == .vector, record.pointee.list < 0 { return resubmitRemainder(transfer, after: usable) }
-        record.pointee.at &+= usable
-        record.pointee.host &+= UInt64(usable)
-        record.pointee.left &-= usable
-        record.pointee.retries = 0
+        if transfers[transfer].kind == .vector, !transfers[transfer].list.exists {
+            return resubmitRemainder(transfer, after: usable)
+        }
+        transfers[transfer].at &+= usable
+        transfers[transfer].host &+= UInt64(usable)
+        transfers[transfer].left &-= usable
+        transfers[transfer].retries = 0
         statistics.retries &+= 1
         send(transfer)
     }
 
     /// The request's one transfer ended early; its rest has other ranges than the caller's list.
-    private func resubmitRemainder(_ transfer: Int32, after done: Int) {
-        let request = transfers[Int(transfer)].request
+    private func resubmitRemainder(_ transfer: TransferIndex, after done: Int) {
+        let request = transfers[transfer].request
         freeTransfers.give(transfer)
-        requests[Int(request)].transfers &-= 1
+        requests[request].transfers &-= 1
         statistics.retries &+= 1
         beginAdvance(request, after: UInt64(truncatingIfNeeded: done))
     }
 
     /// Blocks went through a bounce buffer: a read's are copied once the range is complete.
-    private func completeBounce(_ transfer: Int32, _ result: Int) {
-        let record = transfers + Int(transfer)
-        let mask = files[Int(record.pointee.file)].offsetMask
-        let into = Int(truncatingIfNeeded: record.pointee.host & mask)
-        let got = record.pointee.got &+ result
-        if got >= into &+ record.pointee.left {
-            guard requests[Int(record.pointee.request)].operation == .read else { return finishBounce(transfer, 0) }
-            memory(of: record.pointee.request).copy(
-                bounces.buffer(record.pointee.bounce) + into, at: record.pointee.at, length: record.pointee.left)
+    private func completeBounce(_ transfer: TransferIndex, _ result: Int) {
+        let mask = files[transfers[transfer].file].offsetMask
+        let into = Int(truncatingIfNeeded: transfers[transfer].host & mask)
+        let got = transfers[transfer].got &+ result
+        if got >= into &+ transfers[transfer].left {
+            guard requests[transfers[transfer].request].operation == .read else { return finishBounce(transfer, 0) }
+            memory(of: transfers[transfer].request).copy(
+                bounces.buffer(transfers[transfer].bounce) + into, at: transfers[transfer].at,
+                length: transfers[transfer].left)
             return finishBounce(transfer, 0)
         }
         guard result & Int(truncatingIfNeeded: mask) == 0 else { return finishBounce(transfer, EIO) }
-        record.pointee.got = got
-        record.pointee.retries = 0
+        transfers[transfer].got = got
+        transfers[transfer].retries = 0
         statistics.retries &+= 1
         send(transfer)
     }
 
-    private func finishBounce(_ transfer: Int32, _ error: Int32) {
-        bounces.give(transfers[Int(transfer)].bounce)
-        transfers[Int(transfer)].bounce = none
+    private func finishBounce(_ transfer: TransferIndex, _ error: Int32) {
+        bounces.give(transfers[transfer].bounce)
+        transfers[transfer].bounce = .none
         release(transfer, error: error)
     }
 
     /// Nothing came: the file ended inside a data extent (an error, never zeros), or the system says why.
-    private func completeWithout(_ transfer: Int32, _ result: Int32) {
-        let record = transfers + Int(transfer)
-        if result == -EAGAIN || result == -EINTR, record.pointee.retries < RequestEngine.retryLimit {
-            record.pointee.retries &+= 1
+    private func completeWithout(_ transfer: TransferIndex, _ result: Int32) {
+        if result == -EAGAIN || result == -EINTR, transfers[transfer].retries < RequestEngine.retryLimit {
+            transfers[transfer].retries &+= 1
             statistics.retries &+= 1
             send(transfer)
             return
         }
         let error = result == 0 ? EIO : 0 &- result
-        if record.pointee.kind == .bounce { finishBounce(transfer, error) } else { release(transfer, error: error) }
+        if transfers[transfer].kind == .bounce {
+            finishBounce(transfer, error)
+        } else {
+            release(transfer, error: error)
+        }
     }
 }

@@ -10,19 +10,19 @@ struct RequestRun: BitwiseCopyable {
     static let requestLimit = 64
     static let byteLimit = 1 << 20
 
-    let members: UnsafeMutablePointer<Int32>
+    let members: UnsafeMutablePointer<RequestIndex>
     var count = 0
     var host: UInt64 = 0
     /// Where the next one must begin.
     var end: UInt64 = 0
     var isWrite = false
 
-    init() { members = slab(RequestRun.requestLimit, of: none) }
+    init() { members = slab(RequestRun.requestLimit, of: .none) }
 }
 
 extension RequestEngine {
     /// Takes a request in that is one aligned range of the plain file; it is sent by `closeRun` at the latest.
-    @inline(__always) func addToRun(_ request: Int32, host: UInt64, length: Int, isWrite: Bool) {
+    @inline(__always) func addToRun(_ request: RequestIndex, host: UInt64, length: Int, isWrite: Bool) {
         if run.count > 0 {
             let fits =
                 host == run.end && isWrite == run.isWrite && run.count < runLimit
@@ -47,10 +47,9 @@ extension RequestEngine {
         guard run.count == 1 else { return closeLongRun() }
         run.count = 0
         let request = run.members[0]
-        let record = requests + Int(request)
-        let length = Int(truncatingIfNeeded: record.pointee.end &- record.pointee.start)
+        let length = Int(truncatingIfNeeded: requests[request].end &- requests[request].start)
         let sent = sendStraight(
-            plainFile, run.host, into: record.pointee.base.unsafelyUnwrapped, at: 0, length, request)
+            plainFile, run.host, into: requests[request].base.unsafelyUnwrapped, at: 0, length, request)
         if !sent { beginAdvance(request) }
     }
 
@@ -59,40 +58,38 @@ extension RequestEngine {
         run.count = 0
         guard count > 0 else { return }
         let list = lists.take()
-        let transfer = list < 0 ? none : takeTransfer(for: run.members[0])
-        guard transfer >= 0 else {
-            if list >= 0 { lists.give(list) }
+        let transfer = !list.exists ? .none : takeTransfer(for: run.members[0])
+        guard transfer.exists else {
+            if list.exists { lists.give(list) }
             for i in 0..<count { beginAdvance(run.members[i]) }
             return
         }
         let ranges = lists[list]
         for i in 0..<count {
-            let record = requests + Int(run.members[i])
-            let length = Int(truncatingIfNeeded: record.pointee.end &- record.pointee.start)
-            ranges[i] = iovec(iov_base: record.pointee.base, iov_len: length)
-            if i > 0 { record.pointee.transfers &+= 1 }
-            record.pointee.next = i &+ 1 < count ? run.members[i &+ 1] : none
+            let length = Int(truncatingIfNeeded: requests[run.members[i]].end &- requests[run.members[i]].start)
+            ranges[i] = iovec(iov_base: requests[run.members[i]].base, iov_len: length)
+            if i > 0 { requests[run.members[i]].transfers &+= 1 }
+            requests[run.members[i]].next = i &+ 1 < count ? run.members[i &+ 1] : .none
         }
         fill(
             transfer, .merged, plainFile, at: count, length: Int(truncatingIfNeeded: run.end &- run.host),
             host: run.host)
-        transfers[Int(transfer)].list = list
+        transfers[transfer].list = list
         statistics.merged &+= UInt64(count)
         send(transfer)
     }
 
     /// All requests of a merged transfer are done, or each is on its own.
-    func completeMerged(_ transfer: Int32, _ result: Int32) {
-        let record = transfers + Int(transfer)
-        let isWhole = Int(result) == record.pointee.left
-        if isWhole { sawPages(record.pointee.file, record.pointee.host, record.pointee.left) }
-        lists.give(record.pointee.list)
-        record.pointee.list = none
+    func completeMerged(_ transfer: TransferIndex, _ result: Int32) {
+        let isWhole = Int(result) == transfers[transfer].left
+        if isWhole { sawPages(transfers[transfer].file, transfers[transfer].host, transfers[transfer].left) }
+        lists.give(transfers[transfer].list)
+        transfers[transfer].list = .none
         freeTransfers.give(transfer)
-        var request = record.pointee.request
-        while request >= 0 {
-            let next = requests[Int(request)].next
-            requests[Int(request)].transfers &-= 1
+        var request = transfers[transfer].request
+        while request.exists {
+            let next = requests[request].next
+            requests[request].transfers &-= 1
             if isWhole {
                 finish(request)
             } else {

@@ -8,9 +8,11 @@ import QCOW2
 import SystemPackage
 
 /// One allocating write.
-struct AllocatingRequest: BitwiseCopyable {
+struct AllocatingRequest: TableRecord {
+    typealias Index = AllocationIndex
+
     var ticket: AllocatingWrite?
-    var request: Int32 = none
+    var request = RequestIndex.none
     /// Where in the request its bytes begin, how many they are, and where in the ticket's units they go.
     var at = 0
     var length = 0
@@ -27,13 +29,13 @@ struct AllocatingRequest: BitwiseCopyable {
 final class Allocations {
     let writer: ImageWriter
     let client: WriterClient
-    let records: UnsafeMutablePointer<AllocatingRequest>
+    let records: RecordTable<AllocatingRequest>
     let count: Int
     let clusterSize: Int
-    var free: FreeList
+    var free: FreeList<AllocationIndex>
     /// Requests that wait until something changes elsewhere, and those whose flush is under way.
-    var waiting = IndexQueue()
-    var flushing = IndexQueue()
+    var waiting = IndexQueue<Request>()
+    var flushing = IndexQueue<Request>()
     var isPollArmed = false
 
     /// Buffers of all allocations together.
@@ -48,22 +50,21 @@ final class Allocations {
         self.writer = writer
         clusterSize = chain.clusterSize(ofLayer: 0)
         count = min(requests, max(2, min(64, Self.bufferBytes / clusterSize)))
-        records = slab(count, of: AllocatingRequest())
-        free = FreeList(count: count)
+        records = RecordTable(count: count, of: AllocatingRequest())
+        free = FreeList<AllocationIndex>(count: count)
     }
 
     func end() {
         writer.leave(client)
-        for i in 0..<count { records[i].buffer?.deallocate() }
+        for i in 0..<count { records[AllocationIndex(i)].buffer?.deallocate() }
         records.deallocate()
         free.free()
     }
 
-    func buffer(_ index: Int32) -> UnsafeMutableRawPointer {
-        let record = records + Int(index)
-        if let buffer = record.pointee.buffer { return buffer }
+    func buffer(_ index: AllocationIndex) -> UnsafeMutableRawPointer {
+        if let buffer = records[index].buffer { return buffer }
         let buffer = UnsafeMutableRawPointer.allocate(byteCount: clusterSize, alignment: 4096)
-        record.pointee.buffer = buffer
+        records[index].buffer = buffer
         return buffer
     }
 

@@ -8,18 +8,18 @@ import LinuxIO
 struct FlushQueue: BitwiseCopyable {
     var isRunning = false
     /// Answered when the running fdatasync is done.
-    var covered = IndexQueue()
+    var covered = IndexQueue<Request>()
     /// Came while it ran.
-    var next = IndexQueue()
+    var next = IndexQueue<Request>()
 
     init() {}
 }
 
 extension RequestEngine {
     /// Takes in a flush, or the end of a change that must be durable before it is answered.
-    func flush(_ request: Int32) {
+    func flush(_ request: RequestIndex) {
         guard chain.isWritable, !ignoresFlushes else { return finish(request) }
-        requests[Int(request)].state = .syncing
+        requests[request].state = .syncing
         if let allocations, allocations.writer.flushesMapping { return flushMapping(request, allocations) }
         if flushes.isRunning { return flushes.next.push(request, in: requests) }
         flushes.covered.push(request, in: requests)
@@ -29,20 +29,20 @@ extension RequestEngine {
     private func startSync() {
         flushes.isRunning = true
         statistics.syncs &+= 1
-        if !prepareSync() { backlog.push(tag(CompletionTag.sync, 0)) }
+        if !prepareSync() { backlog.push(tag(CompletionTag.sync)) }
     }
 
     /// In-place writes touch the file of the data alone.
     func prepareSync() -> Bool {
-        ring.prepareFsync(fd: files[Int(plainFile)].buffered, dataOnly: true, userData: tag(CompletionTag.sync, 0))
+        ring.prepareFsync(fd: files[plainFile].buffered, dataOnly: true, userData: tag(CompletionTag.sync))
     }
 
     func completeSync(_ result: Int32) {
         if result == -EINTR || result == -EAGAIN {
-            if !prepareSync() { backlog.push(tag(CompletionTag.sync, 0)) }
+            if !prepareSync() { backlog.push(tag(CompletionTag.sync)) }
             return
         }
-        let isBuffered = files[Int(plainFile)].data == files[Int(plainFile)].buffered
+        let isBuffered = files[plainFile].data == files[plainFile].buffered
         let error = chain.flushed(0 &- result, buffered: isBuffered)
         if result < 0, isBuffered { allocations?.writer.foundLoss(0 &- result) }
         var covered = flushes.covered.takeAll()
@@ -54,7 +54,7 @@ extension RequestEngine {
         while !covered.isEmpty {
             let request = covered.pop(from: requests)
             if error != 0 { fail(request, error) }
-            requests[Int(request)].state = .finished
+            requests[request].state = .finished
             finished.push(request, in: requests)
         }
     }

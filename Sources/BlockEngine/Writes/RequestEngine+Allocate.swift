@@ -9,14 +9,14 @@ import QCOW2
 
 extension RequestEngine {
     /// Asks whether writes may begin. False: the request waits.
-    func prepareToWrite(_ request: Int32) -> Bool {
+    func prepareToWrite(_ request: RequestIndex) -> Bool {
         guard let allocations else { return true }
         allocations.writer.startWaiting(allocations.client)
         if allocations.writer.plan.isPrepared {
             isPrepared = true
             return true
         }
-        let cursor = GuestOffset(requests[Int(request)].cursor)
+        let cursor = GuestOffset(requests[request].cursor)
         switch allocations.writer.begin(cursor, length: 1, by: allocations.client) {
         case .wants, .busy: return waitForWakeup(request, allocations)
         case .failed(let error):
@@ -33,17 +33,16 @@ extension RequestEngine {
     }
 
     /// Writes up to `length` bytes at the request's cursor into new places. False: the request is in a list and waits.
-    func allocate(_ request: Int32, _ length: UInt64, zeros: Bool) -> Bool {
+    func allocate(_ request: RequestIndex, _ length: UInt64, zeros: Bool) -> Bool {
         guard let allocations else {
             fail(request, EIO)
             return true
         }
-        let record = requests + Int(request)
         guard allocations.free.available > 0, lists.available > 0 else { return waitForResources(request) }
-        let inCluster = record.pointee.cursor & UInt64(allocations.clusterSize - 1)
-        let isStraight = !zeros && goesStraight(request, at: record.pointee.cursor, length)
+        let inCluster = requests[request].cursor & UInt64(allocations.clusterSize - 1)
+        let isStraight = !zeros && goesStraight(request, at: requests[request].cursor, length)
         let wanted = isStraight ? length : min(length, UInt64(allocations.clusterSize) - inCluster)
-        let guest = GuestOffset(record.pointee.cursor)
+        let guest = GuestOffset(requests[request].cursor)
         var grant = allocations.writer.begin(guest, length: wanted, by: allocations.client)
         switch grant {
         case .busy, .wants:
@@ -54,7 +53,7 @@ extension RequestEngine {
         }
         switch grant {
         case .ticket(let ticket):
-            record.pointee.tableTries = 0
+            requests[request].tableTries = 0
             start(ticket, request, wanted, zeros: zeros, allocations)
             return true
         case .inPlace: return true
@@ -69,9 +68,9 @@ extension RequestEngine {
     }
 
     /// The request's memory can go to the disk as it is, in one transfer.
-    private func goesStraight(_ request: Int32, at guest: UInt64, _ length: UInt64) -> Bool {
-        let file = files[Int(plainFile)]
-        let at = Int(truncatingIfNeeded: guest &- requests[Int(request)].start)
+    private func goesStraight(_ request: RequestIndex, at guest: UInt64, _ length: UInt64) -> Bool {
+        let file = files[plainFile]
+        let at = Int(truncatingIfNeeded: guest &- requests[request].start)
         let count = Int(truncatingIfNeeded: length)
         guard count <= RequestEngine.largestRead else { return false }
         return file.offsetMask == 0
@@ -81,21 +80,19 @@ extension RequestEngine {
     }
 
     private func start(
-        _ ticket: AllocatingWrite, _ request: Int32, _ wanted: UInt64, zeros: Bool, _ allocations: Allocations
+        _ ticket: AllocatingWrite, _ request: RequestIndex, _ wanted: UInt64, zeros: Bool, _ allocations: Allocations
     ) {
         let index = allocations.free.take()
-        let record = requests + Int(request)
-        let op = allocations.records + Int(index)
-        let inside = record.pointee.cursor &- ticket.guest.bytes
-        op.pointee.ticket = ticket
-        op.pointee.request = request
-        op.pointee.at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
-        op.pointee.inside = Int(truncatingIfNeeded: inside)
-        op.pointee.length = Int(truncatingIfNeeded: min(wanted, ticket.length &- inside))
-        op.pointee.isZeros = zeros
-        record.pointee.cursor &+= UInt64(op.pointee.length)
-        record.pointee.transfers &+= 1
-        record.pointee.needsSync = true
+        let inside = requests[request].cursor &- ticket.guest.bytes
+        allocations.records[index].ticket = ticket
+        allocations.records[index].request = request
+        allocations.records[index].at = Int(truncatingIfNeeded: requests[request].cursor &- requests[request].start)
+        allocations.records[index].inside = Int(truncatingIfNeeded: inside)
+        allocations.records[index].length = Int(truncatingIfNeeded: min(wanted, ticket.length &- inside))
+        allocations.records[index].isZeros = zeros
+        requests[request].cursor &+= UInt64(allocations.records[index].length)
+        requests[request].transfers &+= 1
+        requests[request].needsSync = true
         statistics.allocations &+= 1
         guard !hidesCut(ticket.host.bytes, Int(truncatingIfNeeded: ticket.length)) else {
             failCut(request)
@@ -103,50 +100,54 @@ extension RequestEngine {
         }
         switch ticket.fill {
         case .none:
-            if !zeros, goesStraight(request, at: ticket.guest.bytes &+ inside, UInt64(op.pointee.length)) {
-                return sendStraight(index, op)
+            if !zeros,
+                goesStraight(request, at: ticket.guest.bytes &+ inside, UInt64(allocations.records[index].length))
+            {
+                return sendStraight(index, allocations)
             }
-            bringBytes(op, allocations.buffer(index))
-            sendBuffer(index, op, from: op.pointee.inside, op.pointee.length)
+            bringBytes(index, allocations, allocations.buffer(index))
+            sendBuffer(index, allocations, from: allocations.records[index].inside, allocations.records[index].length)
         case .zero:
             memset(allocations.buffer(index), 0, Int(ticket.length))
-            bringBytes(op, allocations.buffer(index))
-            sendBuffer(index, op, from: 0, Int(ticket.length))
-        case .copy: readOldBytes(index, op, allocations.buffer(index))
+            bringBytes(index, allocations, allocations.buffer(index))
+            sendBuffer(index, allocations, from: 0, Int(ticket.length))
+        case .copy: readOldBytes(index, allocations, allocations.buffer(index))
         }
     }
 
-    private func bringBytes(_ op: UnsafeMutablePointer<AllocatingRequest>, _ buffer: UnsafeMutableRawPointer) {
-        if op.pointee.isZeros {
-            memset(buffer + op.pointee.inside, 0, op.pointee.length)
+    private func bringBytes(_ index: AllocationIndex, _ allocations: Allocations, _ buffer: UnsafeMutableRawPointer) {
+        if allocations.records[index].isZeros {
+            memset(buffer + allocations.records[index].inside, 0, allocations.records[index].length)
         } else {
-            memory(of: op.pointee.request).copyOut(
-                buffer + op.pointee.inside, at: op.pointee.at, length: op.pointee.length)
+            memory(of: allocations.records[index].request).copyOut(
+                buffer + allocations.records[index].inside, at: allocations.records[index].at,
+                length: allocations.records[index].length)
         }
     }
 
-    private func sendStraight(_ index: Int32, _ op: UnsafeMutablePointer<AllocatingRequest>) {
-        guard let ticket = op.pointee.ticket else { return }
-        let request = op.pointee.request
-        let host = ticket.host.bytes &+ UInt64(op.pointee.inside)
-        if writeNow(request, at: op.pointee.at, op.pointee.length, host, isNew: true) {
+    private func sendStraight(_ index: AllocationIndex, _ allocations: Allocations) {
+        guard let ticket = allocations.records[index].ticket else { return }
+        let request = allocations.records[index].request
+        let host = ticket.host.bytes &+ UInt64(allocations.records[index].inside)
+        if writeNow(request, at: allocations.records[index].at, allocations.records[index].length, host, isNew: true) {
             return endAllocation(index, 0, .atOnce)
         }
         let transfer = takeTransfer(for: request, keeping: 0)
-        let hasOneRange = requests[Int(request)].base != nil
+        let hasOneRange = requests[request].base != nil
         fill(
-            transfer, hasOneRange ? .plain : .vector, plainFile, at: op.pointee.at, length: op.pointee.length,
+            transfer, hasOneRange ? .plain : .vector, plainFile, at: allocations.records[index].at,
+            length: allocations.records[index].length,
             host: host)
-        transfers[Int(transfer)].op = index
-        if !hasOneRange { transfers[Int(transfer)].list = lists.take() }
+        transfers[transfer].op = index
+        if !hasOneRange { transfers[transfer].list = lists.take() }
         send(transfer)
     }
 
     private func sendBuffer(
-        _ index: Int32, _ op: UnsafeMutablePointer<AllocatingRequest>, from: Int, _ length: Int,
+        _ index: AllocationIndex, _ allocations: Allocations, from: Int, _ length: Int,
         _ way: AllocationEnd = .atOnce
     ) {
-        guard let ticket = op.pointee.ticket else { return }
+        guard let ticket = allocations.records[index].ticket else { return }
         // A data file of its own is not made longer than the disk.
         let end = Int(clamping: chain.size &- ticket.guest.bytes)
         let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
@@ -154,13 +155,13 @@ extension RequestEngine {
             return endAllocation(index, 0, way)
         }
         // There is one for each allocating write that no other may take.
-        let transfer = takeTransfer(for: op.pointee.request, keeping: 0)
+        let transfer = takeTransfer(for: allocations.records[index].request, keeping: 0)
         fill(transfer, .buffered, plainFile, at: from, length: count, host: ticket.host.bytes &+ UInt64(from))
-        transfers[Int(transfer)].op = index
+        transfers[transfer].op = index
         send(transfer)
     }
 
-    func allocationBuffer(_ index: Int32) -> UnsafeMutableRawPointer {
+    func allocationBuffer(_ index: AllocationIndex) -> UnsafeMutableRawPointer {
         allocations?.buffer(index) ?? zeros
     }
 
@@ -168,49 +169,45 @@ extension RequestEngine {
 
     /// Reads what the guest sees in the ticket's units, as one more request of this engine.
     private func readOldBytes(
-        _ index: Int32, _ op: UnsafeMutablePointer<AllocatingRequest>, _ buffer: UnsafeMutableRawPointer
+        _ index: AllocationIndex, _ allocations: Allocations, _ buffer: UnsafeMutableRawPointer
     ) {
-        guard let ticket = op.pointee.ticket else { return }
-        let request = Int32(truncatingIfNeeded: requestCount) &+ index
-        let record = requests + Int(request)
+        guard let ticket = allocations.records[index].ticket else { return }
+        let request = RequestIndex(requestCount &+ index.position)
         let length = min(ticket.length, chain.size &- ticket.guest.bytes)
         if length < ticket.length { memset(buffer + Int(length), 0, Int(ticket.length &- length)) }
-        record.pointee = Request()
-        record.pointee.start = ticket.guest.bytes
-        record.pointee.end = ticket.guest.bytes &+ length
-        record.pointee.base = buffer
-        record.pointee.isExact = true
+        requests[request] = Request()
+        requests[request].start = ticket.guest.bytes
+        requests[request].end = ticket.guest.bytes &+ length
+        requests[request].base = buffer
+        requests[request].isExact = true
         beginAdvance(request)
     }
 
     /// They are there: the new ones come over them, and all goes out.
-    func oldBytesRead(_ request: Int32) {
+    func oldBytesRead(_ request: RequestIndex) {
         guard let allocations else { return }
-        let index = request &- Int32(truncatingIfNeeded: requestCount)
-        let op = allocations.records + Int(index)
-        requests[Int(request)].state = .free
-        guard requests[Int(request)].error == 0, let ticket = op.pointee.ticket else {
-            return endAllocation(index, requests[Int(request)].error)
+        let index = AllocationIndex(request.position &- requestCount)
+        requests[request].state = .free
+        guard requests[request].error == 0, let ticket = allocations.records[index].ticket else {
+            return endAllocation(index, requests[request].error)
         }
-        bringBytes(op, allocations.buffer(index))
-        sendBuffer(index, op, from: 0, Int(ticket.length), .withinAdvance)
+        bringBytes(index, allocations, allocations.buffer(index))
+        sendBuffer(index, allocations, from: 0, Int(ticket.length), .withinAdvance)
     }
 
     // MARK: end
 
     /// The bytes are in the file, or an errno says why not.
-    func endAllocation(_ index: Int32, _ error: Int32, _ way: AllocationEnd = .later) {
+    func endAllocation(_ index: AllocationIndex, _ error: Int32, _ way: AllocationEnd = .later) {
         guard let allocations else { return }
-        let op = allocations.records + Int(index)
-        guard let ticket = op.pointee.ticket else { return }
-        let request = op.pointee.request
-        op.pointee.ticket = nil
+        guard let ticket = allocations.records[index].ticket else { return }
+        let request = allocations.records[index].request
+        allocations.records[index].ticket = nil
         allocations.writer.finish(ticket, isWritten: error == 0, by: allocations.client)
         allocations.free.give(index)
         if error != 0 { fail(request, error) }
-        let record = requests + Int(request)
-        record.pointee.transfers &-= 1
-        if record.pointee.transfers == 0, record.pointee.state == .draining { finish(request) }
+        requests[request].transfers &-= 1
+        if requests[request].transfers == 0, requests[request].state == .draining { finish(request) }
         guard !allocations.waiting.isEmpty else { return }
         switch way {
         case .atOnce: break

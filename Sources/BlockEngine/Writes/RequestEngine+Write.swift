@@ -6,20 +6,19 @@ import LinuxIO
 
 extension RequestEngine {
     /// Goes on with a write from its cursor.
-    func advanceWrite(_ request: Int32) {
-        let record = requests + Int(request)
-        record.pointee.state = .advancing
+    func advanceWrite(_ request: RequestIndex) {
+        requests[request].state = .advancing
         guard isPrepared || prepareToWrite(request) else { return }
-        while record.pointee.error == 0, record.pointee.cursor < record.pointee.end {
+        while requests[request].error == 0, requests[request].cursor < requests[request].end {
             switch chain.lookupForWrite(
-                GuestOffset(record.pointee.cursor), length: record.pointee.end &- record.pointee.cursor)
+                GuestOffset(requests[request].cursor), length: requests[request].end &- requests[request].cursor)
             {
             case .inPlace(let extent):
-                guard isSound(extent, record) else {
+                guard isSound(extent, request) else {
                     fail(request, EIO)
                     break
                 }
-                record.pointee.tableTries = 0
+                requests[request].tableTries = 0
                 guard submitData(extent, request) else { return }
             case .allocate(let length):
                 guard allocate(request, length, zeros: false) else { return }
@@ -33,13 +32,12 @@ extension RequestEngine {
     }
 
     /// Goes on with writeZeroes or discard from its cursor.
-    func advanceZeroes(_ request: Int32) {
+    func advanceZeroes(_ request: RequestIndex) {
         if allocations != nil { return advanceMappedZeroes(request) }
-        let record = requests + Int(request)
-        record.pointee.state = .advancing
-        while record.pointee.error == 0, record.pointee.cursor < record.pointee.end {
-            guard let extent = zeroStep(request, record) else {
-                if record.pointee.state != .advancing { return }
+        requests[request].state = .advancing
+        while requests[request].error == 0, requests[request].cursor < requests[request].end {
+            guard let extent = zeroStep(request) else {
+                if requests[request].state != .advancing { return }
                 continue
             }
             guard submitZeroes(extent, request) else { return }
@@ -48,12 +46,12 @@ extension RequestEngine {
     }
 
     /// The next extent that must be made zero in place. Nil: nothing to do for the step, or the request waits or failed.
-    private func zeroStep(_ request: Int32, _ record: UnsafeMutablePointer<Request>) -> Extent? {
-        let left = record.pointee.end &- record.pointee.cursor
+    private func zeroStep(_ request: RequestIndex) -> Extent? {
+        let left = requests[request].end &- requests[request].cursor
         // What reads as zeros already stays as it is.
-        switch chain.lookup(GuestOffset(record.pointee.cursor), length: left) {
+        switch chain.lookup(GuestOffset(requests[request].cursor), length: left) {
         case .extent(let extent) where extent.kind.isZero || extent.kind.isUnallocated:
-            record.pointee.cursor &+= min(max(extent.length, 1), left)
+            requests[request].cursor &+= min(max(extent.length, 1), left)
             return nil
         case .extent: break
         case .needs(let table):
@@ -63,12 +61,12 @@ extension RequestEngine {
             failDamaged(request, damage)
             return nil
         }
-        switch chain.lookupForWrite(GuestOffset(record.pointee.cursor), length: left) {
-        case .inPlace(let extent) where isSound(extent, record): return extent
+        switch chain.lookupForWrite(GuestOffset(requests[request].cursor), length: left) {
+        case .inPlace(let extent) where isSound(extent, request): return extent
         case .inPlace: fail(request, EIO)
         // Bytes that need not be kept may as well stay.
-        case .allocate(let length) where record.pointee.operation == .discard:
-            record.pointee.cursor &+= min(max(length, 1), left)
+        case .allocate(let length) where requests[request].operation == .discard:
+            requests[request].cursor &+= min(max(length, 1), left)
         // Only mapped images allocate, and their zeros go another way.
         case .allocate: fail(request, EIO)
         case .needs(let table): _ = awaitTable(table, request)
@@ -78,11 +76,10 @@ extension RequestEngine {
     }
 
     /// Starts to make an extent zero. False: the request waits for resources.
-    func submitZeroes(_ extent: Extent, _ request: Int32) -> Bool {
-        let record = requests + Int(request)
-        let isDiscard = record.pointee.operation == .discard
-        guard let mode = firstMode(isDiscard: isDiscard, mayUnmap: record.pointee.mayUnmap) else {
-            record.pointee.cursor &+= extent.length
+    func submitZeroes(_ extent: Extent, _ request: RequestIndex) -> Bool {
+        let isDiscard = requests[request].operation == .discard
+        guard let mode = firstMode(isDiscard: isDiscard, mayUnmap: requests[request].mayUnmap) else {
+            requests[request].cursor &+= extent.length
             return true
         }
         guard !hidesCut(extent.host.bytes, Int(truncatingIfNeeded: extent.length)) else {
@@ -90,14 +87,14 @@ extension RequestEngine {
             return true
         }
         let transfer = takeTransfer(for: request)
-        guard transfer >= 0 else { return waitForResources(request) }
-        let at = Int(truncatingIfNeeded: record.pointee.cursor &- record.pointee.start)
+        guard transfer.exists else { return waitForResources(request) }
+        let at = Int(truncatingIfNeeded: requests[request].cursor &- requests[request].start)
         fill(
             transfer, mode == 0 ? .zeros : .allocation, extent.file, at: at,
             length: Int(truncatingIfNeeded: extent.length),
             host: extent.host.bytes)
-        transfers[Int(transfer)].mode = mode
-        record.pointee.cursor &+= extent.length
+        transfers[transfer].mode = mode
+        requests[request].cursor &+= extent.length
         send(transfer)
         return true
     }
@@ -111,46 +108,45 @@ extension RequestEngine {
     }
 
     /// A zeroing or a hole is there, or has to be made by other means.
-    func completeAllocation(_ transfer: Int32, _ result: Int32) {
-        let record = transfers + Int(transfer)
+    func completeAllocation(_ transfer: TransferIndex, _ result: Int32) {
         if result == 0 {
             // The kernel has dropped what it had in memory there.
-            files[Int(record.pointee.file)].window?._withUnsafeGuaranteedRef {
-                $0.forget(record.pointee.host, UInt64(record.pointee.left))
+            files[transfers[transfer].file].window?._withUnsafeGuaranteedRef {
+                $0.forget(transfers[transfer].host, UInt64(transfers[transfer].left))
             }
             return release(transfer, error: 0)
         }
-        if result == -EINTR || result == -EAGAIN, record.pointee.retries < RequestEngine.retryLimit {
-            record.pointee.retries &+= 1
+        if result == -EINTR || result == -EAGAIN, transfers[transfer].retries < RequestEngine.retryLimit {
+            transfers[transfer].retries &+= 1
             return send(transfer)
         }
         guard [EOPNOTSUPP, ENOSYS, ENODEV, EINVAL].contains(0 &- result) else {
             return release(transfer, error: 0 &- result)
         }
-        let wasPunch = record.pointee.mode == HostFile.Allocation.punchHole
+        let wasPunch = transfers[transfer].mode == HostFile.Allocation.punchHole
         if wasPunch { canPunch = false } else { canZero = false }
-        if requests[Int(record.pointee.request)].operation == .discard { return release(transfer, error: 0) }
+        if requests[transfers[transfer].request].operation == .discard { return release(transfer, error: 0) }
         if wasPunch, canZero {
-            record.pointee.mode = HostFile.Allocation.zeroRange
+            transfers[transfer].mode = HostFile.Allocation.zeroRange
         } else {
-            record.pointee.kind = .zeros
+            transfers[transfer].kind = .zeros
         }
         send(transfer)
     }
 
     // MARK: failures
 
-    func isSound(_ extent: Extent, _ record: UnsafeMutablePointer<Request>) -> Bool {
-        extent.length > 0 && extent.length <= record.pointee.end &- record.pointee.cursor
+    func isSound(_ extent: Extent, _ request: RequestIndex) -> Bool {
+        extent.length > 0 && extent.length <= requests[request].end &- requests[request].cursor
             && Int(extent.file) < fileCount
     }
 
-    func failDamaged(_ request: Int32, _ damage: MapDamage) {
-        if damage.reason == .overlapsMetadata, damage.layer == 0, requests[Int(request)].operation != .read {
+    func failDamaged(_ request: RequestIndex, _ damage: MapDamage) {
+        if damage.reason == .overlapsMetadata, damage.layer == 0, requests[request].operation != .read {
             allocations?.writer.foundCorruption()
         }
-        requests[Int(request)].damage = damage
-        requests[Int(request)].hasDamage = true
+        requests[request].damage = damage
+        requests[request].hasDamage = true
         fail(request, EIO)
     }
 }

@@ -6,8 +6,8 @@ import LinuxIO
 
 extension RequestEngine {
     /// Always false, for `return waitForWakeup(request)`.
-    func waitForWakeup(_ request: Int32, _ allocations: Allocations) -> Bool {
-        requests[Int(request)].state = .waitingForResources
+    func waitForWakeup(_ request: RequestIndex, _ allocations: Allocations) -> Bool {
+        requests[request].state = .waitingForResources
         allocations.waiting.push(request, in: requests)
         armPoll(allocations)
         return false
@@ -16,12 +16,12 @@ extension RequestEngine {
     private func armPoll(_ allocations: Allocations) {
         guard !allocations.isPollArmed else { return }
         allocations.isPollArmed = true
-        if !preparePoll() { backlog.push(tag(CompletionTag.wakeup, 0)) }
+        if !preparePoll() { backlog.push(tag(CompletionTag.wakeup)) }
     }
 
     func preparePoll() -> Bool {
         guard let allocations else { return true }
-        return ring.preparePollAdd(fd: allocations.client.wakeup.raw, events: 1, userData: tag(CompletionTag.wakeup, 0))
+        return ring.preparePollAdd(fd: allocations.client.wakeup.raw, events: 1, userData: tag(CompletionTag.wakeup))
     }
 
     func onWakeup() {
@@ -55,9 +55,9 @@ extension RequestEngine {
     // MARK: flushing the mapping
 
     /// The helper thread brings data and mapping to the disk.
-    func flushMapping(_ request: Int32, _ allocations: Allocations) {
+    func flushMapping(_ request: RequestIndex, _ allocations: Allocations) {
         allocations.writer.startWaiting(allocations.client)
-        requests[Int(request)].flushTicket = allocations.writer.requestFlush()
+        requests[request].flushTicket = allocations.writer.requestFlush()
         allocations.flushing.push(request, in: requests)
         armPoll(allocations)
     }
@@ -66,13 +66,13 @@ extension RequestEngine {
         var line = allocations.flushing.takeAll()
         while !line.isEmpty {
             let request = line.pop(from: requests)
-            guard let error = allocations.writer.result(of: requests[Int(request)].flushTicket) else {
+            guard let error = allocations.writer.result(of: requests[request].flushTicket) else {
                 allocations.flushing.push(request, in: requests)
                 continue
             }
             statistics.syncs &+= 1
             if error != 0 { fail(request, error) }
-            requests[Int(request)].state = .finished
+            requests[request].state = .finished
             finished.push(request, in: requests)
         }
     }

@@ -7,23 +7,22 @@ import QCOW2
 
 extension RequestEngine {
     /// Goes on with writeZeroes or discard of a mapped image from the request's cursor.
-    func advanceMappedZeroes(_ request: Int32) {
+    func advanceMappedZeroes(_ request: RequestIndex) {
         guard let allocations else { return }
-        let record = requests + Int(request)
-        record.pointee.state = .advancing
+        requests[request].state = .advancing
         guard isPrepared || prepareToWrite(request) else { return }
-        let isDiscard = record.pointee.operation == .discard
-        if isDiscard, !discards { record.pointee.cursor = record.pointee.end }
-        while record.pointee.error == 0, record.pointee.cursor < record.pointee.end {
-            let left = record.pointee.end &- record.pointee.cursor
-            switch chain.lookup(GuestOffset(record.pointee.cursor), length: left) {
+        let isDiscard = requests[request].operation == .discard
+        if isDiscard, !discards { requests[request].cursor = requests[request].end }
+        while requests[request].error == 0, requests[request].cursor < requests[request].end {
+            let left = requests[request].end &- requests[request].cursor
+            switch chain.lookup(GuestOffset(requests[request].cursor), length: left) {
             case .extent(let extent) where extent.kind.isZero || extent.kind.isUnallocated:
                 let length = min(max(extent.length, 1), left)
-                let next = record.pointee.cursor &+ length
+                let next = requests[request].cursor &+ length
                 // A discard gives up whole clusters, of which some subclusters may be zeros already.
                 let whole = next & ~UInt64(allocations.clusterSize &- 1)
-                if !isDiscard || length == left || whole > record.pointee.cursor {
-                    record.pointee.cursor = isDiscard && length < left ? whole : next
+                if !isDiscard || length == left || whole > requests[request].cursor {
+                    requests[request].cursor = isDiscard && length < left ? whole : next
                     continue
                 }
             case .extent: break
@@ -34,16 +33,16 @@ extension RequestEngine {
                 failDamaged(request, damage)
                 continue
             }
-            let mode: ZeroMode = isDiscard ? .discard : record.pointee.mayUnmap ? .unmap : .keep
+            let mode: ZeroMode = isDiscard ? .discard : requests[request].mayUnmap ? .unmap : .keep
             guard zeroStep(request, left, mode, allocations) else { return }
         }
         drainOrFinish(request)
     }
 
     /// One step of it. False: the request waits.
-    private func zeroStep(_ request: Int32, _ left: UInt64, _ mode: ZeroMode, _ allocations: Allocations) -> Bool {
-        let record = requests + Int(request)
-        let guest = GuestOffset(record.pointee.cursor)
+    private func zeroStep(_ request: RequestIndex, _ left: UInt64, _ mode: ZeroMode, _ allocations: Allocations) -> Bool
+    {
+        let guest = GuestOffset(requests[request].cursor)
         var grant = allocations.writer.zero(guest, length: left, mode)
         if grant == .busy || grant == .wants {
             allocations.writer.startWaiting(allocations.client)
@@ -51,8 +50,8 @@ extension RequestEngine {
         }
         switch grant {
         case .done(let count):
-            record.pointee.cursor &+= min(max(count, 1), left)
-            record.pointee.needsSync = true
+            requests[request].cursor &+= min(max(count, 1), left)
+            requests[request].needsSync = true
             return true
         case .write(let count): return writeZeros(request, count)
         case .busy, .wants: return waitForWakeup(request, allocations)
@@ -65,10 +64,10 @@ extension RequestEngine {
         }
     }
 
-    private func writeZeros(_ request: Int32, _ count: UInt64) -> Bool {
-        switch chain.lookupForWrite(GuestOffset(requests[Int(request)].cursor), length: count) {
+    private func writeZeros(_ request: RequestIndex, _ count: UInt64) -> Bool {
+        switch chain.lookupForWrite(GuestOffset(requests[request].cursor), length: count) {
         case .inPlace(let extent):
-            guard isSound(extent, requests + Int(request)) else {
+            guard isSound(extent, request) else {
                 fail(request, EIO)
                 return true
             }
