@@ -131,7 +131,7 @@ extension RequestEngine {
 
     /// Puts the request at the end of the line for transfers and buffers. Always false, for `return waitForResources(request)`.
     @discardableResult func waitForResources(_ request: RequestIndex) -> Bool {
-        statistics.resourceWaits &+= 1
+        counters.resourceWaits &+= 1
         requests[request].state = .waitingForResources
         waitingForResources.push(request, in: requests)
         return false

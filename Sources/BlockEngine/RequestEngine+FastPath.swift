@@ -74,7 +74,7 @@ extension RequestEngine {
         precondition(request.exists && request.position < requestCount, "no such request")
         precondition(requests[request].state == .free, "the request is in flight")
         outstanding &+= 1
-        statistics.requests &+= 1
+        counters.requests &+= 1
         requests[request].start = guest.bytes
         requests[request].end = guest.bytes &+ UInt64(truncatingIfNeeded: length)
         requests[request].operation = .read
@@ -106,15 +106,31 @@ extension RequestEngine {
         guard let host, isStraight(plainFile, host.bytes, base, length) else { return beginAdvance(request) }
         requests[request].state = .draining
         if isWrite {
-            if hidesCut(host.bytes, length) {
+            switch pageCache.write(RequestMemory(base: base), at: 0, length, plainFile, host.bytes) {
+            case .done: return finish(request)
+            case .fileWasCut:
                 failCut(request)
                 return finish(request)
+            case .absent: break
             }
-            if writeInline(host.bytes, base, length, request) { return }
-        } else if copySoon(host.bytes, base, length, request) {
-            return
+        } else {
+            switch pageCache.read(host.bytes, base, length, request) {
+            case .done: return finish(request)
+            case .queued:
+                if pageCache.isQueueFull { copyQueued() }
+                return
+            case .absent: break
+            }
         }
         addToRun(request, host: host.bytes, length: length, isWrite: isWrite)
+    }
+
+    /// Does the reads that wait for each other.
+    @inline(never) func copyQueued() {
+        var lost = IndexQueue<Request>()
+        pageCache.copyQueued(done: &finished, lost: &lost, in: requests)
+        // Such a request asks again where its bytes are, and gets the reason.
+        while !lost.isEmpty { beginAdvance(lost.pop(from: requests)) }
     }
 
     /// Starts a request the long way, behind those that wait for resources already. `after`: bytes that are done.

@@ -46,16 +46,8 @@ public final class RequestEngine {
     var run = RequestRun()
     let runLimit: Int
     var flushes = FlushQueue()
-    var throttle = DirtyThrottleMonitor()
-    var faults = MajorFaultMonitor()
-    var backoff = ResidencyProbeBackoff()
-    var copies = MappedReadBatch()
-    /// Where the callers' memory comes from, as far as files can be read that it is.
-    var sources = GuestMemoryFiles()
-    /// The active image's file was cut: no write of this engine touches it any more.
-    var isCutKnown = false
-    /// Writes that reach this position of the file of the data, its end when last looked at, ask first: see `hidesCut`.
-    var watchedEnd: UInt64
+    /// What goes without the ring: reads and writes of pages that are in memory.
+    var pageCache: PageCacheIO
     /// What the file of the data can do, as far as it was tried.
     var canPunch = true
     var canZero = true
@@ -73,9 +65,9 @@ public final class RequestEngine {
     var backlog: TagQueue
 
     /// Writes are on the medium before they are answered.
-    public var writeThrough = false
+    public var writeThrough = false { didSet { pageCache.mayWrite = writesInline && !writeThrough } }
     /// Writes through the page cache may be plain calls of this thread. Off: all go by the ring.
-    public var writesInline = true
+    public var writesInline = true { didSet { pageCache.mayWrite = writesInline && !writeThrough } }
     /// Flushes are answered without doing anything: a crash of the host may lose everything. For scratch disks.
     public var ignoresFlushes = false
     /// Discards of a raw image give its storage back.
@@ -91,10 +83,14 @@ public final class RequestEngine {
     let counts: InFlightCounts?
     /// The first write asks whether it may.
     var isPrepared: Bool
-    /// Helps with long transfers, where there is one.
-    let helper: CopyHelper?
+    var counters = Statistics()
     /// What happened so far.
-    public internal(set) var statistics = Statistics()
+    public var statistics: Statistics {
+        var all = counters
+        all.mapped = pageCache.mapped
+        all.shared = pageCache.shared
+        return all
+    }
 
     /// Makes the engine with everything it will ever need, except buffers whose size depends on the image's tables
     /// and compressed clusters: those are made when first needed, and kept.
@@ -120,15 +116,13 @@ public final class RequestEngine {
         guard let zeros = Self.sharedZeros else { throw ImageError(.system, "no memory for zeros") }
         self.chain = chain
         self.ring = ring
-        self.helper = helper
         self.zeros = zeros
         plainFile = chain.activeDataFile
         requestCount = count
         allocations = try Allocations(chain, requests: count)
         counts = allocations.map { $0.writer.counts(of: $0.client) }
         isPrepared = allocations?.writer.plan.isPrepared ?? true
-        let written = chain.files[Int(plainFile)]
-        watchedEnd = chain.isWritable && !written.isBlockDevice ? written.assuredLength : .max
+        pageCache = PageCacheIO(chain, maxIovecs: maxIovecs, helper: helper)
         // Those behind the door's own read what allocating writes must copy.
         requests = RecordTable(count: count + (allocations?.count ?? 0), of: Request())
         // Most requests are one extent; the rest waits a moment rather than cost memory always.
@@ -149,7 +143,9 @@ public final class RequestEngine {
             let canBypass = allocations == nil || chain.clusterSize(ofLayer: 0) >= 4096
             // What a disk needs more than its size is a fraction of a per cent, and some clusters of snapshots.
             let growth = i == Int(plainFile) && chain.isWritable ? chain.size &+ chain.size / 32 &+ 64 << 20 : 0
-            files[UInt16(i)] = DataFile(file, direct: canBypass, room: seesPages ? growth : nil)
+            files[UInt16(i)] = DataFile(file, direct: canBypass)
+            pageCache.files[UInt16(i)] = PageCacheFile(
+                file, isDirect: files[UInt16(i)].isDirect, room: seesPages ? growth : nil)
             files[UInt16(i)].keep(in: ring)
             direct = direct || file.directFD >= 0
         }
@@ -171,8 +167,7 @@ public final class RequestEngine {
         allocations?.end()
         run.members.deallocate()
         lists.free()
-        sources.free()
-        copies.free()
+        pageCache.free()
         freeTransfers.free()
         bounces.free()
         tables.free()
@@ -190,7 +185,11 @@ public final class RequestEngine {
     }
 
     /// Most of what the guest uses is done in the call that takes it in.
-    public var seesPages: Bool { files[plainFile].pages.isThere }
+    public var seesPages: Bool { pageCache.seesPages }
+
+    /// Where the callers' memory comes from: writes of the page cache need it to go by its mapping. The descriptors must
+    /// stay open until they are replaced.
+    public func setGuestMemoryFiles(_ files: [GuestMemoryFile]) { pageCache.sources.replace(files) }
 
     /// Whether another request may be submitted now (on a slot that is free).
     public var canAccept: Bool { outstanding < requestCount }
@@ -210,17 +209,17 @@ public final class RequestEngine {
     public func nextFinished() -> Finished? {
         if !backlog.isEmpty { sendBacklog() }
         if run.count > 0 { closeRun() }
-        if !copies.isEmpty { copyAll() }
+        if pageCache.hasQueued { copyQueued() }
         let request = finished.pop(from: requests)
         guard request.exists else { return nil }
         requests[request].state = .free
         outstanding &-= 1
         if let counts { counts.end(requests[request].parity) }
         if requests[request].error == 0 {
-            statistics.bytes &+= requests[request].end &- requests[request].start
+            counters.bytes &+= requests[request].end &- requests[request].start
             return Finished(slot: UInt32(bitPattern: request.raw), error: 0, damage: nil)
         }
-        statistics.errors &+= 1
+        counters.errors &+= 1
         let damage: MapDamage? = requests[request].hasDamage ? requests[request].damage : nil
         return Finished(
             slot: UInt32(bitPattern: request.raw), error: requests[request].error, damage: damage)

@@ -75,7 +75,7 @@ extension RequestEngine {
         let key = ClusterKey(extent)
         var entry = clusters.find(key)
         if entry.exists, !clusters.records[entry].isLoading {
-            statistics.cacheHits &+= 1
+            counters.cacheHits &+= 1
             clusters.touch(entry)
             copyCluster(entry, from: Int(into), request, at: at, length: length)
             requests[request].cursor &+= extent.length
@@ -85,7 +85,7 @@ extension RequestEngine {
             return waitForResources(request)
         }
         if entry.exists {
-            statistics.cacheJoins &+= 1
+            counters.cacheJoins &+= 1
         } else {
             entry = clusters.make(key, size: size)
             guard entry.exists else { return waitForResources(request) }
@@ -129,7 +129,7 @@ extension RequestEngine {
         let key = clusters.records[entry].key
         if result == -EAGAIN || result == -EINTR, loads.records[load].retries < RequestEngine.retryLimit {
             loads.records[load].retries &+= 1
-            statistics.retries &+= 1
+            counters.retries &+= 1
             return sendLoad(load)
         }
         if result > 0 {
@@ -147,7 +147,7 @@ extension RequestEngine {
     private func decode(_ load: ClusterLoadIndex, _ entry: CachedClusterIndex) -> Int32 {
         let record = loads.records[load]
         let cluster = clusters.records[entry]
-        statistics.clustersDecoded &+= 1
+        counters.clustersDecoded &+= 1
         if decoder == nil { decoder = ClusterDecoder() }
         guard let decoder else { return ENOMEM }
         let decoded = decoder.decode(

@@ -89,7 +89,7 @@ extension RequestEngine {
                 waitForResources(request)
                 return true
             }
-            statistics.tableReads &+= 1
+            counters.tableReads &+= 1
             sendTable(load)
         }
         requests[request].state = .needsTable
@@ -125,7 +125,7 @@ extension RequestEngine {
         let table = tables.records[load].read
         if result == -EAGAIN || result == -EINTR, tables.records[load].retries < RequestEngine.retryLimit {
             tables.records[load].retries &+= 1
-            statistics.retries &+= 1
+            counters.retries &+= 1
             return sendTable(load)
         }
         if result > 0 {

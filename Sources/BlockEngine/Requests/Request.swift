@@ -125,16 +125,6 @@ struct DataFile: TableRecord {
     /// Low bits that must be clear in addresses and in offsets and lengths of reads by `data`; 0 when buffered.
     var memoryMask: UInt
     var offsetMask: UInt64
-    /// The page cache takes writes, and io_uring would hand each to a kernel thread: a plain call is cheaper.
-    var writesInline = false
-    /// The pages of `data` that can be reached without a call.
-    var pages = MappedPages.none
-    /// The longest write that goes by them, in bytes; 0: none does.
-    var mappedWrite = 0
-    /// The file is on no disk.
-    var isMemory = false
-    /// The same window, for what is rarer. The engine's chain keeps it.
-    var window: Unmanaged<PageCacheMapping>?
 }
 
 /// What a completion belongs to, in the engine's half of the `user_data` space (bit 63 set).

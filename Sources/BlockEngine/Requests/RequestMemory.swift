@@ -9,6 +9,15 @@ struct RequestMemory {
     let iovecs: UnsafeMutablePointer<iovec>?
     let count: Int
 
+    @inline(__always) init(base: UnsafeMutableRawPointer?, iovecs: UnsafeMutablePointer<iovec>?, count: Int) {
+        self.base = base
+        self.iovecs = iovecs
+        self.count = count
+    }
+
+    /// Memory that is one range.
+    @inline(__always) init(base: UnsafeMutableRawPointer) { self.init(base: base, iovecs: nil, count: 0) }
+
     /// Calls `body` with each contiguous part of the `length` bytes at `at`, and how many bytes came before it.
     @inline(__always) func parts(
         at: Int, length: Int, _ body: (_ memory: UnsafeMutableRawPointer, _ length: Int, _ before: Int) -> Void

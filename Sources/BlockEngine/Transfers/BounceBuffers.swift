@@ -38,23 +38,18 @@ struct BounceBuffers {
 extension DataFile {
     /// Data goes past the page cache where the file allows it, unless its blocks are too large to bounce.
     /// `direct`: past the page cache, where the file can.
-    /// `room`: how large the file may become; nil when its pages are not wanted.
-    init(_ file: HostFile, direct: Bool, room: UInt64?) {
+    init(_ file: HostFile, direct: Bool) {
         let memory = max(file.directMemoryAlignment, 1)
         let offset = max(file.directOffsetAlignment, 1)
         let usable = direct && file.directFD >= 0 && DataFile.fits(memory) && DataFile.fits(offset)
         self.init(
             buffered: file.fd, data: usable ? file.directFD : file.fd,
-            memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0,
-            writesInline: !usable && file.isWritable)
+            memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0)
         ringData = data
-        isMemory = file.isTmpfs
-        guard !usable, let room, let window = file.pages(room: room) else { return }
-        pages = window.pages
-        // The file system of a disk is asked about each page that becomes dirty; about a long write it is asked once.
-        mappedWrite = writesInline ? file.isTmpfs ? RequestEngine.mappedCopyLimit : 64 << 10 : 0
-        self.window = Unmanaged.passUnretained(window)
     }
+
+    /// Data goes past the page cache.
+    var isDirect: Bool { data != buffered }
 
     /// Makes the file known to the ring beforehand, if that can be.
     mutating func keep(in ring: Ring) {

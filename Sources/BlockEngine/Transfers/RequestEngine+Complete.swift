@@ -10,7 +10,7 @@ extension RequestEngine {
 
     @inline(__always) func completeTransfer(_ transfer: TransferIndex, _ result: Int32) {
         if transfers[transfer].kind == .plain, Int(result) == transfers[transfer].left {
-            sawPages(transfers[transfer].file, transfers[transfer].host, transfers[transfer].left)
+            pageCache.sawPages(transfers[transfer].file, transfers[transfer].host, transfers[transfer].left)
             release(transfer, error: 0)
         } else {
             completeOther(transfer, result)
@@ -43,7 +43,7 @@ extension RequestEngine {
         transfers[transfer].host &+= UInt64(usable)
         transfers[transfer].left &-= usable
         transfers[transfer].retries = 0
-        statistics.retries &+= 1
+        counters.retries &+= 1
         send(transfer)
     }
 
@@ -52,7 +52,7 @@ extension RequestEngine {
         let request = transfers[transfer].request
         freeTransfers.give(transfer)
         requests[request].transfers &-= 1
-        statistics.retries &+= 1
+        counters.retries &+= 1
         beginAdvance(request, after: UInt64(truncatingIfNeeded: done))
     }
 
@@ -71,7 +71,7 @@ extension RequestEngine {
         guard result & Int(truncatingIfNeeded: mask) == 0 else { return finishBounce(transfer, EIO) }
         transfers[transfer].got = got
         transfers[transfer].retries = 0
-        statistics.retries &+= 1
+        counters.retries &+= 1
         send(transfer)
     }
 
@@ -85,7 +85,7 @@ extension RequestEngine {
     private func completeWithout(_ transfer: TransferIndex, _ result: Int32) {
         if result == -EAGAIN || result == -EINTR, transfers[transfer].retries < RequestEngine.retryLimit {
             transfers[transfer].retries &+= 1
-            statistics.retries &+= 1
+            counters.retries &+= 1
             send(transfer)
             return
         }

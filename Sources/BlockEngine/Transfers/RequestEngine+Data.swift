@@ -41,26 +41,18 @@ extension RequestEngine {
         }
         let at = Int(truncatingIfNeeded: requests[request].cursor &- requests[request].start)
         let length = Int(truncatingIfNeeded: extent.length)
-        if requests[request].operation == .write, hidesCut(extent.host.bytes, length) {
-            failCut(request)
-            return true
-        }
-        if requests[request].operation == .write, extent.file == plainFile,
-            writeNow(request, at: at, length, extent.host.bytes)
-        {
-            requests[request].cursor &+= extent.length
-            return true
-        }
-        if isCutKnown, requests[request].operation == .write {
-            failCut(request)
-            return true
-        }
-        if requests[request].operation == .read, moveTogether(request, at: at, length, extent.file, extent.host.bytes) {
-            requests[request].cursor &+= extent.length
-            return true
-        }
-        if requests[request].operation == .read, let base = requests[request].base,
-            readMapped(extent.file, extent.host.bytes, base + at, length)
+        if requests[request].operation == .write {
+            switch pageCache.write(memory(of: request), at: at, length, extent.file, extent.host.bytes) {
+            case .done:
+                requests[request].cursor &+= extent.length
+                return true
+            case .fileWasCut:
+                failCut(request)
+                return true
+            case .absent: break
+            }
+        } else if requests[request].operation == .read,
+            pageCache.read(memory(of: request), at: at, length, extent.file, extent.host.bytes)
         {
             requests[request].cursor &+= extent.length
             return true
@@ -132,7 +124,7 @@ extension RequestEngine {
     private func fillBounce(_ transfer: TransferIndex, _ own: RequestMemory) {
         transfers[transfer].bounce = bounces.take()
         transfers[transfer].got = 0
-        statistics.bounces &+= 1
+        counters.bounces &+= 1
         guard requests[transfers[transfer].request].operation == .write else { return }
         own.copyOut(
             bounces.buffer(transfers[transfer].bounce), at: transfers[transfer].at, length: transfers[transfer].left)
@@ -158,7 +150,7 @@ extension RequestEngine {
         transfers[transfer].at = at
         transfers[transfer].left = length
         transfers[transfer].host = host
-        statistics.dataTransfers &+= 1
+        counters.dataTransfers &+= 1
     }
 
     // MARK: sending

@@ -75,14 +75,14 @@ extension RequestEngine {
             transfer, .merged, plainFile, at: count, length: Int(truncatingIfNeeded: run.end &- run.host),
             host: run.host)
         transfers[transfer].list = list
-        statistics.merged &+= UInt64(count)
+        counters.merged &+= UInt64(count)
         send(transfer)
     }
 
     /// All requests of a merged transfer are done, or each is on its own.
     func completeMerged(_ transfer: TransferIndex, _ result: Int32) {
         let isWhole = Int(result) == transfers[transfer].left
-        if isWhole { sawPages(transfers[transfer].file, transfers[transfer].host, transfers[transfer].left) }
+        if isWhole { pageCache.sawPages(transfers[transfer].file, transfers[transfer].host, transfers[transfer].left) }
         lists.give(transfers[transfer].list)
         transfers[transfer].list = .none
         freeTransfers.give(transfer)
@@ -93,7 +93,7 @@ extension RequestEngine {
             if isWhole {
                 finish(request)
             } else {
-                statistics.retries &+= 1
+                counters.retries &+= 1
                 beginAdvance(request)
             }
             request = next

@@ -28,7 +28,7 @@ extension RequestEngine {
 
     private func startSync() {
         flushes.isRunning = true
-        statistics.syncs &+= 1
+        counters.syncs &+= 1
         if !prepareSync() { backlog.push(tag(CompletionTag.sync)) }
     }
 

@@ -93,8 +93,8 @@ extension RequestEngine {
         requests[request].cursor &+= UInt64(allocations.records[index].length)
         requests[request].transfers &+= 1
         requests[request].needsSync = true
-        statistics.allocations &+= 1
-        guard !hidesCut(ticket.host.bytes, Int(truncatingIfNeeded: ticket.length)) else {
+        counters.allocations &+= 1
+        guard !pageCache.cut.hidesCut(ticket.host.bytes, Int(truncatingIfNeeded: ticket.length)) else {
             failCut(request)
             return endAllocation(index, EIO, .atOnce)
         }
@@ -129,7 +129,9 @@ extension RequestEngine {
         guard let ticket = allocations.records[index].ticket else { return }
         let request = allocations.records[index].request
         let host = ticket.host.bytes &+ UInt64(allocations.records[index].inside)
-        if writeNow(request, at: allocations.records[index].at, allocations.records[index].length, host, isNew: true) {
+        if pageCache.writeNow(
+            memory(of: request), at: allocations.records[index].at, allocations.records[index].length, host, isNew: true
+        ) {
             return endAllocation(index, 0, .atOnce)
         }
         let transfer = takeTransfer(for: request, keeping: 0)
@@ -151,7 +153,7 @@ extension RequestEngine {
         // A data file of its own is not made longer than the disk.
         let end = Int(clamping: chain.size &- ticket.guest.bytes)
         let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
-        if writeNow(ticket.host.bytes &+ UInt64(from), allocationBuffer(index) + from, count, isNew: true) {
+        if pageCache.writeBuffer(ticket.host.bytes &+ UInt64(from), allocationBuffer(index) + from, count) {
             return endAllocation(index, 0, way)
         }
         // There is one for each allocating write that no other may take.

@@ -82,7 +82,7 @@ extension RequestEngine {
             requests[request].cursor &+= extent.length
             return true
         }
-        guard !hidesCut(extent.host.bytes, Int(truncatingIfNeeded: extent.length)) else {
+        guard !pageCache.cut.hidesCut(extent.host.bytes, Int(truncatingIfNeeded: extent.length)) else {
             failCut(request)
             return true
         }
@@ -111,9 +111,7 @@ extension RequestEngine {
     func completeAllocation(_ transfer: TransferIndex, _ result: Int32) {
         if result == 0 {
             // The kernel has dropped what it had in memory there.
-            files[transfers[transfer].file].window?._withUnsafeGuaranteedRef {
-                $0.forget(transfers[transfer].host, UInt64(transfers[transfer].left))
-            }
+            pageCache.forget(transfers[transfer].file, transfers[transfer].host, UInt64(transfers[transfer].left))
             return release(transfer, error: 0)
         }
         if result == -EINTR || result == -EAGAIN, transfers[transfer].retries < RequestEngine.retryLimit {
@@ -139,6 +137,16 @@ extension RequestEngine {
     func isSound(_ extent: Extent, _ request: RequestIndex) -> Bool {
         extent.length > 0 && extent.length <= requests[request].end &- requests[request].cursor
             && Int(extent.file) < fileCount
+    }
+
+    /// A write to a file that was cut: another try would make it longer again.
+    @inline(never) func failCut(_ request: RequestIndex) {
+        let start = GuestOffset(requests[request].start)
+        failDamaged(
+            request,
+            MapDamage(
+                reason: .fileWasCut, guest: start, length: requests[request].end &- start.bytes,
+                table: HostOffset(0)))
     }
 
     func failDamaged(_ request: RequestIndex, _ damage: MapDamage) {

@@ -70,7 +70,7 @@ extension RequestEngine {
                 allocations.flushing.push(request, in: requests)
                 continue
             }
-            statistics.syncs &+= 1
+            counters.syncs &+= 1
             if error != 0 { fail(request, error) }
             requests[request].state = .finished
             finished.push(request, in: requests)
