@@ -1,56 +1,48 @@
-// A request becomes work by asking the chain where its bytes are, extent by extent. This is that
-// loop: it issues what it can, and where it cannot go on (a table is missing, a pool is empty) it leaves the request in
-// the one list that will wake it.
+// A request becomes transfers by asking the chain where its bytes are, extent by extent. This is that loop: it submits what
+// it can, and where it cannot go on (a table is missing, a pool is empty) it leaves the request in the one list that will
+// wake it.
 import DiskTypes
 import Glibc
+import LinuxIO
+import QCOW2
 
 extension RequestEngine {
-    /// A table can be thrown out by other requests between its arrival and the look that wanted it. Each new try has a
-    /// fair chance, so this many in a row mean that the cache cannot hold one look-up at all.
-    static var tableTryLimit: UInt32 { 4096 }
-
     /// Goes on with a request from its cursor.
     func advance(_ request: RequestIndex) {
         switch requests[request].operation {
         case .read: advanceRead(request)
         case .write: advanceWrite(request)
-        case .writeZeroes, .discard: advanceZeroes(request)
+        case .writeZeroes, .discard:
+            if let allocations { advanceMappedZeroes(request, allocations) } else { advanceZeroes(request) }
         case .flush: flush(request)
         }
     }
 
+    // MARK: reads
+
     private func advanceRead(_ request: RequestIndex) {
-        guard requests[request].error == 0, requests[request].cursor < requests[request].end else {
-            return drainOrFinish(request)
-        }
+        guard isUnfinished(request) else { return drainOrFinish(request) }
         requests[request].state = .advancing
-        var answer = ask(request)
+        var answer = chain.lookup(cursor(request), length: left(request))
         while true {
             guard case .extent(var extent) = answer else {
                 guard handle(answer, request) else { return }
                 break
             }
-            guard extent.length > 0, extent.length <= requests[request].end &- requests[request].cursor else {
+            guard extent.length > 0, extent.length <= left(request) else {
                 // No map answers so; were it to, this is where it stops.
                 fail(request, EIO)
                 break
             }
-            if requests[request].cursor &+ extent.length < requests[request].end {
-                answer = merge(&extent, upTo: requests[request].end)
-            }
+            if extent.length < left(request) { answer = grow(&extent, upTo: requests[request].end) }
             guard submitExtent(extent, request) else { return }
-            guard requests[request].cursor < requests[request].end, requests[request].error == 0 else { break }
+            guard isUnfinished(request) else { break }
         }
         drainOrFinish(request)
     }
 
-    @inline(__always) private func ask(_ request: RequestIndex) -> MapAnswer {
-        chain.lookup(
-            GuestOffset(requests[request].cursor), length: requests[request].end &- requests[request].cursor)
-    }
-
     /// Grows `extent` by what follows it on guest and host; the answer for what comes after.
-    private func merge(_ extent: inout Extent, upTo end: UInt64) -> MapAnswer {
+    private func grow(_ extent: inout Extent, upTo end: UInt64) -> MapAnswer {
         while true {
             let next = extent.guest.bytes &+ extent.length
             guard next < end else { return .extent(extent) }
@@ -62,7 +54,7 @@ extension RequestEngine {
         }
     }
 
-    /// Work for one extent at the cursor, which moves past what was issued. False: the request is in a list and waits.
+    /// Work for one extent at the cursor, which moves past what was submitted. False: the request is in a list and waits.
     private func submitExtent(_ extent: Extent, _ request: RequestIndex) -> Bool {
         requests[request].tableTries = 0
         switch extent.kind {
@@ -72,7 +64,7 @@ extension RequestEngine {
             return submitCompressed(extent, request)
         case .zero, .zeroAllocated, .unallocated, .unallocatedReserved:
             let at = Int(truncatingIfNeeded: requests[request].cursor &- requests[request].start)
-            memory(of: request).zero(at: at, length: Int(truncatingIfNeeded: extent.length))
+            requests[request].memory.zero(at: at, length: Int(truncatingIfNeeded: extent.length))
             requests[request].cursor &+= extent.length
             return true
         }
@@ -81,14 +73,128 @@ extension RequestEngine {
     /// An answer that is no extent. False: the request waits.
     private func handle(_ answer: MapAnswer, _ request: RequestIndex) -> Bool {
         switch answer {
-        case .needs(let table):
-            return !awaitTable(table, request)
-        case .damaged(let damage):
-            failDamaged(request, damage)
-        case .extent:
-            break
+        case .needs(let table): return !awaitTable(table, request)
+        case .damaged(let damage): failDamaged(request, damage)
+        case .extent: break
         }
         return true
+    }
+
+    // MARK: writes
+
+    private func advanceWrite(_ request: RequestIndex) {
+        requests[request].state = .advancing
+        guard isPrepared || prepareToWrite(request) else { return }
+        while isUnfinished(request) {
+            switch chain.lookupForWrite(cursor(request), length: left(request)) {
+            case .inPlace(let extent):
+                guard isSound(extent, request) else {
+                    fail(request, EIO)
+                    break
+                }
+                requests[request].tableTries = 0
+                guard submitData(extent, request) else { return }
+            case .allocate(let length):
+                guard allocate(request, length, zeros: false) else { return }
+            case .needs(let table):
+                if awaitTable(table, request) { return }
+            case .damaged(let damage):
+                failDamaged(request, damage)
+            }
+        }
+        drainOrFinish(request)
+    }
+
+    /// Zeros and discards where the mapping never changes: the file system makes them.
+    private func advanceZeroes(_ request: RequestIndex) {
+        requests[request].state = .advancing
+        while isUnfinished(request) {
+            guard let extent = zeroStep(request) else {
+                if requests[request].state != .advancing { return }
+                continue
+            }
+            guard submitZeroes(extent, request) else { return }
+        }
+        drainOrFinish(request)
+    }
+
+    /// The next extent that must be made zero in place. Nil: nothing to do for the step, or the request waits or failed.
+    private func zeroStep(_ request: RequestIndex) -> Extent? {
+        let left = left(request)
+        // What reads as zeros already stays as it is.
+        switch chain.lookup(cursor(request), length: left) {
+        case .extent(let extent) where extent.kind.isZero || extent.kind.isUnallocated:
+            requests[request].cursor &+= min(max(extent.length, 1), left)
+            return nil
+        case .extent: break
+        case .needs(let table):
+            _ = awaitTable(table, request)
+            return nil
+        case .damaged(let damage):
+            failDamaged(request, damage)
+            return nil
+        }
+        switch chain.lookupForWrite(cursor(request), length: left) {
+        case .inPlace(let extent) where isSound(extent, request): return extent
+        case .inPlace: fail(request, EIO)
+        // Bytes that need not be kept may as well stay.
+        case .allocate(let length) where requests[request].operation == .discard:
+            requests[request].cursor &+= min(max(length, 1), left)
+        // Only mapped images allocate, and their zeros go another way.
+        case .allocate: fail(request, EIO)
+        case .needs(let table): _ = awaitTable(table, request)
+        case .damaged(let damage): failDamaged(request, damage)
+        }
+        return nil
+    }
+
+    /// Zeros and discards of a mapped image change entries and move no bytes, where the format can say it; what it cannot
+    /// say is written.
+    private func advanceMappedZeroes(_ request: RequestIndex, _ allocations: Allocations) {
+        requests[request].state = .advancing
+        guard isPrepared || prepareToWrite(request) else { return }
+        let isDiscard = requests[request].operation == .discard
+        if isDiscard, !discards { requests[request].cursor = requests[request].end }
+        while isUnfinished(request) {
+            let left = left(request)
+            switch chain.lookup(cursor(request), length: left) {
+            case .extent(let extent) where extent.kind.isZero || extent.kind.isUnallocated:
+                let length = min(max(extent.length, 1), left)
+                let next = requests[request].cursor &+ length
+                // A discard gives up whole clusters, of which some subclusters may be zeros already.
+                let whole = next & ~UInt64(allocations.clusterSize &- 1)
+                if !isDiscard || length == left || whole > requests[request].cursor {
+                    requests[request].cursor = isDiscard && length < left ? whole : next
+                    continue
+                }
+            case .extent: break
+            case .needs(let table):
+                if awaitTable(table, request) { return }
+                continue
+            case .damaged(let damage):
+                failDamaged(request, damage)
+                continue
+            }
+            let mode: ZeroMode = isDiscard ? .discard : requests[request].mayUnmap ? .unmap : .keep
+            guard zeroMapped(request, left, mode, allocations) else { return }
+        }
+        drainOrFinish(request)
+    }
+
+    // MARK: the range that is left
+
+    @inline(__always) private func cursor(_ request: RequestIndex) -> GuestOffset {
+        GuestOffset(requests[request].cursor)
+    }
+    /// Bytes.
+    @inline(__always) private func left(_ request: RequestIndex) -> UInt64 {
+        requests[request].end &- requests[request].cursor
+    }
+    @inline(__always) private func isUnfinished(_ request: RequestIndex) -> Bool {
+        requests[request].error == 0 && requests[request].cursor < requests[request].end
+    }
+    func isSound(_ extent: Extent, _ request: RequestIndex) -> Bool {
+        extent.length > 0 && extent.length <= left(request) && Int(extent.file) < transfers.files.count
     }
 
     // MARK: ends
@@ -98,12 +204,32 @@ extension RequestEngine {
         if requests[request].error == 0 { requests[request].error = error }
     }
 
+    /// The same for a range whose mapping, or whose file, has lost bytes.
+    func failDamaged(_ request: RequestIndex, _ damage: MapDamage) {
+        if damage.reason == .overlapsMetadata, damage.layer == 0, requests[request].operation != .read {
+            allocations?.writer.foundCorruption()
+        }
+        requests[request].damage = damage
+        requests[request].hasDamage = true
+        fail(request, EIO)
+    }
+
+    /// A write to a file that was cut: another try would make it longer again.
+    @inline(never) func failCut(_ request: RequestIndex) {
+        let start = GuestOffset(requests[request].start)
+        failDamaged(
+            request,
+            MapDamage(
+                reason: .fileWasCut, guest: start, length: requests[request].end &- start.bytes,
+                table: HostOffset(0)))
+    }
+
     /// Nothing more to submit: done once all transfers are back.
     @inline(__always) func drainOrFinish(_ request: RequestIndex) {
         if requests[request].transfers == 0 { finish(request) } else { requests[request].state = .draining }
     }
 
-    /// Everything was done, well or not. Zeros that must be durable have one more step.
+    /// Everything was done, well or not. Changes that must be durable have one more step.
     @inline(__always) func finish(_ request: RequestIndex) {
         if request.position >= requestCount { return oldBytesRead(request) }
         if writeThrough, !ignoresFlushes, requests[request].error == 0,
@@ -111,25 +237,32 @@ extension RequestEngine {
         {
             return flush(request)
         }
+        answer(request)
+    }
+
+    /// The door gets the request back.
+    @inline(__always) func answer(_ request: RequestIndex) {
         requests[request].state = .finished
         finished.push(request, in: requests)
     }
 
-    /// A transfer of the request is back and free again.
-    @inline(__always) func release(_ transfer: TransferIndex, error: Int32) {
-        let request = transfers[transfer].request
-        if transfers[transfer].list.exists { lists.give(transfers[transfer].list) }
-        let op = transfers[transfer].op
-        freeTransfers.give(transfer)
-        if error != 0 { fail(request, error) }
-        requests[request].transfers &-= 1
-        if op.exists { return endAllocation(op, error) }
-        if requests[request].transfers == 0, requests[request].state == .draining { finish(request) }
+    /// Takes in a flush, or the end of a change that must be durable before it is answered.
+    func flush(_ request: RequestIndex) {
+        guard chain.isWritable, !ignoresFlushes else { return finish(request) }
+        requests[request].state = .syncing
+        if let allocations, allocations.writer.flushesMapping { return flushMapping(request, allocations) }
+        if flushes.add(request, in: requests) { startSync() }
+    }
+
+    func startSync() {
+        counters.syncs &+= 1
+        sendSync()
     }
 
     // MARK: waiting for resources
 
-    /// Puts the request at the end of the line for transfers and buffers. Always false, for `return waitForResources(request)`.
+    /// Puts the request at the end of the line for transfers and buffers. Always false, for
+    /// `return waitForResources(request)`.
     @discardableResult func waitForResources(_ request: RequestIndex) -> Bool {
         counters.resourceWaits &+= 1
         requests[request].state = .waitingForResources
@@ -140,28 +273,10 @@ extension RequestEngine {
     /// Something came back: the first in line goes on, and the next, until one has to wait again. One that does goes
     /// to the end of the line: it got its turn.
     func resumeWaiting() {
-        while !waitingForResources.isEmpty, freeTransfers.available > reservedTransfers {
+        while !waitingForResources.isEmpty, transfers.canTake {
             let request = waitingForResources.pop(from: requests)
             advance(request)
             if requests[request].state == .waitingForResources { return }
         }
-    }
-
-    /// Takes a transfer for the request; `none` when they are all in use.
-    @inline(__always) func takeTransfer(for request: RequestIndex) -> TransferIndex {
-        takeTransfer(for: request, keeping: reservedTransfers)
-    }
-
-    /// The same, unless only `kept` are left.
-    @inline(__always) func takeTransfer(for request: RequestIndex, keeping kept: Int) -> TransferIndex {
-        guard freeTransfers.available > kept else { return .none }
-        let index = freeTransfers.take()
-        guard index.exists else { return .none }
-        transfers[index].request = request
-        transfers[index].retries = 0
-        transfers[index].list = .none
-        transfers[index].op = .none
-        requests[request].transfers &+= 1
-        return index
     }
 }

@@ -103,7 +103,7 @@ extension RequestEngine {
         if isWrite, !isPrepared { return beginAdvance(request) }
         let bytes = UInt64(truncatingIfNeeded: length)
         let host = isWrite ? chain.overwritableOffset(guest, length: bytes) : chain.plainOffset(guest, length: bytes)
-        guard let host, isStraight(plainFile, host.bytes, base, length) else { return beginAdvance(request) }
+        guard let host, transfers.isStraight(plainFile, host.bytes, base, length) else { return beginAdvance(request) }
         requests[request].state = .draining
         if isWrite {
             switch pageCache.write(RequestMemory(base: base), at: 0, length, plainFile, host.bytes) {
@@ -122,8 +122,80 @@ extension RequestEngine {
             case .absent: break
             }
         }
-        addToRun(request, host: host.bytes, length: length, isWrite: isWrite)
+        merge(request, host: host.bytes, length: length, isWrite: isWrite)
     }
+
+    // MARK: neighbours
+
+    /// Gathers a request that is one aligned range of the plain file; it is sent by `sendMerged` at the latest.
+    @inline(__always) private func merge(_ request: RequestIndex, host: UInt64, length: Int, isWrite: Bool) {
+        if merger.add(request, host: host, length: length, isWrite: isWrite) { return }
+        sendMerged()
+        _ = merger.add(request, host: host, length: length, isWrite: isWrite)
+    }
+
+    /// Sends what was gathered.
+    @inline(__always) func sendMerged() {
+        let host = merger.host
+        let length = merger.length
+        let count = merger.take()
+        guard count == 1 else { return sendMerged(count, host, length) }
+        let request = merger[0]
+        let sent = sendStraight(
+            plainFile, host, into: requests[request].base.unsafelyUnwrapped, at: 0, length, request)
+        if !sent { beginAdvance(request) }
+    }
+
+    @inline(never) private func sendMerged(_ count: Int, _ host: UInt64, _ length: Int) {
+        guard count > 0 else { return }
+        let list = transfers.lists.take()
+        let transfer = list.exists ? transfers.take(for: merger[0], in: requests) : .none
+        guard transfer.exists else {
+            if list.exists { transfers.lists.give(list) }
+            for i in 0..<count { beginAdvance(merger[i]) }
+            return
+        }
+        let ranges = transfers.lists[list]
+        for i in 0..<count {
+            let request = merger[i]
+            ranges[i] = iovec(
+                iov_base: requests[request].base,
+                iov_len: Int(truncatingIfNeeded: requests[request].end &- requests[request].start))
+            if i > 0 { requests[request].transfers &+= 1 }
+            requests[request].next = i &+ 1 < count ? merger[i &+ 1] : .none
+        }
+        fill(transfer, .merged, plainFile, at: count, length: length, host: host)
+        transfers.records[transfer].list = list
+        counters.merged &+= UInt64(count)
+        transfers.send(transfer, of: requests)
+    }
+
+    /// Sends one transfer straight between the file and the caller's memory at byte `at` of the request, if alignment
+    /// allows. False: nothing was done.
+    @inline(__always) func sendStraight(
+        _ file: UInt16, _ host: UInt64, into base: UnsafeMutableRawPointer, at: Int, _ length: Int,
+        _ request: RequestIndex
+    ) -> Bool {
+        guard transfers.isStraight(file, host, base + at, length) else { return false }
+        let transfer = transfers.take(for: request, in: requests)
+        guard transfer.exists else { return false }
+        fill(transfer, .plain, file, at: at, length: length, host: host)
+        let mark = transfers.tag(CompletionTag.transfer, transfer)
+        let sent = transfers.prepareRange(
+            file, base + at, length, host, isRead: requests[request].operation == .read, mark)
+        if !sent { transfers.backlog.push(mark) }
+        return true
+    }
+
+    /// What a transfer moves.
+    @inline(__always) func fill(
+        _ transfer: TransferIndex, _ kind: Transfer.Kind, _ file: UInt16, at: Int, length: Int, host: UInt64
+    ) {
+        transfers.fill(transfer, kind, file, at: at, length: length, host: host)
+        counters.dataTransfers &+= 1
+    }
+
+    // MARK: the long way
 
     /// Does the reads that wait for each other.
     @inline(never) func copyQueued() {

@@ -5,7 +5,6 @@ public import DiskTypes
 import Glibc
 public import ImageChain
 public import LinuxIO
-import ClusterCodec
 
 /// Carries the requests for one image on one thread.
 ///
@@ -23,49 +22,40 @@ import ClusterCodec
 /// `nextFinished` before waiting, always. Not `Sendable`: make it, use it and drop it on the ring's thread, once nothing is in flight.
 public final class RequestEngine {
     let chain: ImageChain
-    let ring: Ring
-
-    // Records: see Slots.swift.
-    let requestCount: Int
+    /// The door's requests by their numbers; behind them those that read what allocating writes must copy.
     let requests: RecordTable<Request>
-    let transfers: RecordTable<Transfer>
-    let files: RecordTable<DataFile>
-    let fileCount: Int
+    let requestCount: Int
     /// The file of `ImageChain.plainOffset`.
     let plainFile: UInt16
     let maxIovecs: Int
-    /// What completions of this engine carry, besides kind and index.
-    let number: UInt64
-    /// Zeros to write where the file system cannot make them, as much as `zeroBytes`.
-    let zeros: UnsafeMutableRawPointer
 
-    var freeTransfers: FreeList<TransferIndex>
-    /// How many of them are for allocating writes alone: who holds clusters must never wait for a transfer.
-    let reservedTransfers: Int
-    var lists: IovecPool
-    var run = RequestRun()
-    let runLimit: Int
-    var flushes = FlushQueue()
+    var transfers: TransferQueue
+    /// Requests that were taken in and continue each other.
+    var merger = RequestMerger()
     /// What goes without the ring: reads and writes of pages that are in memory.
     var pageCache: PageCacheIO
-    /// What the file of the data can do, as far as it was tried.
-    var canPunch = true
-    var canZero = true
-    var bounces: BounceBuffers
-    var tables: L2TableLoads
-    var clusters: ClusterCache
-    var loads: ClusterLoads
-    /// Made for the first compressed cluster: most images have none, and each start of a guest's queue makes an engine.
-    var decoder: ClusterDecoder?
+    var tables: L2TableLoader
+    var clusters: ClusterReader
+    var flushes = FlushQueue()
+    var zeroModes: ZeroModes
+    /// What allocates; nil for images whose mapping never changes.
+    let allocations: Allocations?
+    /// Counts requests in flight for the image's writer.
+    let counts: InFlightCounts?
+    /// The first write asks whether it may.
+    var isPrepared: Bool
 
     var finished = IndexQueue<Request>()
     /// Requests that wait for a transfer or a buffer, first come first served.
     var waitingForResources = IndexQueue<Request>()
-    /// Transfers that the ring had no room for.
-    var backlog: TagQueue
 
     /// Writes are on the medium before they are answered.
-    public var writeThrough = false { didSet { pageCache.mayWrite = writesInline && !writeThrough } }
+    public var writeThrough = false {
+        didSet {
+            transfers.isDurable = writeThrough
+            pageCache.mayWrite = writesInline && !writeThrough
+        }
+    }
     /// Writes through the page cache may be plain calls of this thread. Off: all go by the ring.
     public var writesInline = true { didSet { pageCache.mayWrite = writesInline && !writeThrough } }
     /// Flushes are answered without doing anything: a crash of the host may lose everything. For scratch disks.
@@ -77,12 +67,6 @@ public final class RequestEngine {
     var outstanding = 0
     /// The same, and what else is on the ring: 0 means that the engine can be dropped.
     public var inFlight: Int { outstanding &+ (allocations?.isPollArmed == true ? 1 : 0) }
-    /// What allocates; nil for images whose mapping never changes.
-    let allocations: Allocations?
-    /// Counts requests in flight for the image's writer.
-    let counts: InFlightCounts?
-    /// The first write asks whether it may.
-    var isPrepared: Bool
     var counters = Statistics()
     /// What happened so far.
     public var statistics: Statistics {
@@ -113,67 +97,52 @@ public final class RequestEngine {
         guard helper.map({ $0.maxIovecs >= maxIovecs }) ?? true else {
             throw ImageError(.unsupported, "a helper for requests of fewer memory ranges than \(maxIovecs)")
         }
-        guard let zeros = Self.sharedZeros else { throw ImageError(.system, "no memory for zeros") }
+        guard let zeros = SharedZeros.memory else { throw ImageError(.system, "no memory for zeros") }
         self.chain = chain
-        self.ring = ring
-        self.zeros = zeros
         plainFile = chain.activeDataFile
         requestCount = count
-        allocations = try Allocations(chain, requests: count)
+        self.maxIovecs = maxIovecs
+        let allocations = try Allocations(chain, requests: count)
+        self.allocations = allocations
         counts = allocations.map { $0.writer.counts(of: $0.client) }
         isPrepared = allocations?.writer.plan.isPrepared ?? true
+        let allocationCount = allocations?.count ?? 0
+        requests = RecordTable(count: count + allocationCount, of: Request())
+        zeroModes = ZeroModes(isRaw: chain.isRaw)
         pageCache = PageCacheIO(chain, maxIovecs: maxIovecs, helper: helper)
-        // Those behind the door's own read what allocating writes must copy.
-        requests = RecordTable(count: count + (allocations?.count ?? 0), of: Request())
+        tables = L2TableLoader(count: min(count, 64), fileCount: chain.files.count)
+        clusters = ClusterReader(count: min(count, 32), bytes: decodedCacheBytes, fileCount: chain.files.count)
         // Most requests are one extent; the rest waits a moment rather than cost memory always.
-        reservedTransfers = allocations?.count ?? 0
-        let transferCount = min(max(count * 2, 64), 65536) + reservedTransfers
-        transfers = RecordTable(count: transferCount, of: Transfer())
-        freeTransfers = FreeList(count: transferCount)
-        self.maxIovecs = maxIovecs
-        self.number = UInt64(number) << CompletionTag.numberShift
-        lists = IovecPool(count: 64, length: max(maxIovecs, RequestRun.requestLimit))
-        runLimit = RequestRun.requestLimit
-        files = RecordTable(
-            count: chain.files.count, of: DataFile(buffered: -1, data: -1, memoryMask: 0, offsetMask: 0))
-        fileCount = chain.files.count
-        var direct = false
+        transfers = TransferQueue(
+            count: min(max(count * 2, 64), 65536) + allocationCount, reserved: allocationCount,
+            others: tables.count + clusters.count + 2, files: chain.files.count, maxIovecs: maxIovecs,
+            bounces: chain.files.contains { $0.directFD >= 0 } ? 16 : 0, ring: ring, number: number, zeros: zeros)
+        // Clusters smaller than a page share it: tables go through the page cache, so all does.
+        let canBypass = allocations == nil || chain.clusterSize(ofLayer: 0) >= 4096
         for (i, file) in chain.files.enumerated() {
-            // Clusters smaller than a page share it: tables go through the page cache, so all does.
-            let canBypass = allocations == nil || chain.clusterSize(ofLayer: 0) >= 4096
+            let index = UInt16(i)
             // What a disk needs more than its size is a fraction of a per cent, and some clusters of snapshots.
-            let growth = i == Int(plainFile) && chain.isWritable ? chain.size &+ chain.size / 32 &+ 64 << 20 : 0
-            files[UInt16(i)] = DataFile(file, direct: canBypass)
-            pageCache.files[UInt16(i)] = PageCacheFile(
-                file, isDirect: files[UInt16(i)].isDirect, room: seesPages ? growth : nil)
-            files[UInt16(i)].keep(in: ring)
-            direct = direct || file.directFD >= 0
+            let growth = index == plainFile && chain.isWritable ? chain.size &+ chain.size / 32 &+ 64 << 20 : 0
+            transfers.files[index] = DataFile(file, direct: canBypass)
+            transfers.files[index].keep(in: ring)
+            pageCache.files[index] = PageCacheFile(
+                file, isDirect: transfers.files[index].isDirect, room: seesPages ? growth : nil)
         }
-        bounces = BounceBuffers(count: direct ? 16 : 0)
-        tables = L2TableLoads(count: min(count, 64))
-        loads = ClusterLoads(count: min(count, 32))
-        clusters = ClusterCache(bytes: max(decodedCacheBytes, 0))
-        backlog = TagQueue(capacity: transferCount + tables.count + loads.count + 2)
     }
 
     deinit {
         // Dropped with transfers in flight, the kernel may still write into these buffers: better lost than reused.
-        for i in 0..<requestCount
-        where requests[RequestIndex(i)].state != .free && requests[RequestIndex(i)].state != .finished { return }
-        for i in 0..<fileCount { files[UInt16(i)].release(in: ring) }
+        for i in 0..<requestCount {
+            let state = requests[RequestIndex(i)].state
+            guard state == .free || state == .finished else { return }
+        }
         requests.deallocate()
-        transfers.deallocate()
-        files.deallocate()
         allocations?.end()
-        run.members.deallocate()
-        lists.free()
+        transfers.deallocate()
+        merger.free()
         pageCache.free()
-        freeTransfers.free()
-        bounces.free()
         tables.free()
-        loads.free()
         clusters.free()
-        backlog.free()
     }
 
     /// Whether a completion of the shared ring is the engine's.
@@ -207,8 +176,8 @@ public final class RequestEngine {
 
     /// The next request that is done, whose slot is free again from here on; nil when there is none now.
     public func nextFinished() -> Finished? {
-        if !backlog.isEmpty { sendBacklog() }
-        if run.count > 0 { closeRun() }
+        if !transfers.backlog.isEmpty { sendBacklog() }
+        if merger.count > 0 { sendMerged() }
         if pageCache.hasQueued { copyQueued() }
         let request = finished.pop(from: requests)
         guard request.exists else { return nil }
@@ -233,22 +202,9 @@ public final class RequestEngine {
         case CompletionTag.table: completeTable(TableLoadIndex(raw: index), result)
         case CompletionTag.sync: completeSync(result)
         case CompletionTag.wakeup: onWakeup()
-        default: completeLoad(ClusterLoadIndex(raw: index), result)
+        default: completeStream(ClusterLoadIndex(raw: index), result)
         }
         if !waitingForResources.isEmpty { resumeWaiting() }
-    }
-
-    /// The caller's memory of a request.
-    @inline(__always) func memory(of request: RequestIndex) -> RequestMemory {
-        return RequestMemory(
-            base: requests[request].base, iovecs: requests[request].iovecs,
-            count: Int(requests[request].iovecCount))
-    }
-
-    @inline(__always) func tag(_ kind: UInt64) -> UInt64 { kind | number }
-
-    @inline(__always) func tag(_ kind: UInt64, _ index: some LinkIndex) -> UInt64 {
-        kind | number | UInt64(UInt32(bitPattern: index.raw))
     }
 }
 

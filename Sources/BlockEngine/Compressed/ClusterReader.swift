@@ -1,8 +1,9 @@
-// Compressed clusters take a detour: read the stream, decode it, copy what was asked for. The
-// detour is shared by everybody who wants the same cluster, and what goes wrong on it stays with them.
+// The bytes of a compressed cluster come by its stream, which is read and decoded whole. All requests that want the same
+// cluster share one read, and an error of it is theirs alone.
 import ClusterCodec
 import DiskTypes
 import Glibc
+import ImageChain
 import LinuxIO
 
 /// A compressed stream on its way.
@@ -54,126 +55,131 @@ struct ClusterLoads: ~Copyable {
     }
 }
 
-extension RequestEngine {
-    /// The largest cluster a format has, and twice that for its stream: QCOW2's descriptor cannot say more.
-    static var largestCluster: Int { 2 << 20 }
-    static var largestStream: UInt32 { 4 << 20 }
+/// Where a compressed cluster's bytes are.
+enum ClusterAnswer {
+    /// Decoded, in memory until the next cluster is asked for.
+    case cached(UnsafeMutableRawPointer)
+    /// On their way already.
+    case loading(CachedClusterIndex)
+    /// The stream's read must be sent.
+    case started(CachedClusterIndex, ClusterLoadIndex)
+    /// The request must wait: all that could hold the cluster is on its way.
+    case full
+    /// No image says so.
+    case malformed
+}
 
-    /// The bytes of a compressed extent at the request's cursor. False: the request waits for resources.
-    func submitCompressed(_ extent: Extent, _ request: RequestIndex) -> Bool {
-        let size = chain.clusterSize(ofLayer: extent.layer)
+/// What came of a stream's read.
+enum ClusterOutcome {
+    /// The rest of the stream must be asked for.
+    case again
+    /// The cluster's bytes, in memory until the next cluster is asked for, and the transfers that wait for them.
+    case decoded(UnsafeMutableRawPointer, waiters: IndexQueue<Transfer>)
+    /// The errno for all that wait.
+    case failed(Int32, waiters: IndexQueue<Transfer>)
+}
+
+/// Reads and decodes compressed clusters, and keeps some of them.
+struct ClusterReader: ~Copyable {
+    private var cache: ClusterCache
+    private var loads: ClusterLoads
+    /// Made for the first compressed cluster: most images have none, and each start of a guest's queue makes an engine.
+    private var decoder: ClusterDecoder?
+    private let fileCount: Int
+
+    /// The largest cluster a format has, and twice that for its stream, in bytes: QCOW2's descriptor cannot say more.
+    private static var largestCluster: Int { 2 << 20 }
+    private static var largestStream: UInt32 { 4 << 20 }
+
+    /// `count`: how many streams can be on their way; `bytes`: how much memory decoded clusters may take.
+    init(count: Int, bytes: Int, fileCount: Int) {
+        cache = ClusterCache(bytes: max(bytes, 0))
+        loads = ClusterLoads(count: count)
+        self.fileCount = fileCount
+    }
+
+    /// How many streams can be on their way.
+    var count: Int { loads.count }
+
+    func free() {
+        cache.free()
+        loads.free()
+    }
+
+    /// Looks for the cluster of an extent; `size`: of a cluster in its layer. `mayWait`: a new wait for one is possible.
+    mutating func find(_ extent: Extent, size: Int, mayWait: Bool) -> ClusterAnswer {
         let into = extent.guest.bytes &- extent.clusterStart.bytes
-        guard Int(extent.file) < fileCount, size > 0, size <= RequestEngine.largestCluster,
-            extent.hostLength > 0, extent.hostLength <= RequestEngine.largestStream,
+        guard Int(extent.file) < fileCount, size > 0, size <= ClusterReader.largestCluster,
+            extent.hostLength > 0, extent.hostLength <= ClusterReader.largestStream,
             into < UInt64(size), extent.length <= UInt64(size) &- into
-        else {
-            fail(request, EIO)
-            return true
-        }
-        let at = Int(truncatingIfNeeded: requests[request].cursor &- requests[request].start)
-        let length = Int(truncatingIfNeeded: extent.length)
+        else { return .malformed }
         let key = ClusterKey(extent)
-        var entry = clusters.find(key)
-        if entry.exists, !clusters.records[entry].isLoading {
-            counters.cacheHits &+= 1
-            clusters.touch(entry)
-            copyCluster(entry, from: Int(into), request, at: at, length: length)
-            requests[request].cursor &+= extent.length
-            return true
+        var entry = cache.find(key)
+        if entry.exists, !cache.records[entry].isLoading {
+            cache.touch(entry)
+            guard let bytes = cache.records[entry].bytes else { return .malformed }
+            return .cached(bytes)
         }
-        guard freeTransfers.available > reservedTransfers, entry.exists || loads.available > 0 else {
-            return waitForResources(request)
-        }
-        if entry.exists {
-            counters.cacheJoins &+= 1
-        } else {
-            entry = clusters.make(key, size: size)
-            guard entry.exists else { return waitForResources(request) }
-            sendLoad(loads.take(entry: entry, length: Int(extent.hostLength)))
-        }
-        let transfer = takeTransfer(for: request)
-        transfers[transfer].kind = .cluster
-        transfers[transfer].at = at
-        transfers[transfer].left = length
-        transfers[transfer].host = into
-        clusters.records[entry].waiters.push(transfer, in: transfers)
-        requests[request].cursor &+= extent.length
-        return true
+        guard mayWait, entry.exists || loads.available > 0 else { return .full }
+        if entry.exists { return .loading(entry) }
+        entry = cache.make(key, size: size)
+        guard entry.exists else { return .full }
+        return .started(entry, loads.take(entry: entry, length: Int(extent.hostLength)))
     }
 
-    @inline(__always) private func copyCluster(
-        _ entry: CachedClusterIndex, from: Int, _ request: RequestIndex, at: Int, length: Int
-    ) {
-        guard let bytes = clusters.records[entry].bytes else { return fail(request, EIO) }
-        memory(of: request).copy(bytes + from, at: at, length: length)
+    /// A transfer waits for a cluster that is on its way.
+    func wait(for entry: CachedClusterIndex, _ transfer: TransferIndex, in transfers: borrowing RecordTable<Transfer>) {
+        cache.records[entry].waiters.push(transfer, in: transfers)
     }
 
-    // MARK: streams
-
-    private func sendLoad(_ load: ClusterLoadIndex) {
-        if !prepareLoad(load) { backlog.push(tag(CompletionTag.cluster, load)) }
-    }
-
-    /// Streams come through the page cache: they are packed without regard to blocks, and neighbours share them.
-    func prepareLoad(_ load: ClusterLoadIndex) -> Bool {
-        let key = clusters.records[loads.records[load].entry].key
+    /// Prepares the read of what a stream lacks. Streams come through the page cache: they are packed without regard to
+    /// blocks, and neighbours share them. False: the ring has no room.
+    func prepare(
+        _ load: ClusterLoadIndex, on ring: Ring, _ files: borrowing RecordTable<DataFile>, userData: UInt64
+    ) -> Bool {
+        let key = cache.records[loads.records[load].entry].key
         let got = loads.records[load].got
         // Every load that was taken has a buffer.
         return ring.prepareRead(
             fd: files[key.file].buffered, buffer: loads.records[load].buffer.unsafelyUnwrapped + Int(got),
-            count: key.length &- got, offset: key.host &+ UInt64(got), userData: tag(CompletionTag.cluster, load))
+            count: key.length &- got, offset: key.host &+ UInt64(got), userData: userData)
     }
 
-    func completeLoad(_ load: ClusterLoadIndex, _ result: Int32) {
+    /// Takes in the end of a read. A broken cluster is not kept, so the next reader tries again.
+    mutating func complete(_ load: ClusterLoadIndex, _ result: Int32, of chain: ImageChain) -> ClusterOutcome {
         let entry = loads.records[load].entry
-        let key = clusters.records[entry].key
-        if result == -EAGAIN || result == -EINTR, loads.records[load].retries < RequestEngine.retryLimit {
+        if result == -EAGAIN || result == -EINTR, loads.records[load].retries < TransferQueue.retryLimit {
             loads.records[load].retries &+= 1
-            counters.retries &+= 1
-            return sendLoad(load)
+            return .again
         }
         if result > 0 {
             loads.records[load].got &+= UInt32(bitPattern: result)
             loads.records[load].retries = 0
-            if loads.records[load].got < key.length { return sendLoad(load) }
+            if loads.records[load].got < cache.records[entry].key.length { return .again }
         }
         // The length is rounded up to sectors: a file that ends before it is no error, a stream that does is.
-        let error = result < 0 ? 0 &- result : decode(load, entry)
+        let error = result < 0 ? 0 &- result : decode(load, entry, chain)
         loads.give(load)
-        deliver(entry, error)
+        let waiters = cache.records[entry].waiters.takeAll()
+        let bytes = cache.records[entry].bytes
+        guard error == 0, let bytes else {
+            cache.remove(entry)
+            return .failed(error != 0 ? error : EIO, waiters: waiters)
+        }
+        cache.ready(entry)
+        return .decoded(bytes, waiters: waiters)
     }
 
-    /// 0, or the errno for everybody who waits for the cluster.
-    private func decode(_ load: ClusterLoadIndex, _ entry: CachedClusterIndex) -> Int32 {
-        let record = loads.records[load]
-        let cluster = clusters.records[entry]
-        counters.clustersDecoded &+= 1
+    /// 0, or the errno for all that wait for the cluster.
+    private mutating func decode(_ load: ClusterLoadIndex, _ entry: CachedClusterIndex, _ chain: ImageChain) -> Int32 {
+        let stream = loads.records[load]
+        let cluster = cache.records[entry]
         if decoder == nil { decoder = ClusterDecoder() }
         guard let decoder else { return ENOMEM }
         let decoded = decoder.decode(
             chain.compression(ofLayer: cluster.key.layer),
-            from: UnsafeRawBufferPointer(start: record.buffer, count: Int(record.got)),
+            from: UnsafeRawBufferPointer(start: stream.buffer, count: Int(stream.got)),
             into: UnsafeMutableRawBufferPointer(start: cluster.bytes, count: cluster.size))
         return decoded ? 0 : EIO
-    }
-
-    /// Hands a cluster to all that wait for it. A broken one is not kept, so the next reader tries again.
-    ///
-    /// Who gets its bytes may be an allocating write, whose end lets others go on, and they may want this cluster again, or
-    /// the room that it takes: the entry is done with before the first of them is told.
-    private func deliver(_ entry: CachedClusterIndex, _ error: Int32) {
-        var waiters = clusters.records[entry].waiters.takeAll()
-        var served = IndexQueue<Transfer>()
-        if error == 0 { clusters.ready(entry) } else { clusters.remove(entry) }
-        while !waiters.isEmpty {
-            let transfer = waiters.pop(from: transfers)
-            let part = transfers[transfer]
-            if error == 0 {
-                copyCluster(
-                    entry, from: Int(truncatingIfNeeded: part.host), part.request, at: part.at, length: part.left)
-            }
-            served.push(transfer, in: transfers)
-        }
-        while !served.isEmpty { release(served.pop(from: transfers), error: error) }
     }
 }

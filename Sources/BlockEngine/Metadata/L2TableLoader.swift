@@ -1,150 +1,150 @@
-// The chain names the mapping tables it lacks; they are read here. However many requests want
-// one table, it is read once, and they wait in its line.
+// The chain names the mapping tables it lacks; they are read here. However many requests want one table, it is read once,
+// and they wait in its line.
 import DiskTypes
 import Glibc
 import LinuxIO
 
 /// A table on its way.
-struct TableLoad: TableRecord {
+private struct TableLoad: TableRecord {
     typealias Index = TableLoadIndex
 
-    var read: TableRead
+    var read = TableRead(layer: 0, file: 0, host: HostOffset(0), length: 0, token: 0)
     var waiters = IndexQueue<Request>()
+    /// Bytes that are there.
     var got: Int = 0
     var retries: UInt32 = 0
     var buffer: UnsafeMutableRawPointer?
     var capacity = 0
     var isUsed = false
+}
 
-    init() { read = TableRead(layer: 0, file: 0, host: HostOffset(0), length: 0, token: 0) }
+/// What came of a request's wish for a table.
+enum TableWait {
+    /// The request waits for a read that was under way.
+    case joined
+    /// The same, and the read must be sent.
+    case started(TableLoadIndex)
+    /// As many tables as possible are on their way.
+    case full
+    /// The table cannot be one, or was read and gone again too often.
+    case refused
+}
+
+/// What came of a table's read.
+enum TableOutcome {
+    /// The rest of the table must be asked for.
+    case again
+    /// The table's bytes (fewer than asked for where the file ends), valid until the next table is asked for.
+    case loaded(TableRead, UnsafeRawBufferPointer, waiters: IndexQueue<Request>)
+    /// The errno.
+    case failed(TableRead, Int32, waiters: IndexQueue<Request>)
 }
 
 /// The tables on their way. Few: looking through them all is what a cold lookup costs anyway, next to a read.
-struct L2TableLoads: ~Copyable {
-    let records: RecordTable<TableLoad>
-    let count: Int
-    private(set) var used = 0
+struct L2TableLoader: ~Copyable {
+    private let records: RecordTable<TableLoad>
+    private let fileCount: Int
+    private var used = 0
 
-    init(count: Int) {
-        self.count = count
+    /// No table of any format is larger, in bytes; a map that asks for more is not believed.
+    private static var largestTable: UInt32 { 64 << 20 }
+    /// A table can be thrown out by other requests between its arrival and the look that wanted it. Each new try has a
+    /// fair chance, so this many in a row mean that the cache cannot hold one look-up at all.
+    private static var tryLimit: UInt32 { 4096 }
+
+    init(count: Int, fileCount: Int) {
         records = RecordTable(count: count, of: TableLoad())
+        self.fileCount = fileCount
     }
 
-    func find(_ table: TableRead) -> TableLoadIndex {
-        guard used > 0 else { return .none }
-        for i in 0..<count where records[TableLoadIndex(i)].isUsed && records[TableLoadIndex(i)].read == table {
-            return TableLoadIndex(i)
-        }
-        return .none
-    }
-
-    mutating func take(_ table: TableRead) -> TableLoadIndex {
-        for i in 0..<count where !records[TableLoadIndex(i)].isUsed {
-            records[TableLoadIndex(i)].isUsed = true
-            records[TableLoadIndex(i)].read = table
-            records[TableLoadIndex(i)].waiters = IndexQueue<Request>()
-            records[TableLoadIndex(i)].got = 0
-            records[TableLoadIndex(i)].retries = 0
-            let needed = Int(table.length)
-            if records[TableLoadIndex(i)].capacity < needed {
-                records[TableLoadIndex(i)].buffer?.deallocate()
-                records[TableLoadIndex(i)].buffer = .allocate(byteCount: needed, alignment: 4096)
-                records[TableLoadIndex(i)].capacity = needed
-            }
-            used += 1
-            return TableLoadIndex(i)
-        }
-        return .none
-    }
-
-    mutating func give(_ index: TableLoadIndex) {
-        records[index].isUsed = false
-        used -= 1
-    }
+    /// How many tables can be on their way.
+    var count: Int { records.count }
 
     func free() {
-        for i in 0..<count { records[TableLoadIndex(i)].buffer?.deallocate() }
+        for i in 0..<records.count { records[TableLoadIndex(i)].buffer?.deallocate() }
         records.deallocate()
     }
-}
 
-extension RequestEngine {
-    /// No table of any format is larger; a map that asks for more is not believed.
-    static var largestTable: UInt32 { 64 << 20 }
-
-    /// Puts the request into the line of a table, starting its read if it is the first. False: the request cannot wait for
-    /// it and failed.
-    func awaitTable(_ table: TableRead, _ request: RequestIndex) -> Bool {
+    /// Puts a request into the line of a table.
+    mutating func wait(
+        for table: TableRead, _ request: RequestIndex, in requests: borrowing RecordTable<Request>
+    ) -> TableWait {
         requests[request].tableTries &+= 1
-        guard requests[request].tableTries <= RequestEngine.tableTryLimit, table.length > 0,
-            table.length <= RequestEngine.largestTable, Int(table.file) < fileCount
-        else {
-            failTable(table, request, EIO)
-            return false
-        }
-        var load = tables.find(table)
-        if !load.exists {
-            load = tables.take(table)
-            guard load.exists else {
-                waitForResources(request)
-                return true
-            }
-            counters.tableReads &+= 1
-            sendTable(load)
-        }
+        guard requests[request].tableTries <= L2TableLoader.tryLimit, table.length > 0,
+            table.length <= L2TableLoader.largestTable, Int(table.file) < fileCount
+        else { return .refused }
+        var load = find(table)
+        let isNew = !load.exists
+        if isNew { load = take(table) }
+        guard load.exists else { return .full }
         requests[request].state = .needsTable
-        tables.records[load].waiters.push(request, in: requests)
-        return true
+        records[load].waiters.push(request, in: requests)
+        return isNew ? .started(load) : .joined
     }
 
-    private func failTable(_ table: TableRead, _ request: RequestIndex, _ error: Int32) {
-        if requests[request].error == 0 {
-            requests[request].hasDamage = true
-            requests[request].damage = MapDamage(
-                reason: .tableUnreadable, layer: table.layer, guest: GuestOffset(requests[request].cursor),
-                length: requests[request].end &- requests[request].cursor, table: table.host)
-        }
-        fail(request, error)
-    }
-
-    private func sendTable(_ load: TableLoadIndex) {
-        if !prepareTable(load) { backlog.push(tag(CompletionTag.table, load)) }
-    }
-
-    func prepareTable(_ load: TableLoadIndex) -> Bool {
+    /// Prepares the read of what a table lacks. False: the ring has no room.
+    func prepare(
+        _ load: TableLoadIndex, on ring: Ring, _ files: borrowing RecordTable<DataFile>, userData: UInt64
+    ) -> Bool {
+        let table = records[load].read
+        let got = records[load].got
         // Every load that was taken has a buffer.
-        let buffer = tables.records[load].buffer.unsafelyUnwrapped
-        let got = tables.records[load].got
         return ring.prepareRead(
-            fd: files[tables.records[load].read.file].buffered, buffer: buffer + got,
-            count: tables.records[load].read.length &- UInt32(truncatingIfNeeded: got),
-            offset: tables.records[load].read.host.bytes &+ UInt64(got), userData: tag(CompletionTag.table, load))
+            fd: files[table.file].buffered, buffer: records[load].buffer.unsafelyUnwrapped + got,
+            count: table.length &- UInt32(truncatingIfNeeded: got), offset: table.host.bytes &+ UInt64(got),
+            userData: userData)
     }
 
-    func completeTable(_ load: TableLoadIndex, _ result: Int32) {
-        let table = tables.records[load].read
-        if result == -EAGAIN || result == -EINTR, tables.records[load].retries < RequestEngine.retryLimit {
-            tables.records[load].retries &+= 1
-            counters.retries &+= 1
-            return sendTable(load)
+    /// Takes in the end of a read.
+    mutating func complete(_ load: TableLoadIndex, _ result: Int32) -> TableOutcome {
+        if result == -EAGAIN || result == -EINTR, records[load].retries < TransferQueue.retryLimit {
+            records[load].retries &+= 1
+            return .again
         }
+        let table = records[load].read
         if result > 0 {
-            tables.records[load].got &+= Int(result)
-            tables.records[load].retries = 0
-            if tables.records[load].got < Int(table.length) { return sendTable(load) }
+            records[load].got &+= Int(result)
+            records[load].retries = 0
+            if records[load].got < Int(table.length) { return .again }
         }
+        let waiters = records[load].waiters.takeAll()
+        give(load)
         // A result of 0 is the end of the file: the map judges what a cut table means.
-        if result >= 0 {
-            chain.supply(
-                table, UnsafeRawBufferPointer(start: tables.records[load].buffer, count: tables.records[load].got))
+        guard result >= 0 else { return .failed(table, 0 &- result, waiters: waiters) }
+        let bytes = UnsafeRawBufferPointer(start: records[load].buffer, count: records[load].got)
+        return .loaded(table, bytes, waiters: waiters)
+    }
+
+    private func find(_ table: TableRead) -> TableLoadIndex {
+        guard used > 0 else { return .none }
+        for i in 0..<records.count where records[TableLoadIndex(i)].isUsed && records[TableLoadIndex(i)].read == table {
+            return TableLoadIndex(i)
         }
-        var waiters = tables.records[load].waiters.takeAll()
-        tables.give(load)
-        // All of them look before any other table is supplied here: the one they wanted is still there.
-        while !waiters.isEmpty {
-            let request = waiters.pop(from: requests)
-            if result < 0 { failTable(table, request, 0 &- result) }
-            advance(request)
+        return .none
+    }
+
+    private mutating func take(_ table: TableRead) -> TableLoadIndex {
+        for i in 0..<records.count where !records[TableLoadIndex(i)].isUsed {
+            let load = TableLoadIndex(i)
+            records[load].isUsed = true
+            records[load].read = table
+            records[load].waiters = IndexQueue<Request>()
+            records[load].got = 0
+            records[load].retries = 0
+            let needed = Int(table.length)
+            if records[load].capacity < needed {
+                records[load].buffer?.deallocate()
+                records[load].buffer = .allocate(byteCount: needed, alignment: 4096)
+                records[load].capacity = needed
+            }
+            used += 1
+            return load
         }
+        return .none
+    }
+
+    private mutating func give(_ load: TableLoadIndex) {
+        records[load].isUsed = false
+        used -= 1
     }
 }

@@ -1,13 +1,15 @@
-// Where a file system cannot make zeros they are written, and all engines of the process can write the
-// same ones. Engines come and go with a guest's queues: what each would own is memory to find, to clear and to give back.
+// Where a file system cannot make zeros they are written, and all engines of the process can write the same ones. Engines
+// come and go with a guest's queues: what each would own is memory to find, to clear and to give back.
 import Glibc
 
-extension RequestEngine {
-    static var zeroBytes: Int { 256 << 10 }
+/// Zeros that any engine may write out.
+enum SharedZeros {
+    /// Bytes.
+    static let count = 256 << 10
 
-    /// `zeroBytes` of zeros, mapped read-only: the kernel's one page of zeros, many times. Nil: there is no memory.
-    nonisolated(unsafe) static let sharedZeros: UnsafeMutableRawPointer? = {
-        let place = mmap(nil, zeroBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    /// They are mapped read-only: the kernel's one page of zeros, many times. Nil: there is no memory.
+    nonisolated(unsafe) static let memory: UnsafeMutableRawPointer? = {
+        let place = mmap(nil, count, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         return place == MAP_FAILED ? nil : place
     }()
 }

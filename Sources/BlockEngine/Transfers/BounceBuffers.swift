@@ -34,33 +34,3 @@ struct BounceBuffers {
         memory?.deallocate()
     }
 }
-
-extension DataFile {
-    /// Data goes past the page cache where the file allows it, unless its blocks are too large to bounce.
-    /// `direct`: past the page cache, where the file can.
-    init(_ file: HostFile, direct: Bool) {
-        let memory = max(file.directMemoryAlignment, 1)
-        let offset = max(file.directOffsetAlignment, 1)
-        let usable = direct && file.directFD >= 0 && DataFile.fits(memory) && DataFile.fits(offset)
-        self.init(
-            buffered: file.fd, data: usable ? file.directFD : file.fd,
-            memoryMask: usable ? UInt(memory) &- 1 : 0, offsetMask: usable ? UInt64(offset) &- 1 : 0)
-        ringData = data
-    }
-
-    /// Data goes past the page cache.
-    var isDirect: Bool { data != buffered }
-
-    /// Makes the file known to the ring beforehand, if that can be.
-    mutating func keep(in ring: Ring) {
-        let place = ring.registerFile(data)
-        guard place >= 0 else { return }
-        ringData = place
-        flags = Ring.Flag.fixedFile
-    }
-
-    func release(in ring: Ring) { if flags != 0 { ring.releaseFile(ringData) } }
-
-    /// Masks need powers of two, and bounce buffers start on pages.
-    private static func fits(_ alignment: Int) -> Bool { alignment <= 4096 && alignment & (alignment - 1) == 0 }
-}

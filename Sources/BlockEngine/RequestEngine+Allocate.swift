@@ -38,7 +38,7 @@ extension RequestEngine {
             fail(request, EIO)
             return true
         }
-        guard allocations.free.available > 0, lists.available > 0 else { return waitForResources(request) }
+        guard allocations.free.available > 0, transfers.lists.available > 0 else { return waitForResources(request) }
         let inCluster = requests[request].cursor & UInt64(allocations.clusterSize - 1)
         let isStraight = !zeros && goesStraight(request, at: requests[request].cursor, length)
         let wanted = isStraight ? length : min(length, UInt64(allocations.clusterSize) - inCluster)
@@ -69,13 +69,13 @@ extension RequestEngine {
 
     /// The request's memory can go to the disk as it is, in one transfer.
     private func goesStraight(_ request: RequestIndex, at guest: UInt64, _ length: UInt64) -> Bool {
-        let file = files[plainFile]
+        let file = transfers.files[plainFile]
         let at = Int(truncatingIfNeeded: guest &- requests[request].start)
         let count = Int(truncatingIfNeeded: length)
-        guard count <= RequestEngine.largestRead else { return false }
+        guard count <= TransferQueue.largestTransfer else { return false }
         return file.offsetMask == 0
             || (guest | length) & file.offsetMask == 0
-                && memory(of: request).isAligned(
+                && requests[request].memory.isAligned(
                     at: at, length: count, memoryMask: file.memoryMask, lengthMask: file.offsetMask)
     }
 
@@ -119,7 +119,7 @@ extension RequestEngine {
         if allocations.records[index].isZeros {
             memset(buffer + allocations.records[index].inside, 0, allocations.records[index].length)
         } else {
-            memory(of: allocations.records[index].request).copyOut(
+            requests[allocations.records[index].request].memory.copyOut(
                 buffer + allocations.records[index].inside, at: allocations.records[index].at,
                 length: allocations.records[index].length)
         }
@@ -130,19 +130,20 @@ extension RequestEngine {
         let request = allocations.records[index].request
         let host = ticket.host.bytes &+ UInt64(allocations.records[index].inside)
         if pageCache.writeNow(
-            memory(of: request), at: allocations.records[index].at, allocations.records[index].length, host, isNew: true
+            requests[request].memory, at: allocations.records[index].at, allocations.records[index].length, host,
+            isNew: true
         ) {
             return endAllocation(index, 0, .atOnce)
         }
-        let transfer = takeTransfer(for: request, keeping: 0)
+        let transfer = transfers.take(for: request, in: requests, keeping: 0)
         let hasOneRange = requests[request].base != nil
         fill(
             transfer, hasOneRange ? .plain : .vector, plainFile, at: allocations.records[index].at,
             length: allocations.records[index].length,
             host: host)
-        transfers[transfer].op = index
-        if !hasOneRange { transfers[transfer].list = lists.take() }
-        send(transfer)
+        transfers.records[transfer].op = index
+        if !hasOneRange { transfers.records[transfer].list = transfers.lists.take() }
+        transfers.send(transfer, of: requests)
     }
 
     private func sendBuffer(
@@ -153,18 +154,15 @@ extension RequestEngine {
         // A data file of its own is not made longer than the disk.
         let end = Int(clamping: chain.size &- ticket.guest.bytes)
         let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
-        if pageCache.writeBuffer(ticket.host.bytes &+ UInt64(from), allocationBuffer(index) + from, count) {
+        if pageCache.writeBuffer(ticket.host.bytes &+ UInt64(from), allocations.buffer(index) + from, count) {
             return endAllocation(index, 0, way)
         }
         // There is one for each allocating write that no other may take.
-        let transfer = takeTransfer(for: allocations.records[index].request, keeping: 0)
+        let transfer = transfers.take(for: allocations.records[index].request, in: requests, keeping: 0)
         fill(transfer, .buffered, plainFile, at: from, length: count, host: ticket.host.bytes &+ UInt64(from))
-        transfers[transfer].op = index
-        send(transfer)
-    }
-
-    func allocationBuffer(_ index: AllocationIndex) -> UnsafeMutableRawPointer {
-        allocations?.buffer(index) ?? zeros
+        transfers.records[transfer].op = index
+        transfers.records[transfer].buffer = allocations.buffer(index)
+        transfers.send(transfer, of: requests)
     }
 
     // MARK: old bytes
@@ -215,6 +213,116 @@ extension RequestEngine {
         case .atOnce: break
         case .withinAdvance: allocations.client.wakeup.signal()
         case .later: advanceWaiting(allocations)
+        }
+    }
+
+    // MARK: zeros
+
+    /// Makes up to `left` bytes at the cursor zero by their entries. False: the request waits.
+    func zeroMapped(_ request: RequestIndex, _ left: UInt64, _ mode: ZeroMode, _ allocations: Allocations) -> Bool {
+        let guest = GuestOffset(requests[request].cursor)
+        var grant = allocations.writer.zero(guest, length: left, mode)
+        if grant == .busy || grant == .wants {
+            allocations.writer.startWaiting(allocations.client)
+            grant = allocations.writer.zero(guest, length: left, mode)
+        }
+        switch grant {
+        case .done(let count):
+            requests[request].cursor &+= min(max(count, 1), left)
+            requests[request].needsSync = true
+            return true
+        case .write(let count): return writeZeros(request, count)
+        case .busy, .wants: return waitForWakeup(request, allocations)
+        case .needs(var table):
+            table.file = chain.layers[0].metadataFile
+            return !awaitTable(table, request)
+        case .failed(let error):
+            fail(request, error)
+            return true
+        }
+    }
+
+    private func writeZeros(_ request: RequestIndex, _ count: UInt64) -> Bool {
+        switch chain.lookupForWrite(GuestOffset(requests[request].cursor), length: count) {
+        case .inPlace(let extent):
+            guard isSound(extent, request) else {
+                fail(request, EIO)
+                return true
+            }
+            return submitZeroes(extent, request)
+        case .allocate(let length): return allocate(request, length, zeros: true)
+        case .needs(let table): return !awaitTable(table, request)
+        case .damaged(let damage):
+            failDamaged(request, damage)
+            return true
+        }
+    }
+
+    // MARK: waiting for others
+
+    /// Always false, for `return waitForWakeup(request)`.
+    func waitForWakeup(_ request: RequestIndex, _ allocations: Allocations) -> Bool {
+        requests[request].state = .waitingForResources
+        allocations.waiting.push(request, in: requests)
+        armPoll(allocations)
+        return false
+    }
+
+    private func armPoll(_ allocations: Allocations) {
+        guard !allocations.isPollArmed else { return }
+        allocations.isPollArmed = true
+        sendPoll()
+    }
+
+    func onWakeup() {
+        guard let allocations else { return }
+        allocations.isPollArmed = false
+        allocations.client.wakeup.take()
+        allocations.writer.stopWaiting(allocations.client)
+        finishFlushes(allocations)
+        advanceWaiting(allocations)
+        if allocations.hasWaiters {
+            allocations.writer.startWaiting(allocations.client)
+            armPoll(allocations)
+            // A flush that ended in between has not rung.
+            finishFlushes(allocations)
+        }
+        cancelPoll(allocations)
+    }
+
+    /// Every waiting request advances; one that must wait on goes to the end of the line.
+    func advanceWaiting(_ allocations: Allocations) {
+        var line = allocations.waiting.takeAll()
+        while !line.isEmpty { advance(line.pop(from: requests)) }
+        cancelPoll(allocations)
+    }
+
+    /// When no request waits the eventfd's poll must end: the engine may be dropped.
+    private func cancelPoll(_ allocations: Allocations) {
+        if allocations.isPollArmed, !allocations.hasWaiters { allocations.client.wakeup.signal() }
+    }
+
+    // MARK: flushing the mapping
+
+    /// The helper thread brings data and mapping to the disk.
+    func flushMapping(_ request: RequestIndex, _ allocations: Allocations) {
+        allocations.writer.startWaiting(allocations.client)
+        requests[request].flushTicket = allocations.writer.requestFlush()
+        allocations.flushing.push(request, in: requests)
+        armPoll(allocations)
+    }
+
+    private func finishFlushes(_ allocations: Allocations) {
+        var line = allocations.flushing.takeAll()
+        while !line.isEmpty {
+            let request = line.pop(from: requests)
+            guard let error = allocations.writer.result(of: requests[request].flushTicket) else {
+                allocations.flushing.push(request, in: requests)
+                continue
+            }
+            counters.syncs &+= 1
+            if error != 0 { fail(request, error) }
+            answer(request)
         }
     }
 }
