@@ -45,8 +45,8 @@ struct ImageQueue: BenchQueue {
         return true
     }
 
-    /// Sends nothing: `wait` submits what is prepared, in the same call.
-    mutating func publish() {}
+    /// What is prepared leaves with the next wait: one call for both.
+    mutating func publish() { engine.submit() }
 
     mutating func next() -> BenchCompletion {
         guard let finished = engine.nextFinished() else { return .none }
@@ -60,6 +60,7 @@ struct ImageQueue: BenchQueue {
         let drained = ring.drain { tag, result in
             if RequestEngine.owns(tag) { engine.complete(tag, result) }
         }
+        engine.submit()
         if result < 0, drained == 0 { sched_yield() }
     }
 

@@ -7,8 +7,42 @@ import LinuxIO
 import QCOW2
 
 extension RequestEngine {
+    /// The request advances in the loop below. `state`: `.ready` or `.resumed`.
+    @inline(__always) func makeReady(_ request: RequestIndex, _ state: Request.State) {
+        requests[request].state = state
+        ready.push(request, in: requests)
+    }
+
+    /// The one loop in which requests advance, so that none advances within another.
+    ///
+    /// `resumesWaiting`: something came back. Then the first that waits for resources goes on, and the next, until one
+    /// has to wait again. One that does goes to the end of the line: it got its turn.
+    @inline(never) func advanceReady(resumesWaiting: Bool) {
+        var resumes = resumesWaiting
+        while true {
+            let request = ready.pop(from: requests)
+            if request.exists {
+                if requests[request].state == .ready, !waitingForResources.isEmpty {
+                    waitForResources(request)
+                } else {
+                    advance(request)
+                }
+                continue
+            }
+            if hasFreedPlace {
+                hasFreedPlace = false
+                resumes = true
+            }
+            guard resumes, !waitingForResources.isEmpty, transfers.canTake else { break }
+            let waiting = waitingForResources.pop(from: requests)
+            advance(waiting)
+            resumes = requests[waiting].state != .waitingForResources
+        }
+        if let allocations { endPoll(allocations) }
+    }
+
     /// Goes on with a request from its cursor.
-    func advance(_ request: RequestIndex) {
+    private func advance(_ request: RequestIndex) {
         switch requests[request].operation {
         case .read: advanceRead(request)
         case .write: advanceWrite(request)
@@ -270,13 +304,4 @@ extension RequestEngine {
         return false
     }
 
-    /// Something came back: the first in line goes on, and the next, until one has to wait again. One that does goes
-    /// to the end of the line: it got its turn.
-    func resumeWaiting() {
-        while !waitingForResources.isEmpty, transfers.canTake {
-            let request = waitingForResources.pop(from: requests)
-            advance(request)
-            if requests[request].state == .waitingForResources { return }
-        }
-    }
 }

@@ -96,7 +96,7 @@ extension RequestEngine {
         counters.allocations &+= 1
         guard !pageCache.cut.hidesCut(ticket.host.bytes, Int(truncatingIfNeeded: ticket.length)) else {
             failCut(request)
-            return endAllocation(index, EIO, .atOnce)
+            return endAllocation(index, EIO, isAtOnce: true)
         }
         switch ticket.fill {
         case .none:
@@ -106,11 +106,11 @@ extension RequestEngine {
                 return sendStraight(index, allocations)
             }
             bringBytes(index, allocations, allocations.buffer(index))
-            sendBuffer(index, allocations, from: allocations.records[index].inside, allocations.records[index].length)
+            sendBuffer(index, allocations, from: allocations.records[index].inside, allocations.records[index].length, isAtOnce: true)
         case .zero:
             memset(allocations.buffer(index), 0, Int(ticket.length))
             bringBytes(index, allocations, allocations.buffer(index))
-            sendBuffer(index, allocations, from: 0, Int(ticket.length))
+            sendBuffer(index, allocations, from: 0, Int(ticket.length), isAtOnce: true)
         case .copy: readOldBytes(index, allocations, allocations.buffer(index))
         }
     }
@@ -133,7 +133,7 @@ extension RequestEngine {
             requests[request].memory, at: allocations.records[index].at, allocations.records[index].length, host,
             isNew: true
         ) {
-            return endAllocation(index, 0, .atOnce)
+            return endAllocation(index, 0, isAtOnce: true)
         }
         let transfer = transfers.take(for: request, in: requests, keeping: 0)
         let hasOneRange = requests[request].base != nil
@@ -148,14 +148,14 @@ extension RequestEngine {
 
     private func sendBuffer(
         _ index: AllocationIndex, _ allocations: Allocations, from: Int, _ length: Int,
-        _ way: AllocationEnd = .atOnce
+        isAtOnce: Bool
     ) {
         guard let ticket = allocations.records[index].ticket else { return }
         // A data file of its own is not made longer than the disk.
         let end = Int(clamping: chain.size &- ticket.guest.bytes)
         let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
         if pageCache.writeBuffer(ticket.host.bytes &+ UInt64(from), allocations.buffer(index) + from, count) {
-            return endAllocation(index, 0, way)
+            return endAllocation(index, 0, isAtOnce: isAtOnce)
         }
         // There is one for each allocating write that no other may take.
         let transfer = transfers.take(for: allocations.records[index].request, in: requests, keeping: 0)
@@ -180,7 +180,9 @@ extension RequestEngine {
         requests[request].end = ticket.guest.bytes &+ length
         requests[request].base = buffer
         requests[request].isExact = true
-        beginAdvance(request)
+        requests[request].cursor = requests[request].start
+        // It goes ahead of those that wait for resources: they may wait for the place of the write that it is for.
+        makeReady(request, .resumed)
     }
 
     /// They are there: the new ones come over them, and all goes out.
@@ -192,28 +194,27 @@ extension RequestEngine {
             return endAllocation(index, requests[request].error)
         }
         bringBytes(index, allocations, allocations.buffer(index))
-        sendBuffer(index, allocations, from: 0, Int(ticket.length), .withinAdvance)
+        sendBuffer(index, allocations, from: 0, Int(ticket.length), isAtOnce: false)
     }
 
     // MARK: end
 
     /// The bytes are in the file, or an errno says why not.
-    func endAllocation(_ index: AllocationIndex, _ error: Int32, _ way: AllocationEnd = .later) {
+    ///
+    /// `isAtOnce`: in the call in which it began, so that no other request of this worker has seen that its clusters were
+    /// taken, and none waits for them.
+    func endAllocation(_ index: AllocationIndex, _ error: Int32, isAtOnce: Bool = false) {
         guard let allocations else { return }
         guard let ticket = allocations.records[index].ticket else { return }
         let request = allocations.records[index].request
         allocations.records[index].ticket = nil
         allocations.writer.finish(ticket, isWritten: error == 0, by: allocations.client)
         allocations.free.give(index)
+        hasFreedPlace = true
         if error != 0 { fail(request, error) }
         requests[request].transfers &-= 1
         if requests[request].transfers == 0, requests[request].state == .draining { finish(request) }
-        guard !allocations.waiting.isEmpty else { return }
-        switch way {
-        case .atOnce: break
-        case .withinAdvance: allocations.client.wakeup.signal()
-        case .later: advanceWaiting(allocations)
-        }
+        if !isAtOnce { wakeWaiting(allocations) }
     }
 
     // MARK: zeros
@@ -277,29 +278,32 @@ extension RequestEngine {
     func onWakeup() {
         guard let allocations else { return }
         allocations.isPollArmed = false
+        allocations.isPollEnding = false
         allocations.client.wakeup.take()
         allocations.writer.stopWaiting(allocations.client)
         finishFlushes(allocations)
-        advanceWaiting(allocations)
+        wakeWaiting(allocations)
+        advanceReady(resumesWaiting: false)
         if allocations.hasWaiters {
             allocations.writer.startWaiting(allocations.client)
             armPoll(allocations)
             // A flush that ended in between has not rung.
             finishFlushes(allocations)
         }
-        cancelPoll(allocations)
+        endPoll(allocations)
     }
 
-    /// Every waiting request advances; one that must wait on goes to the end of the line.
-    func advanceWaiting(_ allocations: Allocations) {
+    /// Every request that waits for others advances; one that must wait on goes to the end of the line.
+    private func wakeWaiting(_ allocations: Allocations) {
         var line = allocations.waiting.takeAll()
-        while !line.isEmpty { advance(line.pop(from: requests)) }
-        cancelPoll(allocations)
+        while !line.isEmpty { makeReady(line.pop(from: requests), .resumed) }
     }
 
     /// When no request waits the eventfd's poll must end: the engine may be dropped.
-    private func cancelPoll(_ allocations: Allocations) {
-        if allocations.isPollArmed, !allocations.hasWaiters { allocations.client.wakeup.signal() }
+    func endPoll(_ allocations: Allocations) {
+        guard allocations.isPollArmed, !allocations.isPollEnding, !allocations.hasWaiters else { return }
+        allocations.isPollEnding = true
+        allocations.client.wakeup.signal()
     }
 
     // MARK: flushing the mapping
@@ -325,14 +329,4 @@ extension RequestEngine {
             answer(request)
         }
     }
-}
-
-/// When an allocating write ends, and so who may wait for its clusters.
-enum AllocationEnd {
-    /// In the call in which it began: no other request of this worker has seen that its clusters were taken.
-    case atOnce
-    /// Later, but perhaps within the advance of another request: what waits must come after that.
-    case withinAdvance
-    /// As a completion of its own.
-    case later
 }

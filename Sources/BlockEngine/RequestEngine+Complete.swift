@@ -154,22 +154,18 @@ extension RequestEngine {
             sendTable(load)
         case .loaded(let table, let bytes, var waiters):
             chain.supply(table, bytes)
-            // All of them look before any other table is supplied here: the one they wanted is still there.
-            while !waiters.isEmpty { advance(waiters.pop(from: requests)) }
+            // All of them advance before any other table is supplied here: the one they wanted is still there.
+            while !waiters.isEmpty { makeReady(waiters.pop(from: requests), .resumed) }
         case .failed(let table, let error, var waiters):
             while !waiters.isEmpty {
                 let request = waiters.pop(from: requests)
                 failTable(table, request, error)
-                advance(request)
+                makeReady(request, .resumed)
             }
         }
     }
 
-    /// All that wait get the bytes of a cluster before the first of them goes on: it may want another cluster, which may
-    /// take the memory of this one.
     func completeStream(_ load: ClusterLoadIndex, _ result: Int32) {
-        var served = IndexQueue<Transfer>()
-        var failure: Int32 = 0
         switch clusters.complete(load, result, of: chain) {
         case .again:
             if result <= 0 { counters.retries &+= 1 }
@@ -181,13 +177,11 @@ extension RequestEngine {
                 let part = transfers.records[transfer]
                 requests[part.request].memory.copy(
                     bytes + Int(truncatingIfNeeded: part.host), at: part.at, length: part.left)
-                served.push(transfer, in: transfers.records)
+                release(transfer, error: 0)
             }
-        case .failed(let error, let waiters):
-            failure = error
-            served = waiters
+        case .failed(let error, var waiters):
+            while !waiters.isEmpty { release(waiters.pop(from: transfers.records), error: error) }
         }
-        while !served.isEmpty { release(served.pop(from: transfers.records), error: failure) }
     }
 
     func completeSync(_ result: Int32) {

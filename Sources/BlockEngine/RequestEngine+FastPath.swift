@@ -37,7 +37,7 @@ extension RequestEngine {
                 request, asked.guest, list, Int(asked.iovecCount), length)
         }
         requests[request].mayUnmap = asked.mayUnmap
-        beginAdvance(request)
+        advanceNow(request)
     }
 
     @inline(__always) private func transfer(
@@ -66,7 +66,7 @@ extension RequestEngine {
         requests[request].iovecs = UnsafeMutablePointer(mutating: list)
         requests[request].iovecCount = Int32(truncatingIfNeeded: count)
         requests[request].isExact = room == length
-        beginAdvance(request)
+        advanceNow(request)
     }
 
     /// Takes the request into use; false when the request is finished already because it makes no sense.
@@ -98,12 +98,12 @@ extension RequestEngine {
     @inline(__always)
     private func begin(_ request: RequestIndex, _ guest: GuestOffset, _ base: UnsafeMutableRawPointer, _ length: Int) {
         requests[request].base = base
-        guard waitingForResources.isEmpty, length > 0 else { return beginAdvance(request) }
+        guard waitingForResources.isEmpty, length > 0 else { return advanceNow(request) }
         let isWrite = requests[request].operation == .write
-        if isWrite, !isPrepared { return beginAdvance(request) }
+        if isWrite, !isPrepared { return advanceNow(request) }
         let bytes = UInt64(truncatingIfNeeded: length)
         let host = isWrite ? chain.overwritableOffset(guest, length: bytes) : chain.plainOffset(guest, length: bytes)
-        guard let host, transfers.isStraight(plainFile, host.bytes, base, length) else { return beginAdvance(request) }
+        guard let host, transfers.isStraight(plainFile, host.bytes, base, length) else { return advanceNow(request) }
         requests[request].state = .draining
         if isWrite {
             switch pageCache.write(RequestMemory(base: base), at: 0, length, plainFile, host.bytes) {
@@ -209,7 +209,13 @@ extension RequestEngine {
     func beginAdvance(_ request: RequestIndex, after done: UInt64 = 0) {
         requests[request].cursor = requests[request].start &+ done
         requests[request].tableTries = 0
-        if waitingForResources.isEmpty { advance(request) } else { waitForResources(request) }
+        if waitingForResources.isEmpty { makeReady(request, .ready) } else { waitForResources(request) }
+    }
+
+    /// The same for a request that is just taken in.
+    @inline(never) private func advanceNow(_ request: RequestIndex) {
+        beginAdvance(request)
+        advanceReady(resumesWaiting: false)
     }
 
     private func refuse(_ request: RequestIndex, _ error: Int32) {

@@ -12,14 +12,15 @@ public import LinuxIO
 /// `complete`, all others are the owner's. The engine only prepares entries; the owner submits and drains:
 ///
 ///     engine.submitRead(slot: 3, guest: GuestOffset(0), buffer: memory, length: 4096)
+///     engine.submit()
 ///     ring.submitAndWait(1)
 ///     ring.drain { userData, result in
 ///         if RequestEngine.owns(userData) { engine.complete(userData, result) } else { ... }
 ///     }
 ///     while let done = engine.nextFinished() { ... }
 ///
-/// A request may be finished as soon as it is submitted (zeros, cached clusters), and neighbours are gathered: ask
-/// `nextFinished` before waiting, always. Not `Sendable`: make it, use it and drop it on the ring's thread, once nothing is in flight.
+/// Requests that are taken in are gathered: `submit()` sends them, once a pass. Some are finished by then (zeros, cached
+/// clusters): ask `nextFinished` before waiting, always. Not `Sendable`: make it, use it and drop it on the ring's thread, once nothing is in flight.
 public final class RequestEngine {
     let chain: ImageChain
     /// The door's requests by their numbers; behind them those that read what allocating writes must copy.
@@ -45,9 +46,13 @@ public final class RequestEngine {
     /// The first write asks whether it may.
     var isPrepared: Bool
 
+    /// Requests that advance next.
+    var ready = IndexQueue<Request>()
     var finished = IndexQueue<Request>()
     /// Requests that wait for a transfer or a buffer, first come first served.
     var waitingForResources = IndexQueue<Request>()
+    /// An allocating write ended without a completion of its own: a request that waits for its place may go on.
+    var hasFreedPlace = false
 
     /// Writes are on the medium before they are answered.
     public var writeThrough = false {
@@ -165,6 +170,15 @@ public final class RequestEngine {
 
     // MARK: requests out
 
+    /// Does what was put off until now, because it is cheaper for many requests at once: once a pass, after the last
+    /// request was taken in and before `nextFinished` and the ring's next submission.
+    public func submit() {
+        if !transfers.backlog.isEmpty { sendBacklog() }
+        if merger.count > 0 { sendMerged() }
+        if pageCache.hasQueued { copyQueued() }
+        if !ready.isEmpty { advanceReady(resumesWaiting: false) }
+    }
+
     /// A request that is done, in the order they were done.
     public struct Finished: Sendable {
         public let slot: UInt32
@@ -176,9 +190,6 @@ public final class RequestEngine {
 
     /// The next request that is done, whose slot is free again from here on; nil when there is none now.
     public func nextFinished() -> Finished? {
-        if !transfers.backlog.isEmpty { sendBacklog() }
-        if merger.count > 0 { sendMerged() }
-        if pageCache.hasQueued { copyQueued() }
         let request = finished.pop(from: requests)
         guard request.exists else { return nil }
         requests[request].state = .free
@@ -204,7 +215,7 @@ public final class RequestEngine {
         case CompletionTag.wakeup: onWakeup()
         default: completeStream(ClusterLoadIndex(raw: index), result)
         }
-        if !waitingForResources.isEmpty { resumeWaiting() }
+        if !ready.isEmpty || !waitingForResources.isEmpty { advanceReady(resumesWaiting: true) }
     }
 }
 

@@ -38,6 +38,8 @@ struct AllocationTests {
                 started += 1
             }
             while finished < count {
+                let before = finished
+                engine.submit()
                 while let done = engine.nextFinished() {
                     finished += 1
                     guard done.error == 0 else { throw TestFailure("error \(done.error)") }
@@ -46,7 +48,7 @@ struct AllocationTests {
                         started += 1
                     }
                 }
-                if finished < count { ring.submitAndWait(1) }
+                if finished == before { ring.submitAndWait(1) }
                 ring.drain { userData, result in engine.complete(userData, result) }
             }
             if round == 1 { total = qblk_allocations() - before }

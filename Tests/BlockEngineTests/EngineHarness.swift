@@ -44,6 +44,7 @@ final class EngineHarness {
         var looks = 0
         while ContinuousClock.now < end || looks < 200_000 {
             looks += 1
+            engine.submit()
             if let finished = engine.nextFinished() { return finished }
             if ring.submitAndWait(0) < 0 { return nil }
             let drained = ring.drain { userData, result in

@@ -103,6 +103,7 @@ import Testing
         memset(memory, 7, 65536)
         harness.engine.submitRead(slot: 2, guest: GuestOffset(1 << 20), buffer: memory, length: 65536)
         #expect(harness.engine.inFlight == 1)
+        harness.engine.submit()
         #expect(harness.engine.nextFinished()?.slot == 2)
         #expect(harness.engine.nextFinished() == nil)
         #expect(harness.engine.inFlight == 0)

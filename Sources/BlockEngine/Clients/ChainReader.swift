@@ -86,6 +86,7 @@ public final class ChainReader {
     /// One of the reads in flight that is over already; nil when all of them are still to be waited for.
     public func takeFinished() -> RequestEngine.Finished? {
         guard pipelined > 0 else { return nil }
+        if stash.isEmpty { engine.submit() }
         guard let finished = stash.isEmpty ? engine.nextFinished() : stash.removeFirst() else { return nil }
         pipelined -= 1
         return finished
@@ -99,6 +100,7 @@ public final class ChainReader {
 
     func next() -> RequestEngine.Finished {
         while true {
+            engine.submit()
             if let finished = engine.nextFinished() { return finished }
             let result = ring.submitAndWait(1)
             let drained = ring.drain { userData, result in

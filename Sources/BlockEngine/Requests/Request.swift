@@ -9,6 +9,10 @@ struct Request: Linked {
 
     enum State: UInt8, BitwiseCopyable {
         case free
+        /// In the queue of those that advance next, behind those that wait for resources.
+        case ready
+        /// In the same queue: what it waited for (a table, another write) is there.
+        case resumed
         /// Its extents are being looked up, now or after a wait.
         case advancing
         /// Waits for a mapping table that is being read.
@@ -49,7 +53,7 @@ struct Request: Linked {
     var needsSync = false
     /// What it waits for while it flushes the mapping.
     var flushTicket: UInt64 = 0
-    /// Link in the one list the request is in: a table's waiters, those that wait for resources, the finished.
+    /// Link in the one list the request is in: a table's waiters, those that are ready or wait for resources, the finished.
     var next = RequestIndex.none
     /// How often a table was fetched and gone again before this request could use it.
     var tableTries: UInt32 = 0

@@ -37,6 +37,8 @@ final class Allocations {
     var waiting = IndexQueue<Request>()
     var flushing = IndexQueue<Request>()
     var isPollArmed = false
+    /// The poll's eventfd was signalled because no request waits any more.
+    var isPollEnding = false
 
     /// Buffers of all allocations together.
     private static let bufferBytes = 16 << 20

@@ -36,11 +36,19 @@ extension FuseWorker {
     /// Starts the requests that came, and answers those that are done.
     @inline(__always) private func start() {
         serveLine()
-        while let done = engine.nextFinished() {
-            let slot = Int(done.slot)
-            if slot >= pool.count, goesOn(slot &- pool.count, after: done.error) { continue }
-            send(slot, seal(done))
-        }
+        var hasMore: Bool
+        repeat {
+            hasMore = false
+            engine.submit()
+            while let done = engine.nextFinished() {
+                let slot = Int(done.slot)
+                if slot >= pool.count, goesOn(slot &- pool.count, after: done.error) {
+                    hasMore = true
+                } else {
+                    send(slot, seal(done))
+                }
+            }
+        } while hasMore
     }
 
     /// One image read is in flight and nothing else: polls for its end before sleeping, where that has lately paid off.
@@ -111,6 +119,7 @@ extension FuseWorker {
         while engine.inFlight > 0 || repliesInFlight > 0 {
             ring.submitAndWait(1)
             drain()
+            engine.submit()
             while let done = engine.nextFinished() { release(Int(done.slot)) }
         }
     }

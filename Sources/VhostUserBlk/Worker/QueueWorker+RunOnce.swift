@@ -26,6 +26,7 @@ extension QueueWorker {
         var pushed = false
         if queue.pointee.isOpen { pushed = take(queue) }
         queue.pointee.engine._withUnsafeGuaranteedRef { engine in
+            engine.submit()
             while let done = engine.nextFinished() {
                 let chain = queue.pointee.virtqueue.chain(Int(done.slot))
                 let status = done.error == 0 ? RequestStatus.ok : failed(queue, done)
