@@ -184,7 +184,7 @@ extension RequestEngine {
 
     /// Zeros and discards of a mapped image change entries and move no bytes, where the format can say it; what it cannot
     /// say is written.
-    private func advanceMappedZeroes(_ request: RequestIndex, _ allocations: Allocations) {
+    private func advanceMappedZeroes(_ request: RequestIndex, _ allocations: AllocatingWrites) {
         requests[request].state = .advancing
         guard isPrepared || prepareToWrite(request) else { return }
         let isDiscard = requests[request].operation == .discard
@@ -265,7 +265,6 @@ extension RequestEngine {
 
     /// Everything was done, well or not. Changes that must be durable have one more step.
     @inline(__always) func finish(_ request: RequestIndex) {
-        if request.position >= requestCount { return oldBytesRead(request) }
         if writeThrough, !ignoresFlushes, requests[request].error == 0,
             requests[request].operation == .writeZeroes || requests[request].needsSync
         {
@@ -274,8 +273,9 @@ extension RequestEngine {
         answer(request)
     }
 
-    /// The door gets the request back.
+    /// The request's owner gets it back.
     @inline(__always) func answer(_ request: RequestIndex) {
+        guard !requests[request].owner.exists else { return oldBytesRead(requests[request].owner, by: request) }
         requests[request].state = .finished
         finished.push(request, in: requests)
     }

@@ -38,7 +38,7 @@ extension RequestEngine {
             fail(request, EIO)
             return true
         }
-        guard allocations.free.available > 0, transfers.lists.available > 0 else { return waitForResources(request) }
+        guard allocations.canBegin, transfers.lists.available > 0 else { return waitForResources(request) }
         let inCluster = requests[request].cursor & UInt64(allocations.clusterSize - 1)
         let isStraight = !zeros && goesStraight(request, at: requests[request].cursor, length)
         let wanted = isStraight ? length : min(length, UInt64(allocations.clusterSize) - inCluster)
@@ -80,147 +80,108 @@ extension RequestEngine {
     }
 
     private func start(
-        _ ticket: AllocatingWrite, _ request: RequestIndex, _ wanted: UInt64, zeros: Bool, _ allocations: Allocations
+        _ ticket: AllocatingWrite, _ request: RequestIndex, _ wanted: UInt64, zeros: Bool,
+        _ allocations: AllocatingWrites
     ) {
-        let index = allocations.free.take()
-        let inside = requests[request].cursor &- ticket.guest.bytes
-        allocations.records[index].ticket = ticket
-        allocations.records[index].request = request
-        allocations.records[index].at = Int(truncatingIfNeeded: requests[request].cursor &- requests[request].start)
-        allocations.records[index].inside = Int(truncatingIfNeeded: inside)
-        allocations.records[index].length = Int(truncatingIfNeeded: min(wanted, ticket.length &- inside))
-        allocations.records[index].isZeros = zeros
-        requests[request].cursor &+= UInt64(allocations.records[index].length)
+        let cursor = requests[request].cursor
+        let index = allocations.begin(
+            ticket, request, guest: cursor, at: Int(truncatingIfNeeded: cursor &- requests[request].start),
+            wanted: wanted, isZeros: zeros)
+        let length = UInt64(allocations.length(of: index))
+        requests[request].cursor &+= length
         requests[request].transfers &+= 1
         requests[request].needsSync = true
         counters.allocations &+= 1
         guard !pageCache.cut.hidesCut(ticket.host.bytes, Int(truncatingIfNeeded: ticket.length)) else {
             failCut(request)
-            return endAllocation(index, EIO, isAtOnce: true)
+            return link(index, EIO)
         }
-        switch ticket.fill {
-        case .none:
-            if !zeros,
-                goesStraight(request, at: ticket.guest.bytes &+ inside, UInt64(allocations.records[index].length))
-            {
-                return sendStraight(index, allocations)
-            }
-            bringBytes(index, allocations, allocations.buffer(index))
-            sendBuffer(index, allocations, from: allocations.records[index].inside, allocations.records[index].length, isAtOnce: true)
-        case .zero:
-            memset(allocations.buffer(index), 0, Int(ticket.length))
-            bringBytes(index, allocations, allocations.buffer(index))
-            sendBuffer(index, allocations, from: 0, Int(ticket.length), isAtOnce: true)
-        case .copy: readOldBytes(index, allocations, allocations.buffer(index))
+        let isStraight = ticket.fill == .none && !zeros && goesStraight(request, at: cursor, length)
+        carryOut(
+            allocations.firstStep(index, requests[request].memory, isStraight: isStraight), index, allocations)
+    }
+
+    // MARK: states of an allocating write
+
+    /// Does what an allocating write asks for next.
+    private func carryOut(_ step: AllocationStep, _ index: AllocationIndex, _ allocations: AllocatingWrites) {
+        switch step {
+        case .readOld(let guest, let length, let buffer):
+            readOld(index, guest, length, into: buffer)
+        case .writeMemory(let at, let length, let host):
+            writeMemory(index, allocations, at, length, host)
+        case .writeBuffer(let buffer, let length, let host):
+            if pageCache.writeBuffer(host, buffer, length) { return link(index, 0) }
+            let transfer = takeReserved(index, allocations)
+            fill(transfer, .buffered, plainFile, at: 0, length: length, host: host)
+            transfers.records[transfer].buffer = buffer
+            transfers.send(transfer, of: requests)
         }
     }
 
-    private func bringBytes(_ index: AllocationIndex, _ allocations: Allocations, _ buffer: UnsafeMutableRawPointer) {
-        if allocations.records[index].isZeros {
-            memset(buffer + allocations.records[index].inside, 0, allocations.records[index].length)
-        } else {
-            requests[allocations.records[index].request].memory.copyOut(
-                buffer + allocations.records[index].inside, at: allocations.records[index].at,
-                length: allocations.records[index].length)
-        }
-    }
-
-    private func sendStraight(_ index: AllocationIndex, _ allocations: Allocations) {
-        guard let ticket = allocations.records[index].ticket else { return }
-        let request = allocations.records[index].request
-        let host = ticket.host.bytes &+ UInt64(allocations.records[index].inside)
-        if pageCache.writeNow(
-            requests[request].memory, at: allocations.records[index].at, allocations.records[index].length, host,
-            isNew: true
-        ) {
-            return endAllocation(index, 0, isAtOnce: true)
-        }
-        let transfer = transfers.take(for: request, in: requests, keeping: 0)
-        let hasOneRange = requests[request].base != nil
-        fill(
-            transfer, hasOneRange ? .plain : .vector, plainFile, at: allocations.records[index].at,
-            length: allocations.records[index].length,
-            host: host)
-        transfers.records[transfer].op = index
-        if !hasOneRange { transfers.records[transfer].list = transfers.lists.take() }
-        transfers.send(transfer, of: requests)
-    }
-
-    private func sendBuffer(
-        _ index: AllocationIndex, _ allocations: Allocations, from: Int, _ length: Int,
-        isAtOnce: Bool
+    /// readingOld: what the guest sees is read as any other request is, which belongs to the write instead of the door.
+    private func readOld(
+        _ index: AllocationIndex, _ guest: GuestOffset, _ length: UInt64, into buffer: UnsafeMutableRawPointer
     ) {
-        guard let ticket = allocations.records[index].ticket else { return }
-        // A data file of its own is not made longer than the disk.
-        let end = Int(clamping: chain.size &- ticket.guest.bytes)
-        let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
-        if pageCache.writeBuffer(ticket.host.bytes &+ UInt64(from), allocations.buffer(index) + from, count) {
-            return endAllocation(index, 0, isAtOnce: isAtOnce)
-        }
-        // There is one for each allocating write that no other may take.
-        let transfer = transfers.take(for: allocations.records[index].request, in: requests, keeping: 0)
-        fill(transfer, .buffered, plainFile, at: from, length: count, host: ticket.host.bytes &+ UInt64(from))
-        transfers.records[transfer].op = index
-        transfers.records[transfer].buffer = allocations.buffer(index)
-        transfers.send(transfer, of: requests)
-    }
-
-    // MARK: old bytes
-
-    /// Reads what the guest sees in the ticket's units, as one more request of this engine.
-    private func readOldBytes(
-        _ index: AllocationIndex, _ allocations: Allocations, _ buffer: UnsafeMutableRawPointer
-    ) {
-        guard let ticket = allocations.records[index].ticket else { return }
-        let request = RequestIndex(requestCount &+ index.position)
-        let length = min(ticket.length, chain.size &- ticket.guest.bytes)
-        if length < ticket.length { memset(buffer + Int(length), 0, Int(ticket.length &- length)) }
-        requests[request] = Request()
-        requests[request].start = ticket.guest.bytes
-        requests[request].end = ticket.guest.bytes &+ length
-        requests[request].base = buffer
-        requests[request].isExact = true
-        requests[request].cursor = requests[request].start
+        let reader = RequestIndex(requestCount &+ index.position)
+        requests[reader] = Request()
+        requests[reader].start = guest.bytes
+        requests[reader].end = guest.bytes &+ length
+        requests[reader].base = buffer
+        requests[reader].isExact = true
+        requests[reader].owner = index
+        requests[reader].cursor = requests[reader].start
         // It goes ahead of those that wait for resources: they may wait for the place of the write that it is for.
-        makeReady(request, .resumed)
+        makeReady(reader, .resumed)
     }
 
-    /// They are there: the new ones come over them, and all goes out.
-    func oldBytesRead(_ request: RequestIndex) {
+    /// readingOld -> writing.
+    @inline(never) func oldBytesRead(_ index: AllocationIndex, by reader: RequestIndex) {
         guard let allocations else { return }
-        let index = AllocationIndex(request.position &- requestCount)
-        requests[request].state = .free
-        guard requests[request].error == 0, let ticket = allocations.records[index].ticket else {
-            return endAllocation(index, requests[request].error)
-        }
-        bringBytes(index, allocations, allocations.buffer(index))
-        sendBuffer(index, allocations, from: 0, Int(ticket.length), isAtOnce: false)
+        requests[reader].state = .free
+        guard requests[reader].error == 0 else { return link(index, requests[reader].error) }
+        let memory = requests[allocations.request(of: index)].memory
+        guard let step = allocations.oldBytesRead(index, memory) else { return }
+        carryOut(step, index, allocations)
     }
 
-    // MARK: end
+    /// writing: from the request's memory, as it is.
+    private func writeMemory(
+        _ index: AllocationIndex, _ allocations: AllocatingWrites, _ at: Int, _ length: Int, _ host: UInt64
+    ) {
+        let memory = requests[allocations.request(of: index)].memory
+        if pageCache.writeNow(memory, at: at, length, host, isNew: true) { return link(index, 0) }
+        let transfer = takeReserved(index, allocations)
+        fill(transfer, memory.base != nil ? .plain : .vector, plainFile, at: at, length: length, host: host)
+        if memory.base == nil { transfers.records[transfer].list = transfers.lists.take() }
+        transfers.send(transfer, of: requests)
+    }
 
-    /// The bytes are in the file, or an errno says why not.
-    ///
-    /// `isAtOnce`: in the call in which it began, so that no other request of this worker has seen that its clusters were
-    /// taken, and none waits for them.
-    func endAllocation(_ index: AllocationIndex, _ error: Int32, isAtOnce: Bool = false) {
+    /// A transfer for an allocating write: there is one for each that no other request may take.
+    private func takeReserved(_ index: AllocationIndex, _ allocations: AllocatingWrites) -> TransferIndex {
+        let transfer = transfers.take(for: allocations.request(of: index), in: requests, keeping: 0)
+        transfers.records[transfer].allocation = index
+        allocations.isSent(index)
+        return transfer
+    }
+
+    /// writing -> linking: the bytes are in the file, or an errno says why not.
+    func link(_ index: AllocationIndex, _ error: Int32) {
         guard let allocations else { return }
-        guard let ticket = allocations.records[index].ticket else { return }
-        let request = allocations.records[index].request
-        allocations.records[index].ticket = nil
-        allocations.writer.finish(ticket, isWritten: error == 0, by: allocations.client)
-        allocations.free.give(index)
+        let request = allocations.request(of: index)
+        let mayBeAwaited = allocations.link(index, isWritten: error == 0)
         hasFreedPlace = true
         if error != 0 { fail(request, error) }
         requests[request].transfers &-= 1
         if requests[request].transfers == 0, requests[request].state == .draining { finish(request) }
-        if !isAtOnce { wakeWaiting(allocations) }
+        if mayBeAwaited { wakeWaiting(allocations) }
     }
 
     // MARK: zeros
 
     /// Makes up to `left` bytes at the cursor zero by their entries. False: the request waits.
-    func zeroMapped(_ request: RequestIndex, _ left: UInt64, _ mode: ZeroMode, _ allocations: Allocations) -> Bool {
+    func zeroMapped(_ request: RequestIndex, _ left: UInt64, _ mode: ZeroMode, _ allocations: AllocatingWrites) -> Bool
+    {
         let guest = GuestOffset(requests[request].cursor)
         var grant = allocations.writer.zero(guest, length: left, mode)
         if grant == .busy || grant == .wants {
@@ -262,14 +223,14 @@ extension RequestEngine {
     // MARK: waiting for others
 
     /// Always false, for `return waitForWakeup(request)`.
-    func waitForWakeup(_ request: RequestIndex, _ allocations: Allocations) -> Bool {
+    func waitForWakeup(_ request: RequestIndex, _ allocations: AllocatingWrites) -> Bool {
         requests[request].state = .waitingForResources
         allocations.waiting.push(request, in: requests)
         armPoll(allocations)
         return false
     }
 
-    private func armPoll(_ allocations: Allocations) {
+    private func armPoll(_ allocations: AllocatingWrites) {
         guard !allocations.isPollArmed else { return }
         allocations.isPollArmed = true
         sendPoll()
@@ -294,13 +255,13 @@ extension RequestEngine {
     }
 
     /// Every request that waits for others advances; one that must wait on goes to the end of the line.
-    private func wakeWaiting(_ allocations: Allocations) {
+    private func wakeWaiting(_ allocations: AllocatingWrites) {
         var line = allocations.waiting.takeAll()
         while !line.isEmpty { makeReady(line.pop(from: requests), .resumed) }
     }
 
     /// When no request waits the eventfd's poll must end: the engine may be dropped.
-    func endPoll(_ allocations: Allocations) {
+    func endPoll(_ allocations: AllocatingWrites) {
         guard allocations.isPollArmed, !allocations.isPollEnding, !allocations.hasWaiters else { return }
         allocations.isPollEnding = true
         allocations.client.wakeup.signal()
@@ -309,14 +270,14 @@ extension RequestEngine {
     // MARK: flushing the mapping
 
     /// The helper thread brings data and mapping to the disk.
-    func flushMapping(_ request: RequestIndex, _ allocations: Allocations) {
+    func flushMapping(_ request: RequestIndex, _ allocations: AllocatingWrites) {
         allocations.writer.startWaiting(allocations.client)
         requests[request].flushTicket = allocations.writer.requestFlush()
         allocations.flushing.push(request, in: requests)
         armPoll(allocations)
     }
 
-    private func finishFlushes(_ allocations: Allocations) {
+    private func finishFlushes(_ allocations: AllocatingWrites) {
         var line = allocations.flushing.takeAll()
         while !line.isEmpty {
             let request = line.pop(from: requests)

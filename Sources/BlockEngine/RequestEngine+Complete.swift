@@ -137,11 +137,11 @@ extension RequestEngine {
     /// A transfer of the request is back and free again.
     @inline(__always) private func release(_ transfer: TransferIndex, error: Int32) {
         let request = transfers.records[transfer].request
-        let op = transfers.records[transfer].op
+        let allocation = transfers.records[transfer].allocation
         transfers.give(transfer)
         if error != 0 { fail(request, error) }
         requests[request].transfers &-= 1
-        if op.exists { return endAllocation(op, error) }
+        if allocation.exists { return link(allocation, error) }
         if requests[request].transfers == 0, requests[request].state == .draining { finish(request) }
     }
 

@@ -40,7 +40,7 @@ public final class RequestEngine {
     var flushes = FlushQueue()
     var zeroModes: ZeroModes
     /// What allocates; nil for images whose mapping never changes.
-    let allocations: Allocations?
+    let allocations: AllocatingWrites?
     /// Counts requests in flight for the image's writer.
     let counts: InFlightCounts?
     /// The first write asks whether it may.
@@ -107,7 +107,7 @@ public final class RequestEngine {
         plainFile = chain.activeDataFile
         requestCount = count
         self.maxIovecs = maxIovecs
-        let allocations = try Allocations(chain, requests: count)
+        let allocations = try AllocatingWrites(chain, requests: count)
         self.allocations = allocations
         counts = allocations.map { $0.writer.counts(of: $0.client) }
         isPrepared = allocations?.writer.plan.isPrepared ?? true
@@ -164,9 +164,6 @@ public final class RequestEngine {
     /// Where the callers' memory comes from: writes of the page cache need it to go by its mapping. The descriptors must
     /// stay open until they are replaced.
     public func setGuestMemoryFiles(_ files: [GuestMemoryFile]) { pageCache.sources.replace(files) }
-
-    /// Whether another request may be submitted now (on a slot that is free).
-    public var canAccept: Bool { outstanding < requestCount }
 
     // MARK: requests out
 

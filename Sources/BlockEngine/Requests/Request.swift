@@ -3,7 +3,7 @@
 import DiskTypes
 import Glibc
 
-/// One request of the door. Its index is the door's slot number.
+/// One request. The index of a door's is the door's slot number.
 struct Request: Linked {
     typealias Index = RequestIndex
 
@@ -58,6 +58,8 @@ struct Request: Linked {
     /// How often a table was fetched and gone again before this request could use it.
     var tableTries: UInt32 = 0
     var state: State = .free
+    /// The allocating write whose old bytes it reads; `none` for requests of the door.
+    var owner = AllocationIndex.none
     var hasDamage = false
     var damage = MapDamage(reason: .tableUnreadable, guest: GuestOffset(0), length: 0, table: HostOffset(0))
 

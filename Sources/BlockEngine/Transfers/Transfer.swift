@@ -33,7 +33,7 @@ struct Transfer: Linked {
     /// Own list of ranges, when there is one.
     var list = ListIndex.none
     /// The allocating write that it is of, if it is.
-    var op = AllocationIndex.none
+    var allocation = AllocationIndex.none
     /// `.buffered` only.
     var buffer: UnsafeMutableRawPointer?
     /// `.allocation` only: fallocate's mode.

@@ -74,7 +74,7 @@ struct TransferQueue: ~Copyable {
         records[transfer].request = request
         records[transfer].retries = 0
         records[transfer].list = .none
-        records[transfer].op = .none
+        records[transfer].allocation = .none
         requests[request].transfers &+= 1
         return transfer
     }
