@@ -288,11 +288,6 @@ extension RequestEngine {
         if flushes.add(request, in: requests) { startSync() }
     }
 
-    func startSync() {
-        counters.syncs &+= 1
-        sendSync()
-    }
-
     // MARK: waiting for resources
 
     /// Puts the request at the end of the line for transfers and buffers. Always false, for

@@ -1,6 +1,6 @@
-// Bytes that have no cluster of their own yet. The image's writer says where they go; they go there
-// straight, or together with the old bytes around them; then the mapping changes. A request that must wait stands in a line until the
-// wakeup comes.
+// Bytes that have no cluster of their own yet. The image's writer says where they go; they go there straight, or together
+// with the old bytes around them; then the mapping changes. A request that needs what another worker or the writer's helper
+// has waits in a line: they signal an eventfd, which the ring polls as long as a request waits.
 import DiskTypes
 import Glibc
 import ImageChain

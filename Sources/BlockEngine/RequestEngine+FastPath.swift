@@ -1,5 +1,5 @@
-// How a request comes in. Nearly all are one aligned extent of plain data whose table is in memory,
-// and are on their way after a few comparisons; all others advance the long way.
+// How a request comes in and goes out. Nearly all are one aligned extent of plain data whose table is in memory, and are
+// on their way after a few comparisons; all others advance the long way.
 public import DiskTypes
 public import Glibc
 import ImageChain
@@ -125,6 +125,42 @@ extension RequestEngine {
         merge(request, host: host.bytes, length: length, isWrite: isWrite)
     }
 
+    // MARK: once a pass
+
+    /// Does what was put off until now, because it is cheaper for many requests at once: once a pass, after the last
+    /// request was taken in and before `nextFinished` and the ring's next submission.
+    public func submit() {
+        if !transfers.backlog.isEmpty { sendBacklog() }
+        if merger.count > 0 { sendMerged() }
+        if pageCache.hasQueued { copyQueued() }
+        if !ready.isEmpty { advanceReady(resumesWaiting: false) }
+    }
+
+    /// Does the reads that wait for each other.
+    @inline(never) func copyQueued() {
+        var lost = IndexQueue<Request>()
+        pageCache.copyQueued(done: &finished, lost: &lost, in: requests)
+        // Such a request asks again where its bytes are, and gets the reason.
+        while !lost.isEmpty { beginAdvance(lost.pop(from: requests)) }
+    }
+
+    /// The next request that is done, whose slot is free again from here on; nil when there is none now.
+    public func nextFinished() -> Finished? {
+        let request = finished.pop(from: requests)
+        guard request.exists else { return nil }
+        requests[request].state = .free
+        outstanding &-= 1
+        if let counts { counts.end(requests[request].parity) }
+        if requests[request].error == 0 {
+            counters.bytes &+= requests[request].end &- requests[request].start
+            return Finished(slot: UInt32(bitPattern: request.raw), error: 0, damage: nil)
+        }
+        counters.errors &+= 1
+        let damage: MapDamage? = requests[request].hasDamage ? requests[request].damage : nil
+        return Finished(
+            slot: UInt32(bitPattern: request.raw), error: requests[request].error, damage: damage)
+    }
+
     // MARK: neighbours
 
     /// Gathers a request that is one aligned range of the plain file; it is sent by `sendMerged` at the latest.
@@ -196,14 +232,6 @@ extension RequestEngine {
     }
 
     // MARK: the long way
-
-    /// Does the reads that wait for each other.
-    @inline(never) func copyQueued() {
-        var lost = IndexQueue<Request>()
-        pageCache.copyQueued(done: &finished, lost: &lost, in: requests)
-        // Such a request asks again where its bytes are, and gets the reason.
-        while !lost.isEmpty { beginAdvance(lost.pop(from: requests)) }
-    }
 
     /// Starts a request the long way, behind those that wait for resources already. `after`: bytes that are done.
     func beginAdvance(_ request: RequestIndex, after done: UInt64 = 0) {

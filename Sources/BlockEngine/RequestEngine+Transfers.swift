@@ -178,6 +178,12 @@ extension RequestEngine {
         if !clusters.prepare(load, on: transfers.ring, transfers.files, userData: mark) { transfers.backlog.push(mark) }
     }
 
+    /// Starts an fdatasync, which answers the flushes that came until now.
+    func startSync() {
+        counters.syncs &+= 1
+        sendSync()
+    }
+
     /// Flushes the file of the data, which is all that in-place writes touch.
     func sendSync() {
         if !prepareSync() { transfers.backlog.push(transfers.tag(CompletionTag.sync)) }

@@ -1,6 +1,6 @@
-// Every door (a FUSE queue, a virtqueue, an offline verb) has requests for guest bytes; this is
-// the one place that turns them into transfers of host files. It knows no formats and no doors. Its data path takes no
-// lock, allocates nothing, throws nothing: whatever a request needs exists before the first one comes.
+// The engine turns requests for guest bytes, which every door has (a FUSE queue, a virtqueue, an offline verb), into
+// transfers of host files. It knows no formats and no doors. Its data path takes no lock, allocates nothing, throws
+// nothing: what a request needs exists before the first one comes.
 public import DiskTypes
 import Glibc
 public import ImageChain
@@ -20,7 +20,11 @@ public import LinuxIO
 ///     while let done = engine.nextFinished() { ... }
 ///
 /// Requests that are taken in are gathered: `submit()` sends them, once a pass. Some are finished by then (zeros, cached
-/// clusters): ask `nextFinished` before waiting, always. Not `Sendable`: make it, use it and drop it on the ring's thread, once nothing is in flight.
+/// clusters): ask `nextFinished` before waiting, always. Not `Sendable`: make it, use it and drop it on the ring's
+/// thread, once nothing is in flight.
+///
+/// What a request needs on its way is in components (`PageCacheIO`, `TransferQueue`, `L2TableLoader` and so on). Each has its
+/// own state, none calls the engine: it returns what comes next, or puts requests into a queue.
 public final class RequestEngine {
     let chain: ImageChain
     /// The door's requests by their numbers; behind them those that read what allocating writes must copy.
@@ -165,41 +169,14 @@ public final class RequestEngine {
     /// stay open until they are replaced.
     public func setGuestMemoryFiles(_ files: [GuestMemoryFile]) { pageCache.sources.replace(files) }
 
-    // MARK: requests out
-
-    /// Does what was put off until now, because it is cheaper for many requests at once: once a pass, after the last
-    /// request was taken in and before `nextFinished` and the ring's next submission.
-    public func submit() {
-        if !transfers.backlog.isEmpty { sendBacklog() }
-        if merger.count > 0 { sendMerged() }
-        if pageCache.hasQueued { copyQueued() }
-        if !ready.isEmpty { advanceReady(resumesWaiting: false) }
-    }
-
     /// A request that is done, in the order they were done.
     public struct Finished: Sendable {
+        /// The door's number for the request.
         public let slot: UInt32
         /// 0, or the errno to answer with.
         public let error: Int32
         /// Why, when the image's mapping is what is wrong.
         public let damage: MapDamage?
-    }
-
-    /// The next request that is done, whose slot is free again from here on; nil when there is none now.
-    public func nextFinished() -> Finished? {
-        let request = finished.pop(from: requests)
-        guard request.exists else { return nil }
-        requests[request].state = .free
-        outstanding &-= 1
-        if let counts { counts.end(requests[request].parity) }
-        if requests[request].error == 0 {
-            counters.bytes &+= requests[request].end &- requests[request].start
-            return Finished(slot: UInt32(bitPattern: request.raw), error: 0, damage: nil)
-        }
-        counters.errors &+= 1
-        let damage: MapDamage? = requests[request].hasDamage ? requests[request].damage : nil
-        return Finished(
-            slot: UInt32(bitPattern: request.raw), error: requests[request].error, damage: damage)
     }
 
     /// Takes in a completion of the ring that `owns` recognises.

@@ -20,7 +20,7 @@ public struct Statistics: Sendable, BitwiseCopyable {
     public var merged: UInt64 = 0
     /// Flushes of the file, each for any number of requests.
     public var syncs: UInt64 = 0
-    /// Of these, transfers that went through a bounce buffer.
+    /// Transfers that went through a bounce buffer.
     public var bounces: UInt64 = 0
     /// Mapping tables read.
     public var tableReads: UInt64 = 0
@@ -30,7 +30,7 @@ public struct Statistics: Sendable, BitwiseCopyable {
     public var cacheHits: UInt64 = 0
     /// Parts of requests that joined a cluster on its way.
     public var cacheJoins: UInt64 = 0
-    /// Times a request had to wait for pieces or buffers.
+    /// Times a request had to wait for transfers or buffers.
     public var resourceWaits: UInt64 = 0
     /// Reads sent again: short, interrupted, or refused for now.
     public var retries: UInt64 = 0
