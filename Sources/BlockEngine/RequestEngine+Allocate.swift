@@ -108,6 +108,9 @@ extension RequestEngine {
         switch step {
         case .readOld(let guest, let length, let buffer):
             readOld(index, guest, length, into: buffer)
+        case _ where pageCache.cut.isCut:
+            failCut(allocations.request(of: index))
+            link(index, EIO)
         case .writeMemory(let at, let length, let host):
             writeMemory(index, allocations, at, length, host)
         case .writeBuffer(let buffer, let length, let host):

@@ -20,7 +20,8 @@ extension MapRecord {
         }
     }
 
-    /// Not asked of loop devices on a FUSE file: the question would go to its server.
+    /// The kernel says that the name was removed; whether a hard link is left it does not say. Not asked of loop devices on a
+    /// FUSE file: the question would go to its server.
     private func isOfDeletedImage(_ number: Int32) -> Bool {
         guard ownsLoop(number), let file = LoopDevice.backingFile(number), file.name.hasSuffix(" (deleted)") else {
             return false

@@ -61,7 +61,8 @@ import Testing
                 #expect(read.exit == 1 && !read.timedOut, "\(read)")
             } else {
                 let write = ["dd", "if=noise", "of=\(record.device)", "bs=64k", "oflag=direct", "conv=fsync"]
-                #expect(try Command(write).run().exit == 1)
+                let written = try Command(write, in: builder.folder).run()
+                #expect(written.exit == 1 && written.errors.contains("Input/output error"), "\(written)")
                 for _ in 0..<40 where try bench.current(record).health != .failed { usleep(100_000) }
                 #expect(try bench.current(record).health == .failed)
             }

@@ -234,6 +234,8 @@ struct ProcessTests {
             "--workers", "1", "--cache", cache, "--export",
             "image=\(folder)/b.raw,format=raw,socket-path=\(folder)/b.sock",
         ])
+        // The program waits for the socket of its first export only.
+        for _ in 0..<200 where access("\(folder)/b.sock", F_OK) != 0 { usleep(50_000) }
         let (_, victim) = try VhostUserFrontend.running("\(folder)/b.sock")
         for round in 0..<6 {
             let attacker = try CutMemory(program.server.socket, rings, folder)

@@ -62,6 +62,7 @@ extension PageCacheIO {
     }
 
     private mutating func writeList(_ memory: RequestMemory, _ at: Int, _ length: Int, _ host: UInt64) -> Bool {
+        if cut.isCut { return false }
         let count = memory.slice(at: at, length: length, into: list)
         let start = startTimer(plainFile)
         let written = VectorTransfer.write(files[plainFile].data, list, count, at: host)
