@@ -19,7 +19,7 @@ struct SlotRing: BitwiseCopyable {
     private let driver: UnsafeMutableRawPointer
     private let device: UnsafeMutableRawPointer
     private let requestFrames: UnsafeMutableRawPointer
-    private let cardsGuest: UInt64
+    private let framesGuest: UInt64
     private let data: UnsafeMutableRawPointer
     private let dataGuest: UInt64
 
@@ -37,7 +37,7 @@ struct SlotRing: BitwiseCopyable {
     private(set) var lastStatus: UInt8 = 0
 
     /// Offsets in the frame of a slot, in bytes: its indirect table, its header, its status.
-    private enum Card {
+    private enum RequestFrame {
         static let table = 0
         static let header = 48
         static let status = 64
@@ -52,7 +52,7 @@ struct SlotRing: BitwiseCopyable {
     }
     /// Bytes of guest memory that the ring and its buffers take at most.
     static func bytes(depth: Int, blockBytes: Int, size: Int) -> Int {
-        size * 16 + RingLayout.availBytes(size: size) + RingLayout.usedBytes(size: size) + depth * Card.bytes
+        size * 16 + RingLayout.availBytes(size: size) + RingLayout.usedBytes(size: size) + depth * RequestFrame.bytes
             + depth * blockBytes + 4 * 4096
     }
 
@@ -67,10 +67,10 @@ struct SlotRing: BitwiseCopyable {
         guard let descriptorArea = memory.allocate(size * RingLayout.descriptorBytes, alignment: 4096),
             let driverArea = memory.allocate(driverBytes, alignment: 64),
             let deviceArea = memory.allocate(deviceBytes, alignment: 4096),
-            let cardsGuest = memory.allocate(depth * Card.bytes, alignment: 4096),
+            let framesGuest = memory.allocate(depth * RequestFrame.bytes, alignment: 4096),
             let dataGuest = memory.allocate(depth * blockBytes, alignment: 4096),
             let descriptors = memory.host(descriptorArea), let driver = memory.host(driverArea),
-            let device = memory.host(deviceArea), let requestFrames = memory.host(cardsGuest),
+            let device = memory.host(deviceArea), let requestFrames = memory.host(framesGuest),
             let data = memory.host(dataGuest)
         else { return nil }
         areas = RingAreas(size: size, descriptors: descriptorArea, driver: driverArea, device: deviceArea)
@@ -81,7 +81,7 @@ struct SlotRing: BitwiseCopyable {
         self.driver = driver
         self.device = device
         self.requestFrames = requestFrames
-        self.cardsGuest = cardsGuest
+        self.framesGuest = framesGuest
         self.data = data
         self.dataGuest = dataGuest
         for slot in 0..<depth { layOut(slot, withData: true) }
@@ -96,24 +96,25 @@ struct SlotRing: BitwiseCopyable {
     /// Where the slot's descriptors are: its own table, or three entries of the ring.
     private func table(_ slot: Int) -> UnsafeMutableRawPointer {
         isIndirect
-            ? requestFrames + slot * Card.bytes + Card.table : descriptors + slot * 3 * RingLayout.descriptorBytes
+            ? requestFrames + slot * RequestFrame.bytes + RequestFrame.table
+            : descriptors + slot * 3 * RingLayout.descriptorBytes
     }
 
     /// Writes a slot's descriptors: header, data, status; a flush has no data.
     private func layOut(_ slot: Int, withData: Bool) {
-        let card = cardsGuest + UInt64(slot * Card.bytes)
+        let card = framesGuest + UInt64(slot * RequestFrame.bytes)
         let first = isIndirect ? 0 : slot * 3
         var place = table(slot)
-        put(place, card + UInt64(Card.header), 16, RingLayout.flagNext, first + 1)
+        put(place, card + UInt64(RequestFrame.header), 16, RingLayout.flagNext, first + 1)
         if withData {
             place += RingLayout.descriptorBytes
             let block = dataGuest + UInt64(slot * blockBytes)
             put(place, block, UInt32(blockBytes), RingLayout.flagNext | RingLayout.flagWrite, first + 2)
         }
-        put(place + RingLayout.descriptorBytes, card + UInt64(Card.status), 1, RingLayout.flagWrite, 0)
+        put(place + RingLayout.descriptorBytes, card + UInt64(RequestFrame.status), 1, RingLayout.flagWrite, 0)
         if !isPacked, isIndirect {
             let head = descriptors + slot * RingLayout.descriptorBytes
-            put(head, card + UInt64(Card.table), withData ? 48 : 32, RingLayout.flagIndirect, 0)
+            put(head, card + UInt64(RequestFrame.table), withData ? 48 : 32, RingLayout.flagIndirect, 0)
         }
         let type = withData ? VirtioBlk.RequestType.read : VirtioBlk.RequestType.flush
         header(slot).storeBytes(of: type.littleEndian, as: UInt32.self)
@@ -131,7 +132,7 @@ struct SlotRing: BitwiseCopyable {
     }
 
     @inline(__always) private func header(_ slot: Int) -> UnsafeMutableRawPointer {
-        requestFrames + slot * Card.bytes + Card.header
+        requestFrames + slot * RequestFrame.bytes + RequestFrame.header
     }
 
     // MARK: publish
@@ -142,7 +143,7 @@ struct SlotRing: BitwiseCopyable {
         let type = isWrite ? VirtioBlk.RequestType.write : VirtioBlk.RequestType.read
         if card.load(as: UInt32.self) != type.littleEndian { turn(slot, isWrite: isWrite) }
         card.storeBytes(of: sector.littleEndian, toByteOffset: 8, as: UInt64.self)
-        card.storeBytes(of: 0xff, toByteOffset: Card.status - Card.header, as: UInt8.self)
+        card.storeBytes(of: 0xff, toByteOffset: RequestFrame.status - RequestFrame.header, as: UInt8.self)
         offer(slot, entries: 3)
     }
 
@@ -163,7 +164,7 @@ struct SlotRing: BitwiseCopyable {
             return
         }
         let place = descriptors + Int(nextAvail) * RingLayout.descriptorBytes
-        let address = cardsGuest &+ UInt64(slot &* Card.bytes)
+        let address = framesGuest &+ UInt64(slot &* RequestFrame.bytes)
         place.storeBytes(of: address.littleEndian, as: UInt64.self)
         let flags = RingLayout.flagIndirect | (availWrap ? RingLayout.flagAvail : RingLayout.flagUsed)
         release64(place + 8, UInt64(entries &* 16) | UInt64(slot) << 32 | UInt64(flags) << 48)
@@ -174,7 +175,7 @@ struct SlotRing: BitwiseCopyable {
     mutating func submitFlush(_ slot: Int) {
         layOut(slot, withData: false)
         header(slot).storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
-        header(slot).storeBytes(of: 0xff, toByteOffset: Card.status - Card.header, as: UInt8.self)
+        header(slot).storeBytes(of: 0xff, toByteOffset: RequestFrame.status - RequestFrame.header, as: UInt8.self)
         offer(slot, entries: 2)
     }
 
@@ -247,7 +248,7 @@ extension SlotRing {
             isBroken = true
             return .none
         }
-        let status = (requestFrames + slot * Card.bytes + Card.status).load(as: UInt8.self)
+        let status = (requestFrames + slot * RequestFrame.bytes + RequestFrame.status).load(as: UInt8.self)
         if status != 0 { lastStatus = status }
         return BenchCompletion(slot: slot, isOK: status == 0)
     }

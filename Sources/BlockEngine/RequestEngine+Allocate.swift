@@ -23,9 +23,9 @@ extension RequestEngine {
             fail(request, error)
             drainOrFinish(request)
             return false
-        case .ticket(let ticket):
+        case .granted(let granted):
             // Prepared a moment ago; this was only a question.
-            allocations.writer.finish(ticket, isWritten: false, by: allocations.client)
+            allocations.writer.finish(granted, isWritten: false, by: allocations.client)
         case .inPlace, .needs: break
         }
         isPrepared = allocations.writer.plan.isPrepared
@@ -52,9 +52,9 @@ extension RequestEngine {
         default: break
         }
         switch grant {
-        case .ticket(let ticket):
+        case .granted(let granted):
             requests[request].tableTries = 0
-            start(ticket, request, wanted, zeros: zeros, allocations)
+            start(granted, request, wanted, zeros: zeros, allocations)
             return true
         case .inPlace: return true
         case .busy, .wants: return waitForWakeup(request, allocations)
@@ -80,23 +80,23 @@ extension RequestEngine {
     }
 
     private func start(
-        _ ticket: AllocatingWrite, _ request: RequestIndex, _ wanted: UInt64, zeros: Bool,
+        _ granted: AllocatingWrite, _ request: RequestIndex, _ wanted: UInt64, zeros: Bool,
         _ allocations: AllocatingWrites
     ) {
         let cursor = requests[request].cursor
         let index = allocations.begin(
-            ticket, request, guest: cursor, at: Int(truncatingIfNeeded: cursor &- requests[request].start),
+            granted, request, guest: cursor, at: Int(truncatingIfNeeded: cursor &- requests[request].start),
             wanted: wanted, isZeros: zeros)
         let length = UInt64(allocations.length(of: index))
         requests[request].cursor &+= length
         requests[request].transfers &+= 1
         requests[request].needsSync = true
         counters.allocations &+= 1
-        guard !pageCache.cut.hidesCut(ticket.host.bytes, Int(truncatingIfNeeded: ticket.length)) else {
+        guard !pageCache.cut.hidesCut(granted.host.bytes, Int(truncatingIfNeeded: granted.length)) else {
             failCut(request)
             return link(index, EIO)
         }
-        let isStraight = ticket.fill == .none && !zeros && goesStraight(request, at: cursor, length)
+        let isStraight = granted.fill == .none && !zeros && goesStraight(request, at: cursor, length)
         carryOut(
             allocations.firstStep(index, requests[request].memory, isStraight: isStraight), index, allocations)
     }

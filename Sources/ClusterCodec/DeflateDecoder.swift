@@ -5,26 +5,26 @@ import CQblk
 /// Decodes raw deflate streams (no zlib header), whatever their window.
 final class DeflateDecoder {
     private let fast: OpaquePointer
-    private let judge: UnsafeMutablePointer<z_stream>
+    private let stream: UnsafeMutablePointer<z_stream>
 
     init?() {
         guard let fast = libdeflate_alloc_decompressor() else { return nil }
-        let judge = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
-        judge.initialize(to: z_stream())
+        let stream = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
+        stream.initialize(to: z_stream())
         // QEMU's window has 4 KiB, others may have more: a decoder with the largest window reads them all.
-        guard inflateInit2_(judge, -15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
+        guard inflateInit2_(stream, -15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
             libdeflate_free_decompressor(fast)
-            judge.deallocate()
+            stream.deallocate()
             return nil
         }
         self.fast = fast
-        self.judge = judge
+        self.stream = stream
     }
 
     deinit {
         libdeflate_free_decompressor(fast)
-        inflateEnd(judge)
-        judge.deallocate()
+        inflateEnd(stream)
+        stream.deallocate()
     }
 
     func decode(
@@ -42,14 +42,14 @@ final class DeflateDecoder {
         _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
     ) -> Bool {
         guard let sourceSize = UInt32(exactly: sourceCount), let targetSize = UInt32(exactly: targetCount),
-            inflateReset(judge) == Z_OK
+            inflateReset(stream) == Z_OK
         else { return false }
-        judge.pointee.next_in = UnsafeMutablePointer(
+        stream.pointee.next_in = UnsafeMutablePointer(
             mutating: source.assumingMemoryBound(to: UInt8.self))
-        judge.pointee.avail_in = sourceSize
-        judge.pointee.next_out = target.assumingMemoryBound(to: UInt8.self)
-        judge.pointee.avail_out = targetSize
-        let result = inflate(judge, Z_FINISH)
-        return (result == Z_STREAM_END || result == Z_BUF_ERROR) && judge.pointee.avail_out == 0
+        stream.pointee.avail_in = sourceSize
+        stream.pointee.next_out = target.assumingMemoryBound(to: UInt8.self)
+        stream.pointee.avail_out = targetSize
+        let result = inflate(stream, Z_FINISH)
+        return (result == Z_STREAM_END || result == Z_BUF_ERROR) && stream.pointee.avail_out == 0
     }
 }

@@ -6,24 +6,24 @@ import Glibc
 /// Encodes raw deflate streams (no zlib header).
 final class DeflateEncoder {
     private let fast: OpaquePointer
-    private let judge: OpaquePointer
+    private let verifier: OpaquePointer
     /// Memory into which each stream is decoded before it is used.
     private var proof = UnsafeMutableRawBufferPointer(start: nil, count: 0)
     private var careful: ZlibEncoder?
 
     init?() {
         guard let fast = qb_deflate_new() else { return nil }
-        guard let judge = libdeflate_alloc_decompressor() else {
+        guard let verifier = libdeflate_alloc_decompressor() else {
             qb_deflate_free(fast)
             return nil
         }
         self.fast = fast
-        self.judge = judge
+        self.verifier = verifier
     }
 
     deinit {
         qb_deflate_free(fast)
-        libdeflate_free_decompressor(judge)
+        libdeflate_free_decompressor(verifier)
         proof.deallocate()
     }
 
@@ -48,7 +48,7 @@ final class DeflateEncoder {
         }
         guard let back = proof.baseAddress else { return false }
         // Without a pointer for the count, libdeflate succeeds only with exactly `sourceCount` bytes.
-        return libdeflate_deflate_decompress(judge, stream, count, back, sourceCount, nil) == LIBDEFLATE_SUCCESS
+        return libdeflate_deflate_decompress(verifier, stream, count, back, sourceCount, nil) == LIBDEFLATE_SUCCESS
             && memcmp(back, source, sourceCount) == 0
     }
 

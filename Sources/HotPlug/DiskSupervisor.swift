@@ -18,8 +18,8 @@ final class DiskSupervisor: SupervisedDisk {
     private var machine: OwnedFD?
     private var server: ChildProcess?
     /// What the server says on standard error.
-    private var words: OwnedFD?
-    private var lastWords = ""
+    private var output: OwnedFD?
+    private var lastLine = ""
     private var unfinished: [UInt8] = []
     /// The server has its socket, and handles signals.
     private var isServing = false
@@ -75,11 +75,11 @@ final class DiskSupervisor: SupervisedDisk {
                 config.executable, ["qblk"] + config.arguments,
                 inherit: [ChildProcess.Inheritance(fd: pipe.writing.raw, as: STDERR_FILENO)]
                     + files.inheritances(from: SupervisorConfig.firstFile), options: .daemon)
-            words = pipe.keepReading()
+            output = pipe.keepReading()
         } catch {
             return "cannot start the server: \(errorText(error.rawValue))"
         }
-        lastWords = ""
+        lastLine = ""
         if let reason = turn(until: { Filesystem.exists(config.socket) }) ?? makeAccessible() { return reason }
         isServing = true
         return nil
@@ -94,7 +94,7 @@ final class DiskSupervisor: SupervisedDisk {
             self, until: done, orElse: { supervision.stopWanted || server == nil }, seconds: 60, step: 20)
         if isDone { return nil }
         if supervision.stopWanted { return "stopped while the server started" }
-        guard server != nil else { return lastWords.isEmpty ? "the server died while it started" : lastWords }
+        guard server != nil else { return lastLine.isEmpty ? "the server died while it started" : lastLine }
         return "the server does not begin to serve"
     }
 
@@ -119,7 +119,7 @@ final class DiskSupervisor: SupervisedDisk {
 
     var process: ChildProcess? { server }
     /// The VM's end, and what the server prints.
-    var awaited: [Int32] { [machine?.raw ?? -1, words?.raw ?? -1] }
+    var awaited: [Int32] { [machine?.raw ?? -1, output?.raw ?? -1] }
 
     func handle(_ isReady: [Bool]) {
         if isReady[0] {
@@ -158,22 +158,22 @@ final class DiskSupervisor: SupervisedDisk {
 
     /// Writes what the server prints to the system's log, line by line.
     private func hear() {
-        guard let fd = words?.raw else { return }
+        guard let fd = output?.raw else { return }
         var piece = [UInt8](repeating: 0, count: 4096)
         while true {
             let count = read(fd, &piece, piece.count)
             if count < 0 && errno == EINTR { continue }
-            if count == 0 { words = nil }
+            if count == 0 { output = nil }
             guard count > 0 else { return }
             for byte in piece[..<count] {
                 if byte != UInt8(ascii: "\n"), unfinished.count < 4096 {
                     unfinished.append(byte)
                     continue
                 }
-                lastWords = String(decoding: unfinished, as: UTF8.self)
+                lastLine = String(decoding: unfinished, as: UTF8.self)
                 unfinished = []
-                if lastWords.hasPrefix("qblk: ") { lastWords.removeFirst("qblk: ".count) }
-                SystemLog.write(.notice, printable(lastWords))
+                if lastLine.hasPrefix("qblk: ") { lastLine.removeFirst("qblk: ".count) }
+                SystemLog.write(.notice, printable(lastLine))
             }
         }
     }
@@ -205,10 +205,10 @@ final class DiskSupervisor: SupervisedDisk {
 
     /// Records the server's failure, for `detach` to report.
     private func noteTrouble() {
-        SystemLog.write(.error, "\(config.socket): the server did not end in order: \(lastWords)")
+        SystemLog.write(.error, "\(config.socket): the server did not end in order: \(lastLine)")
         do throws(ImageError) {
             guard var record = try registry.record(config.key), !record.readOnly else { return }
-            record.trouble = lastWords.isEmpty ? "the server did not end in order" : lastWords
+            record.trouble = lastLine.isEmpty ? "the server did not end in order" : lastLine
             try registry.write(record, config.key)
         } catch { SystemLog.write(.warning, "\(error)") }
     }

@@ -110,7 +110,7 @@ final class OfflineDisk<Storage: ResizableStorage> {
         case .wants: try help()
         case .needs(let table): try supply(table)
         case .failed(let error): throw DiskError("errno \(error)")
-        case .ticket(let ticket): return try use(ticket, guest, bytes)
+        case .granted(let ticket): return try use(ticket, guest, bytes)
         }
         return 0
     }

@@ -22,9 +22,9 @@ struct AllocatingRequest: TableRecord {
     }
 
     var state: State = .free
-    var ticket: AllocatingWrite?
+    var granted: AllocatingWrite?
     var request = RequestIndex.none
-    /// Where in the request its bytes begin, how many they are, and where in the ticket's units they go.
+    /// Where in the request its bytes begin, how many they are, and where in the units of the write they go.
     var at = 0
     var length = 0
     var inside = 0
@@ -97,16 +97,16 @@ final class AllocatingWrites {
 
     /// A write begins: up to `wanted` bytes of the request, whose byte `at` is at `guest` of the disk.
     func begin(
-        _ ticket: AllocatingWrite, _ request: RequestIndex, guest: UInt64, at: Int, wanted: UInt64, isZeros: Bool
+        _ granted: AllocatingWrite, _ request: RequestIndex, guest: UInt64, at: Int, wanted: UInt64, isZeros: Bool
     ) -> AllocationIndex {
         let index = free.take()
-        let inside = guest &- ticket.guest.bytes
-        records[index].state = ticket.fill == .copy ? .readingOld : .writing
-        records[index].ticket = ticket
+        let inside = guest &- granted.guest.bytes
+        records[index].state = granted.fill == .copy ? .readingOld : .writing
+        records[index].granted = granted
         records[index].request = request
         records[index].at = at
         records[index].inside = Int(truncatingIfNeeded: inside)
-        records[index].length = Int(truncatingIfNeeded: min(wanted, ticket.length &- inside))
+        records[index].length = Int(truncatingIfNeeded: min(wanted, granted.length &- inside))
         records[index].isZeros = isZeros
         records[index].mayBeAwaited = false
         return index
@@ -117,35 +117,35 @@ final class AllocatingWrites {
 
     /// What a write that has just begun does first. `memory`: its request's; `isStraight`: it can go to the disk as it is.
     func firstStep(_ index: AllocationIndex, _ memory: RequestMemory, isStraight: Bool) -> AllocationStep {
-        guard let ticket = records[index].ticket else { return .writeBuffer(buffer(index), length: 0, host: 0) }
-        switch ticket.fill {
+        guard let granted = records[index].granted else { return .writeBuffer(buffer(index), length: 0, host: 0) }
+        switch granted.fill {
         case .none:
             let inside = records[index].inside
             if isStraight {
                 return .writeMemory(
-                    at: records[index].at, length: records[index].length, host: ticket.host.bytes &+ UInt64(inside))
+                    at: records[index].at, length: records[index].length, host: granted.host.bytes &+ UInt64(inside))
             }
             bringBytes(index, memory)
-            return writeBuffer(index, ticket, from: inside, records[index].length)
+            return writeBuffer(index, granted, from: inside, records[index].length)
         case .zero:
-            memset(buffer(index), 0, Int(ticket.length))
+            memset(buffer(index), 0, Int(granted.length))
             bringBytes(index, memory)
-            return writeBuffer(index, ticket, from: 0, Int(ticket.length))
+            return writeBuffer(index, granted, from: 0, Int(granted.length))
         case .copy:
             records[index].mayBeAwaited = true
             let old = buffer(index)
-            let length = min(ticket.length, chain.size &- ticket.guest.bytes)
-            if length < ticket.length { memset(old + Int(length), 0, Int(ticket.length &- length)) }
-            return .readOld(guest: ticket.guest, length: length, into: old)
+            let length = min(granted.length, chain.size &- granted.guest.bytes)
+            if length < granted.length { memset(old + Int(length), 0, Int(granted.length &- length)) }
+            return .readOld(guest: granted.guest, length: length, into: old)
         }
     }
 
     /// The old bytes are in the buffer: the new ones come over them, and all goes out. Nil: the write is over already.
     func oldBytesRead(_ index: AllocationIndex, _ memory: RequestMemory) -> AllocationStep? {
-        guard records[index].state == .readingOld, let ticket = records[index].ticket else { return nil }
+        guard records[index].state == .readingOld, let granted = records[index].granted else { return nil }
         records[index].state = .writing
         bringBytes(index, memory)
-        return writeBuffer(index, ticket, from: 0, Int(ticket.length))
+        return writeBuffer(index, granted, from: 0, Int(granted.length))
     }
 
     /// A transfer carries the bytes: the write ends in another call than the one in which it began.
@@ -157,10 +157,10 @@ final class AllocatingWrites {
     /// The bytes are in the file, or an errno says why not: the mapping changes, and the write is over. Whether other
     /// requests of this worker may wait for its clusters.
     func link(_ index: AllocationIndex, isWritten: Bool) -> Bool {
-        guard let ticket = records[index].ticket else { return false }
+        guard let granted = records[index].granted else { return false }
         records[index].state = .linking
-        records[index].ticket = nil
-        writer.finish(ticket, isWritten: isWritten, by: client)
+        records[index].granted = nil
+        writer.finish(granted, isWritten: isWritten, by: client)
         records[index].state = .free
         free.give(index)
         return records[index].mayBeAwaited
@@ -185,11 +185,11 @@ final class AllocatingWrites {
     }
 
     private func writeBuffer(
-        _ index: AllocationIndex, _ ticket: AllocatingWrite, from: Int, _ length: Int
+        _ index: AllocationIndex, _ granted: AllocatingWrite, from: Int, _ length: Int
     ) -> AllocationStep {
         // A data file of its own is not made longer than the disk.
-        let end = Int(clamping: chain.size &- ticket.guest.bytes)
+        let end = Int(clamping: chain.size &- granted.guest.bytes)
         let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
-        return .writeBuffer(buffer(index) + from, length: count, host: ticket.host.bytes &+ UInt64(from))
+        return .writeBuffer(buffer(index) + from, length: count, host: granted.host.bytes &+ UInt64(from))
     }
 }

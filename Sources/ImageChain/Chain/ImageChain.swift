@@ -4,6 +4,7 @@
 public import DiskTypes
 import Glibc
 public import LinuxIO
+import QCOW2
 import Synchronization
 
 /// An image and its backing chain. Shared by all workers of the image.
@@ -20,7 +21,7 @@ public final class ImageChain: BlockMap {
     /// What changes the mapping of a writable QCOW2 image; raw images have none.
     public let writer: ImageWriter?
     /// The layers again, as lookups want them; as many as `layers`.
-    private nonisolated(unsafe) let sides: UnsafeMutablePointer<LayerSide>
+    private nonisolated(unsafe) let views: UnsafeMutablePointer<LayerView>
     private let depth: Int
     /// The errno of a flush that failed: see `flushed`.
     private let flushFailure = Atomic<Int32>(0)
@@ -32,16 +33,16 @@ public final class ImageChain: BlockMap {
         self.files = files
         currentSize = Atomic(layers.first?.size ?? 0)
         depth = layers.count
-        sides = .allocate(capacity: max(layers.count, 1))
+        views = .allocate(capacity: max(layers.count, 1))
         for (i, layer) in layers.enumerated() {
             let canGrow = i == 0 && isWritable && layer.format == .raw
-            (sides + i).initialize(to: LayerSide(layer, canGrow: canGrow))
+            (views + i).initialize(to: LayerView(layer, canGrow: canGrow))
         }
     }
 
     deinit {
         do throws(ImageError) { try close() } catch {}  // A caller that wants the error has closed it before.
-        sides.deallocate()
+        views.deallocate()
     }
 
     /// Brings every change of the mapping to the disk and ends writing. No request may be in flight, none may come.
@@ -77,16 +78,16 @@ public final class ImageChain: BlockMap {
         var length = length
         var layer = 0
         while true {
-            let side = sides + layer
+            let view = views + layer
             // A backing file shorter than its overlay reads as zeros past its end.
-            guard guest.bytes < side.pointee.size else {
+            guard guest.bytes < view.pointee.size else {
                 return .extent(
                     Extent(guest: guest, length: length, kind: .zero, layer: UInt16(truncatingIfNeeded: layer)))
             }
-            length = min(length, side.pointee.size &- guest.bytes)
-            let answer = side.pointee.lookup(guest, length: length)
+            length = min(length, view.pointee.size &- guest.bytes)
+            let answer = view.pointee.lookup(guest, length: length)
             guard case .extent(let extent) = answer, extent.kind.isUnallocated, layer &+ 1 < depth else {
-                return Self.placed(answer, side, layer)
+                return Self.placed(answer, view, layer)
             }
             length = extent.length
             layer &+= 1
@@ -98,31 +99,31 @@ public final class ImageChain: BlockMap {
     /// each layer has on its own.
     public func lookup(_ guest: GuestOffset, length: UInt64, inLayer layer: Int) -> MapAnswer {
         precondition(layer >= 0 && layer < depth, "no such layer")
-        let side = sides + layer
-        return Self.placed(side.pointee.lookup(guest, length: length), side, layer)
+        let view = views + layer
+        return Self.placed(view.pointee.lookup(guest, length: length), view, layer)
     }
 
     /// The short way for the commonest request: where the `length` bytes at `guest` are in file `activeDataFile`, when
     /// the active image holds them all as plain data and that can be told without I/O. nil means only: ask `lookup`.
     public func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
-        sides.pointee.plainOffset(guest, length: length)
+        views.pointee.plainOffset(guest, length: length)
     }
 
     /// The same for a write: nil means only: ask `lookupForWrite`. Only for a chain that is writable.
     public func overwritableOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
-        sides.pointee.overwritableOffset(guest, length: length)
+        views.pointee.overwritableOffset(guest, length: length)
     }
 
     /// Whether `length` (> 0) bytes at `guest` can be written where they are, in the active image. The range must lie
     /// inside `size`.
     public func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
-        let side = sides
-        switch side.pointee.lookupForWrite(guest, length: length) {
+        let view = views
+        switch view.pointee.lookupForWrite(guest, length: length) {
         case .inPlace(var extent):
-            extent.file = side.pointee.dataFile
+            extent.file = view.pointee.dataFile
             return .inPlace(extent)
         case .needs(var table):
-            table.file = side.pointee.metadataFile
+            table.file = view.pointee.metadataFile
             return .needs(table)
         case .allocate(let length): return .allocate(length)
         case .damaged(let damage): return .damaged(damage)
@@ -162,27 +163,27 @@ public final class ImageChain: BlockMap {
     private func loseActiveFile() {
         hasCut.store(true, ordering: .relaxed)
         writer?.plan.foundCut()
-        sides.pointee.loseRaw()
+        views.pointee.loseRaw()
     }
 
     /// Whether the active image is raw: its file is the disk.
     public var isRaw: Bool { layers.first?.format == .raw }
 
     /// The file that `plainOffset` speaks of.
-    public var activeDataFile: UInt16 { sides.pointee.dataFile }
+    public var activeDataFile: UInt16 { views.pointee.dataFile }
 
     /// The layer's answer with the chain's numbers for layer and file.
     @inline(__always)
-    private static func placed(_ answer: MapAnswer, _ side: UnsafeMutablePointer<LayerSide>, _ layer: Int) -> MapAnswer
+    private static func placed(_ answer: MapAnswer, _ view: UnsafeMutablePointer<LayerView>, _ layer: Int) -> MapAnswer
     {
         switch answer {
         case .extent(var extent):
             extent.layer = UInt16(truncatingIfNeeded: layer)
-            extent.file = side.pointee.dataFile
+            extent.file = view.pointee.dataFile
             return .extent(extent)
         case .needs(var table):
             table.layer = UInt16(truncatingIfNeeded: layer)
-            table.file = side.pointee.metadataFile
+            table.file = view.pointee.metadataFile
             return .needs(table)
         case .damaged(var damage):
             damage.layer = UInt16(truncatingIfNeeded: layer)
@@ -192,7 +193,7 @@ public final class ImageChain: BlockMap {
 
     /// Hands in the table that `lookup` named. See `BlockMap.supply`.
     public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
-        sides[Int(table.layer)].supply(table, bytes)
+        views[Int(table.layer)].supply(table, bytes)
     }
 
     /// How compressed clusters of a layer are compressed.
@@ -200,4 +201,57 @@ public final class ImageChain: BlockMap {
 
     /// Bytes of one cluster of a layer; what a compressed extent inflates to.
     public func clusterSize(ofLayer layer: UInt16) -> Int { Int(layers[Int(layer)].clusterSize) }
+}
+
+/// What a lookup needs of a layer, as plain bytes: copying an `ImageLayer` would count references, and counting the
+/// references of objects that all workers share is what makes workers slow each other down.
+@safe struct LayerView: BitwiseCopyable {
+    let size: UInt64
+    let metadataFile: UInt16
+    let dataFile: UInt16
+    private var raw: RawMap
+    /// Owned by the layer, which lives as long as the chain; nil for raw layers.
+    private let qcow2: Unmanaged<QCOW2Map>?
+
+    /// `canGrow`: the layer is raw and ends only where the disk does, which the caller has checked.
+    init(_ layer: ImageLayer, canGrow: Bool) {
+        size = canGrow ? RawMap.largest : layer.size
+        metadataFile = layer.metadataFile
+        dataFile = layer.dataFile
+        switch layer.map {
+        case .raw(let map):
+            raw = canGrow ? RawMap(fileLength: RawMap.largest) : map
+            qcow2 = nil
+        case .qcow2(let map):
+            raw = RawMap(fileLength: 0)
+            qcow2 = Unmanaged.passUnretained(map)
+        }
+    }
+
+    /// The raw file is not believed any more. One aligned word changes: others see the old one or the new one.
+    mutating func loseRaw() { raw.lose() }
+
+    @inline(__always) func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
+        guard let qcow2 else { return raw.lookup(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.lookup(guest, length: length) }
+    }
+
+    @inline(__always) func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        guard let qcow2 else { return raw.plainOffset(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.plainOffset(guest, length: length) }
+    }
+
+    @inline(__always) func overwritableOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
+        guard let qcow2 else { return raw.plainOffset(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.overwritableOffset(guest, length: length) }
+    }
+
+    func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
+        guard let qcow2 else { return raw.lookupForWrite(guest, length: length) }
+        return qcow2._withUnsafeGuaranteedRef { $0.lookupForWrite(guest, length: length) }
+    }
+
+    func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
+        qcow2?._withUnsafeGuaranteedRef { $0.supply(table, bytes) }
+    }
 }

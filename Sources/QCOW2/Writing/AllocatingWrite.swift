@@ -6,7 +6,7 @@ public import DiskTypes
 /// The answer to a write that allocates (`QCOW2Writer.begin`).
 public enum WriteGrant: Sendable {
     /// Write where it says, then `finish` it.
-    case ticket(AllocatingWrite)
+    case granted(AllocatingWrite)
     /// It can be overwritten in place after all: another write was faster.
     case inPlace
     /// Another write must end first: ask again when one has.

@@ -138,7 +138,7 @@ struct OfflineWriter<Storage: ResizableStorage, DataFile: ImageStorage> {
         while at < end {
             let fresh = map.rules.external ? .max : plan.state.withLock { $0.clusters.untouched }
             switch plan.begin(GuestOffset(at), length: end - at) {
-            case .ticket(let write):
+            case .granted(let write):
                 do throws(ImageError) {
                     try give(write.host, write.length, write.host.bytes >> map.clusterBits >= fresh)
                 } catch {

@@ -30,7 +30,7 @@ extension QCOW2Writer {
             }
             let grant =
                 state.changes.isInFlight(cluster) ? .busy : grant(guest, length, slice: slice, worker, &state)
-            guard case .ticket(let write) = grant else {
+            guard case .granted(let write) = grant else {
                 map.cache.unpin(slice)
                 return grant
             }
@@ -103,7 +103,7 @@ extension QCOW2Writer {
         let isAll = guest.bytes == start.bytes && length >= map.clusterSize
         if isOwn(word) {
             // A zero cluster that kept its place.
-            return .ticket(
+            return .granted(
                 AllocatingWrite(
                     guest: start, length: map.clusterSize, host: HostOffset(word.offset),
                     fill: isAll ? .none : .zero, isNew: false, isWhole: true, clusters: 1))
@@ -132,7 +132,7 @@ extension QCOW2Writer {
         var last = first
         while last < units.upperBound, bits >> UInt64(last) & 1 == 0 { last += 1 }
         let range = first..<last
-        return .ticket(
+        return .granted(
             subclusterWrite(
                 guest, length, range, host: word.offset, fill: fill(guest, length, range, bits), isNew: false))
     }
@@ -198,7 +198,7 @@ extension QCOW2Writer {
         if map.rules.external {
             let end = guest.bytes + UInt64(count) << map.clusterBits
             map.ends.grow(data: end)
-            return .ticket(make(HostOffset(guest.bytes), count, false))
+            return .granted(make(HostOffset(guest.bytes), count, false))
         }
         do throws(RefcountObstacle) {
             guard let found = try state.clusters.allocate(count, for: worker) else {
@@ -206,7 +206,7 @@ extension QCOW2Writer {
                 return state.prerequisites.require(.room)
             }
             growEnds(state)
-            return .ticket(
+            return .granted(
                 make(
                     HostOffset(found.clusters.lowerBound << map.clusterBits), found.clusters.count, found.isUntouched))
         } catch {

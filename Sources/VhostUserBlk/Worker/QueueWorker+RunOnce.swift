@@ -84,7 +84,7 @@ extension QueueWorker {
         guard !queue.pointee.saidBroken else { return }
         queue.pointee.saidBroken = true
         log.error(
-            "\(queue.pointee.settings.name): queue \(queue.pointee.id.index) stops: \(queue.pointee.virtqueue.damage.words)"
+            "\(queue.pointee.settings.name): queue \(queue.pointee.id.index) stops: \(queue.pointee.virtqueue.damage.message)"
         )
         if let err = queue.pointee.err { signal(err.raw) }
     }

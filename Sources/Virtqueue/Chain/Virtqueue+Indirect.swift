@@ -8,11 +8,11 @@ extension Virtqueue {
 
     /// Adds the buffers of the table that `descriptor` names. `isPacked` is a constant where this is inlined.
     @inline(__always) mutating func gatherIndirect(
-        _ gatherer: inout DescriptorChainWalker, _ descriptor: Descriptor, flags: UInt16,
+        _ walker: inout DescriptorChainWalker, _ descriptor: Descriptor, flags: UInt16,
         _ chain: UnsafeMutablePointer<DescriptorChain>, isPacked: Bool
     ) {
         let bytes = UInt64(descriptor.length)
-        let region = gatherer.region
+        let region = walker.region
         let offset = descriptor.address &- region.pointee.guest.raw
         let size = region.pointee.size
         let table = region.pointee.host + Int(truncatingIfNeeded: offset & 0x7FFF_FFFF_FFFF_FFFF)
@@ -20,10 +20,10 @@ extension Virtqueue {
             bytes <= UInt64(ChainLimits.indirectEntries) << 4, offset < size, bytes <= size &- offset,
             UInt(bitPattern: table) & 7 == 0
         else {
-            gatherer = gatherAwkward(gatherer, descriptor, flags, chain)
+            walker = gatherAwkward(walker, descriptor, flags, chain)
             return
         }
-        walk(&gatherer, Int(truncatingIfNeeded: bytes >> 4), chain, isPacked: isPacked) { index, descriptor in
+        walk(&walker, Int(truncatingIfNeeded: bytes >> 4), chain, isPacked: isPacked) { index, descriptor in
             let place = table + index &* RingLayout.descriptorBytes
             descriptor = Descriptor(address: load64(place), word: load64(place + 8))
             return true
@@ -35,16 +35,16 @@ extension Virtqueue {
         _ start: DescriptorChainWalker, _ table: Descriptor, _ flags: UInt16,
         _ chain: UnsafeMutablePointer<DescriptorChain>
     ) -> DescriptorChainWalker {
-        var gatherer = start
-        guard features.contains(.indirect) else { return gatherer.givenUp(.indirectNotNegotiated, chain) }
+        var walker = start
+        guard features.contains(.indirect) else { return walker.givenUp(.indirectNotNegotiated, chain) }
         let entries = Int(table.length) / RingLayout.descriptorBytes
         guard table.length > 0, table.length & 15 == 0, entries <= ChainLimits.indirectEntries else {
-            return gatherer.givenUp(.indirectLength, chain)
+            return walker.givenUp(.indirectLength, chain)
         }
         let memory = memory
         let scratch = scratch
-        var region = gatherer.region
-        walk(&gatherer, entries, chain, isPacked: isPacked) { index, descriptor in
+        var region = walker.region
+        walk(&walker, entries, chain, isPacked: isPacked) { index, descriptor in
             let (at, overflow) = table.address.addingReportingOverflow(UInt64(index &* RingLayout.descriptorBytes))
             guard !overflow,
                 memory.copyOut(at, to: scratch, length: RingLayout.descriptorBytes, region: &region)
@@ -52,13 +52,13 @@ extension Virtqueue {
             descriptor = Descriptor(address: load64(scratch), word: load64(scratch + 8))
             return true
         }
-        if flags & RingLayout.flagNext != 0 { gatherer.failWhole(.indirectWithNext, chain) }
-        return gatherer
+        if flags & RingLayout.flagNext != 0 { walker.failWhole(.indirectWithNext, chain) }
+        return walker
     }
 
     /// Walks a table of `entries`, each of which `load` copies out.
     @inline(__always) private mutating func walk(
-        _ gatherer: inout DescriptorChainWalker, _ entries: Int, _ chain: UnsafeMutablePointer<DescriptorChain>,
+        _ walker: inout DescriptorChainWalker, _ entries: Int, _ chain: UnsafeMutablePointer<DescriptorChain>,
         isPacked: Bool, load: (Int, inout Descriptor) -> Bool
     ) {
         let pool = pool
@@ -66,17 +66,17 @@ extension Virtqueue {
         var descriptor = Descriptor(address: 0, word: 0)
         while true {
             guard load(index, &descriptor) else {
-                gatherer = gatherer.givenUp(.indirectOutsideMemory, chain)
+                walker = walker.givenUp(.indirectOutsideMemory, chain)
                 return
             }
             // Packed tables are read in order, and of the flags only WRITE means anything in them.
             let flags = isPacked ? descriptor.packedFlags & RingLayout.flagWrite : descriptor.splitFlags
             guard flags & RingLayout.flagIndirect == 0 else {
-                gatherer = gatherer.givenUp(.indirectInIndirect, chain)
+                walker = walker.givenUp(.indirectInIndirect, chain)
                 return
             }
             guard
-                gatherer.add(
+                walker.add(
                     descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
             else { return }
             if isPacked {
@@ -86,7 +86,7 @@ extension Virtqueue {
                 if flags & RingLayout.flagNext == 0 { return }
                 index = Int(descriptor.splitNext)
                 guard index < entries else {
-                    gatherer = gatherer.givenUp(.nextOutOfRange, chain)
+                    walker = walker.givenUp(.nextOutOfRange, chain)
                     return
                 }
             }

@@ -22,7 +22,7 @@ extension Virtqueue {
         let index = Int(replay[replayed])
         let slot = Int(freeSlots.take())
         let chain = chains + slot
-        var gatherer = DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
+        var walker = DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
         var walk = record.descriptors(of: index)
         let entries = walk.left
         var id: UInt16 = 0
@@ -31,13 +31,13 @@ extension Virtqueue {
             let flags = descriptor.packedFlags
             if chain.pointee.fault.isStructural { continue }
             if flags & RingLayout.flagIndirect != 0 {
-                gatherIndirect(&gatherer, descriptor, flags: flags, chain, isPacked: true)
+                gatherIndirect(&walker, descriptor, flags: flags, chain, isPacked: true)
             } else {
-                _ = gatherer.add(
+                _ = walker.add(
                     descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
             }
         }
-        gatherer.finish(chain)
+        walker.finish(chain)
         guard walk.left == 0, mark(id) else {
             freeSlots.give(Int32(truncatingIfNeeded: slot))
             brokenChain(chain, .inflightRecord)

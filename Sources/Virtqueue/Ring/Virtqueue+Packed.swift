@@ -56,7 +56,7 @@ extension Virtqueue {
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ first: Descriptor
     ) -> UInt16? {
         let slot = Int(chain.pointee.slot)
-        var gatherer = DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
+        var walker = DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
         let pool = pool
         let size = size
         let ring = descriptors
@@ -75,9 +75,9 @@ extension Virtqueue {
             if chain.pointee.fault.isStructural {
                 // Only the id, which is in the last entry, matters now.
             } else if flags & RingLayout.flagIndirect != 0 {
-                gatherIndirect(&gatherer, descriptor, flags: flags, chain, isPacked: true)
+                gatherIndirect(&walker, descriptor, flags: flags, chain, isPacked: true)
             } else {
-                _ = gatherer.add(
+                _ = walker.add(
                     descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
             }
             if isRecorded, inflightPacked?.note(descriptor, isHead: entries == 0) != true {
@@ -96,8 +96,8 @@ extension Virtqueue {
         }
         nextAvail = index
         availWrap = wrap
-        gatherer.finish(chain)
-        lastRegion = gatherer.region
+        walker.finish(chain)
+        lastRegion = walker.region
         chain.pointee.ringEntries = UInt16(truncatingIfNeeded: entries)
         entriesInFlight &+= entries
         if isRecorded, let entry = inflightPacked?.enter() { chain.pointee.record = entry }

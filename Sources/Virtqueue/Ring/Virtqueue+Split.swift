@@ -1,7 +1,54 @@
-// The split ring (virtio 1.3, section 2.7): a table of descriptors, a ring of heads that the driver makes available, a
-// ring of elements that the device has used.
+// How requests come and go, and the split ring, which most drivers use (virtio 1.3, section 2.7): a table of descriptors, a
+// ring of heads that the driver makes available, a ring of elements that the device has used. The packed ring is in
+// Virtqueue+Packed.
 
 extension Virtqueue {
+    // MARK: requests in
+
+    /// The next request, or nil when there is none now (or the queue is stopped or broken). A chain with a `fault` is
+    /// returned too: the caller answers it, in its status byte where it has one.
+    @inline(__always)
+    public mutating func pop() -> UnsafeMutablePointer<DescriptorChain>? {
+        if isPacked { return popPacked() }
+        return popSplit()
+    }
+
+    /// Whether `pop` may return something: what a polling worker asks. One load, no ordering.
+    @inline(__always)
+    public var hasAvailable: Bool {
+        guard isRunning, damage == .none else { return false }
+        if replayed < replayCount { return true }
+        return isPacked ? packedHasAvailable : splitHasAvailable
+    }
+
+    // MARK: requests out
+
+    /// Gives a request back, with `written` bytes of its writable buffers written. The driver sees it after `publish`.
+    /// Traps for a chain that is not in flight.
+    @inline(__always)
+    public mutating func push(_ chain: UnsafeMutablePointer<DescriptorChain>, written: UInt32) {
+        precondition(chain.pointee.isInFlight, "the chain is not in flight")
+        chain.pointee.isInFlight = false
+        inFlight &-= 1
+        if chain.pointee.longList >= 0 { returnList(chain) }
+        guard isPlain else { return pushCarefully(chain, written) }
+        if isPacked {
+            leavePacked(chain)
+            writeUsedPacked(chain, written)
+        } else {
+            writeUsedSplit(chain.pointee.id, written)
+        }
+    }
+
+    /// Makes everything pushed so far visible, at once. True when the driver wants a signal.
+    @inline(__always)
+    public mutating func publish() -> Bool {
+        guard pendingEntries > 0, isRunning else { return false }
+        return isPacked ? publishPacked() : publishSplit()
+    }
+
+    // MARK: available
+
     @inline(__always) var splitHasAvailable: Bool {
         load16(driver + RingLayout.availIndexOffset) != nextAvail
     }
@@ -69,7 +116,7 @@ extension Virtqueue {
     }
 
     @inline(__always) mutating func gatherSplit(_ chain: UnsafeMutablePointer<DescriptorChain>, _ head: Int) {
-        var gatherer = DescriptorChainWalker(chain, list: shortList(head), memory: memory, region: lastRegion)
+        var walker = DescriptorChainWalker(chain, list: shortList(head), memory: memory, region: lastRegion)
         let descriptors = descriptors
         let size = size
         let pool = pool
@@ -79,22 +126,22 @@ extension Virtqueue {
             let descriptor = Descriptor(address: load64(place), word: load64(place + 8))
             let flags = descriptor.splitFlags
             if flags & RingLayout.flagIndirect != 0 {
-                gatherIndirect(&gatherer, descriptor, flags: flags, chain, isPacked: false)
+                gatherIndirect(&walker, descriptor, flags: flags, chain, isPacked: false)
                 break
             }
             guard
-                gatherer.add(
+                walker.add(
                     descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool),
                 flags & RingLayout.flagNext != 0
             else { break }
             index = Int(descriptor.splitNext)
             guard index < size else {
-                gatherer = gatherer.givenUp(.nextOutOfRange, chain)
+                walker = walker.givenUp(.nextOutOfRange, chain)
                 break
             }
         }
-        gatherer.finish(chain)
-        lastRegion = gatherer.region
+        walker.finish(chain)
+        lastRegion = walker.region
         enter(chain, id: UInt16(truncatingIfNeeded: head))
     }
 

@@ -137,46 +137,11 @@ public struct Virtqueue: ~Copyable {
         batch.deallocate()
     }
 
-    // MARK: requests in
-
-    /// The next request, or nil when there is none now (or the queue is stopped or broken). A chain with a `fault` is
-    /// returned too: the caller answers it, in its status byte where it has one.
-    @inline(__always)
-    public mutating func pop() -> UnsafeMutablePointer<DescriptorChain>? {
-        if isPacked { return popPacked() }
-        return popSplit()
-    }
-
-    /// Whether `pop` may return something: what a polling worker asks. One load, no ordering.
-    @inline(__always)
-    public var hasAvailable: Bool {
-        guard isRunning, damage == .none else { return false }
-        if replayed < replayCount { return true }
-        return isPacked ? packedHasAvailable : splitHasAvailable
-    }
-
-    // MARK: requests out
-
-    /// Gives a request back, with `written` bytes of its writable buffers written. The driver sees it after `publish`.
-    /// Traps for a chain that is not in flight.
-    @inline(__always)
-    public mutating func push(_ chain: UnsafeMutablePointer<DescriptorChain>, written: UInt32) {
-        precondition(chain.pointee.isInFlight, "the chain is not in flight")
-        chain.pointee.isInFlight = false
-        inFlight &-= 1
-        if chain.pointee.longList >= 0 { returnList(chain) }
-        guard isPlain else { return pushCarefully(chain, written) }
-        if isPacked {
-            leavePacked(chain)
-            writeUsedPacked(chain, written)
-        } else {
-            writeUsedSplit(chain.pointee.id, written)
-        }
-    }
+    // MARK: requests
 
     /// `push` with a dirty log, an in-flight record or an older snapshot of the memory, or after `stop`.
     @inline(never)
-    private mutating func pushCarefully(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
+    mutating func pushCarefully(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
         if isRunning, log.isOn { logWritten(chain) }
         if isPacked { leavePacked(chain) }
         if chain.pointee.memory.generation != memory.generation {
@@ -203,13 +168,6 @@ public struct Virtqueue: ~Copyable {
     public func chain(_ slot: Int) -> UnsafeMutablePointer<DescriptorChain> {
         precondition(slot >= 0 && slot < size, "no such slot")
         return chains + slot
-    }
-
-    /// Makes everything pushed so far visible, at once. True when the driver wants a signal.
-    @inline(__always)
-    public mutating func publish() -> Bool {
-        guard pendingEntries > 0, isRunning else { return false }
-        return isPacked ? publishPacked() : publishSplit()
     }
 
     @inline(never) mutating func returnList(_ chain: UnsafeMutablePointer<DescriptorChain>) {

@@ -68,7 +68,7 @@ extension VirtqueueError: CustomStringConvertible {
     case inflightRecord
 
     /// What the damage is, for a log: a phrase.
-    public var words: String {
+    public var message: String {
         switch self {
         case .none: "sound"
         case .availOverrun: "the available index ran ahead of the ring"

@@ -1,6 +1,6 @@
 // Any image, opened for writing and written to: nothing traps or goes on for ever, no table is ever overwritten by
 // data, and an image that a check calls clean is clean afterwards and reads as it should. QBLK_CANARY plants a bug:
-// bytes whose ticket a write-back overtook go one sector too far.
+// bytes of a write that a write-back overtook go one sector too far.
 
 import DiskTypes
 import FuzzKit
@@ -63,11 +63,11 @@ private func take(_ step: [UInt8], _ disk: WrittenDisk, _ mark: UInt8) {
         if step[0] & 0x30 != 0 { disk.finishAll() }
     case 3: disk.zero(at, length, step[0] & 8 == 0 ? .keep : .unmap)
     case 4: disk.zero(at, length, .discard)
-    case 5: if !disk.tickets.isEmpty { disk.finish(Int(step[1]) % disk.tickets.count, works: step[0] & 8 == 0) }
+    case 5: if !disk.openWrites.isEmpty { disk.finish(Int(step[1]) % disk.openWrites.count, works: step[0] & 8 == 0) }
     case 6: disk.writeBack()
     default: disk.release(discards: step[0] & 8 != 0)
     }
-    while disk.tickets.count > 4 { disk.finish(0, works: true) }
+    while disk.openWrites.count > 4 { disk.finish(0, works: true) }
 }
 
 /// Whole sectors at the disk's begin, its end, its middle or in the second L2 table, often the same ones.

@@ -28,7 +28,7 @@ extension WrittenDisk {
             hasFailed = true
             return
         }
-        for i in tickets.indices { tickets[i].isOld = true }
+        for i in openWrites.indices { openWrites[i].isOld = true }
         let now = Tables(image.header, storage)
         storage.tables = wasClean ? now : now.those(of: firstTables)
         guard wasClean else { return }
@@ -45,7 +45,7 @@ extension WrittenDisk {
 
     // MARK: a worker
 
-    /// Begins to write; tickets stay open until `finish`.
+    /// Begins to write; writes stay open until `finish`.
     func write(_ start: UInt64, _ length: Int, _ mark: UInt8) {
         remember(start, length)
         var done = 0
@@ -84,39 +84,39 @@ extension WrittenDisk {
         switch writer.begin(GuestOffset(guest), length: UInt64(length)) {
         case .inPlace: return 0
         case .busy:
-            require(!tickets.isEmpty, "busy, and no write has a ticket")
+            require(!openWrites.isEmpty, "busy, and no write is open")
             finishAll()
         case .wants:
             help()
             // Tickets hold slices of L2 in memory, which may be what there is none of.
-            if tickets.count > 2 { finishAll() }
+            if openWrites.count > 2 { finishAll() }
         case .needs(let table): supply(table)
         case .failed:
             hasFailed = true
             return nil
-        case .ticket(let ticket):
-            require(ticket.guest.bytes <= guest && guest < ticket.guest.bytes + ticket.length, "\(ticket)")
-            let count = min(length, Int(ticket.guest.bytes + ticket.length - guest))
-            tickets.append(OpenTicket(ticket: ticket, guest: guest, length: count, mark: mark))
+        case .granted(let granted):
+            require(granted.guest.bytes <= guest && guest < granted.guest.bytes + granted.length, "\(granted)")
+            let count = min(length, Int(granted.guest.bytes + granted.length - guest))
+            openWrites.append(OpenWrite(granted: granted, guest: guest, length: count, mark: mark))
             return count
         }
         return 0
     }
 
-    /// Writes the bytes of an open ticket and hands it back, or says that they could not be written.
+    /// Writes the bytes of an open write and ends it, or says that they could not be written.
     func finish(_ index: Int, works: Bool) {
-        let open = tickets.remove(at: index)
-        let ticket = open.ticket
-        guard works else { return _ = writer.finish(ticket, isWritten: false) }
-        let inside = Int(open.guest - ticket.guest.bytes)
+        let open = openWrites.remove(at: index)
+        let granted = open.granted
+        guard works else { return _ = writer.finish(granted, isWritten: false) }
+        let inside = Int(open.guest - granted.guest.bytes)
         var bytes = [UInt8](repeating: open.mark, count: open.length)
         var from = inside
-        if ticket.fill != AllocatingWrite.CowFill.none {
-            var whole = [UInt8](repeating: 0, count: Int(ticket.length))
-            if ticket.fill == .copy {
-                let there = Int(min(ticket.length, map.size - ticket.guest.bytes))
-                guard let old = read(ticket.guest.bytes, there) else {
-                    return _ = writer.finish(ticket, isWritten: false)
+        if granted.fill != AllocatingWrite.CowFill.none {
+            var whole = [UInt8](repeating: 0, count: Int(granted.length))
+            if granted.fill == .copy {
+                let there = Int(min(granted.length, map.size - granted.guest.bytes))
+                guard let old = read(granted.guest.bytes, there) else {
+                    return _ = writer.finish(granted, isWritten: false)
                 }
                 whole.replaceSubrange(0..<there, with: old)
             }
@@ -124,14 +124,14 @@ extension WrittenDisk {
             (bytes, from) = (whole, 0)
         }
         // An external file ends with the disk.
-        if data != nil { bytes = Array(bytes.prefix(Int(clamping: map.size - ticket.guest.bytes) - from)) }
+        if data != nil { bytes = Array(bytes.prefix(Int(clamping: map.size - granted.guest.bytes) - from)) }
         let astray: UInt64 = goesAstray && open.isOld ? 512 : 0
-        let isWritten = put(ticket.host.bytes + UInt64(from) + astray, bytes)
-        writer.finish(ticket, isWritten: isWritten)
+        let isWritten = put(granted.host.bytes + UInt64(from) + astray, bytes)
+        writer.finish(granted, isWritten: isWritten)
         if isWritten { note(open.guest, open.length, open.mark) }
     }
 
-    func finishAll() { while !tickets.isEmpty { finish(0, works: true) } }
+    func finishAll() { while !openWrites.isEmpty { finish(0, works: true) } }
 
     private func put(_ host: UInt64, _ bytes: [UInt8]) -> Bool {
         let file = data ?? storage
@@ -166,11 +166,11 @@ extension WrittenDisk {
                 }
                 done += Int(count)
             case .busy:
-                require(!tickets.isEmpty, "busy, and no write has a ticket")
+                require(!openWrites.isEmpty, "busy, and no write is open")
                 finishAll()
             case .wants:
                 help()
-                if tickets.count > 2 { finishAll() }
+                if openWrites.count > 2 { finishAll() }
             case .needs(let table): supply(table)
             case .failed: return hasFailed = true
             }

@@ -1,4 +1,4 @@
-// The shortest I/O that obeys a writer, for any image. Several tickets can be open at once, any of them may fail,
+// The shortest I/O that obeys a writer, for any image. Several writes can be open at once, any of them may fail,
 // write-backs come in between. Where the image was right to begin with, what a guest reads is known throughout.
 
 import DiskTypes
@@ -6,8 +6,8 @@ import FuzzKit
 import QCOW2
 
 /// Bytes of a write on their way.
-struct OpenTicket {
-    let ticket: AllocatingWrite
+struct OpenWrite {
+    let granted: AllocatingWrite
     let guest: UInt64
     let length: Int
     let mark: UInt8
@@ -26,13 +26,13 @@ final class WrittenDisk {
     let wasClean: Bool
     let startLength: UInt64
     let firstTables: Tables
-    var tickets: [OpenTicket] = []
+    var openWrites: [OpenWrite] = []
     var freed = FreedClusters()
     /// What a guest reads, by sector, as far as anybody asked.
     var model: [UInt64: UInt64] = [:]
     /// Something was refused: what is left may leak.
     var hasFailed = false
-    /// Planted for the rig: bytes of a ticket that a write-back overtook may go astray.
+    /// Planted for the rig: bytes of a write that a write-back overtook may go astray.
     var goesAstray = false
 
     /// Nil for what would not be opened for writing.
