@@ -1,24 +1,22 @@
 // swift-tools-version: 6.3
-// The house: floors of DESIGN order, lowest first. A target imports lower floors only; tools/lint holds it.
+// The targets by floors, lowest first (ARCHITECTURE.md). A target imports lower floors only; tools/lint holds it.
 import PackageDescription
 
 /// Swift 6 mode everywhere, with the upcoming features that cost nothing. MemberImportVisibility is left out on
 /// purpose: with a C module in reach, release builds fail on glibc types (sigset_t) that only Glibc defines.
-let house: [SwiftSetting] = [
+let common: [SwiftSetting] = [
     .swiftLanguageMode(.v6),
     .treatAllWarnings(as: .error),
     .enableUpcomingFeature("ExistentialAny"),
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("InferIsolatedConformances"),
 ]
-/// Where strict memory safety holds: the pure targets, which parse what strangers wrote.
-let strict: [SwiftSetting] = house + [.strictMemorySafety()]
-/// Where requests run: classes confined to one thread hold hot state; the compiler's exclusivity checks at run time
+/// Everything that is shipped: each expression that the compiler cannot prove to be memory-safe is marked `unsafe`.
+let strict: [SwiftSetting] = common + [.strictMemorySafety()]
+/// Where requests run, classes confined to one thread hold hot state; the compiler's exclusivity checks at run time
 /// would cost 500 instructions a request and guard nothing there.
-let hot: [SwiftSetting] =
-    house + [
-        .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release))
-    ]
+let unchecked: SwiftSetting = .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release))
+let hot: [SwiftSetting] = strict + [unchecked]
 
 /// What tests run millions of times: a debug build of it takes ten times as long, and finds nothing more (every check of
 /// arithmetic, index and precondition stays).
@@ -74,8 +72,8 @@ let package = Package(
         // 2 chain
         .target(name: "ImageChain", dependencies: ["QCOW2", "LinuxIO", "DiskTypes", system], swiftSettings: hot),
         .target(name: "VirtqueueMock", dependencies: ["Virtqueue"], swiftSettings: hot),
-        .target(name: "MapRegistry", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
-        .target(name: "QEMUMonitor", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: house),
+        .target(name: "MapRegistry", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: strict),
+        .target(name: "QEMUMonitor", dependencies: ["LinuxIO", "DiskTypes", system], swiftSettings: strict),
         // 3 engine
         .target(
             name: "BlockEngine", dependencies: ["ImageChain", "ClusterCodec", "LinuxIO", "DiskTypes"],
@@ -103,13 +101,13 @@ let package = Package(
             dependencies: [
                 "BlockEngine", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", system, logging,
             ],
-            swiftSettings: house),
+            swiftSettings: strict),
         .target(
             name: "HotPlug",
             dependencies: [
                 "ImageChain", "MapRegistry", "QEMUMonitor", "VhostUserWire", "LinuxIO", "DiskTypes", system,
             ],
-            swiftSettings: house),
+            swiftSettings: strict),
         .target(
             name: "BlockBench",
             dependencies: [
@@ -128,53 +126,53 @@ let package = Package(
                 "BlockEngine",
                 "ImageChain", "MapRegistry", "QCOW2", "LinuxIO", "DiskTypes", system, logging, arguments,
             ],
-            swiftSettings: house),
+            swiftSettings: strict),
         // tests
         .testTarget(
             name: "BlockBenchTests",
             dependencies: ["BlockBench", "VhostUserFrontend", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit", system],
-            swiftSettings: house),
+            swiftSettings: common),
         .testTarget(
             name: "BlockEngineTests",
             dependencies: [
                 "BlockEngine", "CountAllocations", "FailCalls", "ImageChain", "LinuxIO", "DiskTypes", "TestKit", system,
             ],
-            swiftSettings: house + [fast]),
+            swiftSettings: common + [fast]),
         .target(name: "CountAllocations", path: "Tests/CountAllocations"),
         .target(name: "FailCalls", path: "Tests/FailCalls"),
         .testTarget(
             name: "ClusterCodecTests", dependencies: ["ClusterCodec", "CQblk", "DiskTypes", "TestKit"],
-            swiftSettings: house),
+            swiftSettings: common),
         .testTarget(
             name: "DeviceMapperMapTests",
             dependencies: ["DeviceMapperMap", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", system],
-            swiftSettings: house),
+            swiftSettings: common),
         .testTarget(
             name: "FuseExportTests",
             dependencies: [
                 "FuseExport", "ImageChain", "MapRegistry", "LinuxIO", "DiskTypes", "CQblk", "TestKit", system,
             ],
-            swiftSettings: house),
+            swiftSettings: common),
         .testTarget(
             name: "MapRegistryTests", dependencies: ["MapRegistry", "LinuxIO", "DiskTypes", system],
-            swiftSettings: house),
+            swiftSettings: common),
         .testTarget(
             name: "LinuxIOTests", dependencies: ["LinuxIO", "DiskTypes", "CQblk", "TestKit", system],
-            swiftSettings: house),
+            swiftSettings: common),
         .testTarget(
             name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "DiskTypes", "TestKit", system],
-            swiftSettings: house),
+            swiftSettings: common),
         // A back-end's client for tests and fuzzers: a front-end with a queue and a driver.
         .target(
             name: "VhostUserClient",
             dependencies: ["VhostUserFrontend", "Virtqueue", "VirtqueueMock", "LinuxIO", "DiskTypes", system],
-            path: "Tests/VhostUserClient", swiftSettings: hot),
-        .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: house + [fast]),
+            path: "Tests/VhostUserClient", swiftSettings: common + [unchecked]),
+        .target(name: "TestKit", path: "Tests/TestKit", swiftSettings: common + [fast]),
         .testTarget(
-            name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: house),
+            name: "EndToEndTests", dependencies: ["TestKit"], path: "Tests/EndToEndTests", swiftSettings: common),
         .testTarget(
             name: "ImageOperationsTests", dependencies: ["ImageOperations", "ImageChain", "DiskTypes", system],
-            swiftSettings: house),
+            swiftSettings: common),
         .testTarget(
             name: "VhostUserBlkTests",
             dependencies: [
@@ -182,22 +180,22 @@ let package = Package(
                 "ImageChain",
                 "CountAllocations", "LinuxIO", "DiskTypes", "TestKit", system, logging,
             ],
-            swiftSettings: house),
+            swiftSettings: common),
         .testTarget(
             name: "VhostUserFrontendTests",
             dependencies: [
                 "VhostUserClient", "VhostUserFrontend", "VhostUserWire", "Virtqueue", "LinuxIO", "DiskTypes", "TestKit",
                 system,
             ],
-            swiftSettings: house),
-        .testTarget(name: "VhostUserWireTests", dependencies: ["VhostUserWire"], swiftSettings: house),
+            swiftSettings: common),
+        .testTarget(name: "VhostUserWireTests", dependencies: ["VhostUserWire"], swiftSettings: common),
         .testTarget(
             name: "VirtqueueTests",
             dependencies: ["Virtqueue", "VirtqueueMock", "CountAllocations", "DiskTypes", "TestKit"],
-            swiftSettings: house),
-        .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes", "TestKit"], swiftSettings: house),
+            swiftSettings: common),
+        .testTarget(name: "QCOW2Tests", dependencies: ["QCOW2", "DiskTypes", "TestKit"], swiftSettings: common),
         .testTarget(
-            name: "QCOW2WriterTests", dependencies: ["QCOW2", "DiskTypes", "TestKit"], swiftSettings: house + [fast]),
+            name: "QCOW2WriterTests", dependencies: ["QCOW2", "DiskTypes", "TestKit"], swiftSettings: common + [fast]),
     ]
 )
 
@@ -207,5 +205,5 @@ if measuresCost {
         .executableTarget(
             name: "WorkerCost",
             dependencies: ["VhostUserBlk", "Virtqueue", "VirtqueueMock", "ImageChain", "DiskTypes", system],
-            path: "tools/cost/worker", exclude: ["cost", "cost.tsv"], swiftSettings: hot))
+            path: "tools/cost/worker", exclude: ["cost", "cost.tsv"], swiftSettings: common + [unchecked]))
 }

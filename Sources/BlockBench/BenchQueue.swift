@@ -44,10 +44,12 @@ struct BenchCompletion: BitwiseCopyable {
 final class BenchBuffers {
     private let memory: SharedMemory
     var bytes: UnsafeMutableRawBufferPointer {
-        UnsafeMutableRawBufferPointer(start: memory.pointer, count: memory.count)
+        unsafe UnsafeMutableRawBufferPointer(start: memory.pointer, count: memory.count)
     }
-    var pointer: UnsafeMutableRawPointer { memory.pointer }
-    var file: GuestMemoryFile { GuestMemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0) }
+    var pointer: UnsafeMutableRawPointer { unsafe memory.pointer }
+    var file: GuestMemoryFile {
+        unsafe GuestMemoryFile(start: memory.pointer, count: memory.count, fd: memory.fd, offset: 0)
+    }
 
     init(count: Int, blockBytes: Int) throws(ImageError) {
         do throws(Errno) {
@@ -55,7 +57,7 @@ final class BenchBuffers {
         } catch {
             throw ImageError(.system, "no memory for \(count) buffers: \(errorText(error.rawValue))")
         }
-        fillWithNoise(memory.pointer, count * blockBytes)
+        unsafe fillWithNoise(memory.pointer, count * blockBytes)
     }
 }
 
@@ -64,7 +66,7 @@ func fillWithNoise(_ memory: UnsafeMutableRawPointer, _ bytes: Int) {
     var word: UInt64 = 0x9e37_79b9_7f4a_7c15
     for byte in stride(from: 0, to: bytes, by: 8) {
         word = (word ^ word >> 27) &* 0x94d0_49bb_1331_11eb &+ 1
-        memory.storeBytes(of: word, toByteOffset: byte, as: UInt64.self)
+        unsafe memory.storeBytes(of: word, toByteOffset: byte, as: UInt64.self)
     }
 }
 

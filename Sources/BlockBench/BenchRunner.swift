@@ -37,7 +37,7 @@ enum BenchError: Error, Sendable {
 }
 
 /// One thread's run on one queue.
-struct BenchRunner<Queue: BenchQueue>: ~Copyable {
+@safe struct BenchRunner<Queue: BenchQueue>: ~Copyable {
     private var queue: Queue
     private var chooser: BlockChooser
     private let pattern: BlockPattern
@@ -65,12 +65,12 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
         depth = options.depth
         chooser = BlockChooser(options, blocks: blocks, index: index)
         pattern = BlockPattern(seed: options.seed)
-        sent = .allocate(capacity: depth)
-        sent.initialize(repeating: 0, count: depth)
-        places = .allocate(capacity: depth)
-        places.initialize(repeating: BlockChooser.Choice(offset: 0, isWrite: false), count: depth)
-        free = .allocate(capacity: depth)
-        for i in 0..<depth { free[i] = Int32(depth - 1 - i) }
+        unsafe sent = .allocate(capacity: depth)
+        unsafe sent.initialize(repeating: 0, count: depth)
+        unsafe places = .allocate(capacity: depth)
+        unsafe places.initialize(repeating: BlockChooser.Choice(offset: 0, isWrite: false), count: depth)
+        unsafe free = .allocate(capacity: depth)
+        for i in 0..<depth { unsafe free[i] = Int32(depth - 1 - i) }
         freeCount = depth
         writesLeft = options.flushEvery ?? .max
     }
@@ -79,9 +79,9 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
         chooser.free()
         // With requests in flight the kernel may still write there: the memory is leaked rather than used again.
         if freeCount == depth { queue.free() }
-        sent.deallocate()
-        places.deallocate()
-        free.deallocate()
+        unsafe sent.deallocate()
+        unsafe places.deallocate()
+        unsafe free.deallocate()
     }
 
     // MARK: measuring
@@ -133,31 +133,31 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
 
     private mutating func sendFlush(_ now: UInt64) throws(BenchError) {
         freeCount &-= 1
-        let slot = Int(free[freeCount])
-        sent[slot] = now
-        places[slot] = .flush
+        let slot = unsafe Int(free[freeCount])
+        unsafe sent[slot] = now
+        unsafe places[slot] = .flush
         guard queue.submitFlush(slot) else { throw .noFlush }
         writesLeft = options.flushEvery ?? .max
     }
 
     @inline(__always) private mutating func send(_ choice: BlockChooser.Choice, _ now: UInt64) {
         freeCount &-= 1
-        let slot = Int(free[freeCount])
-        sent[slot] = now
-        places[slot] = choice
+        let slot = unsafe Int(free[freeCount])
+        unsafe sent[slot] = now
+        unsafe places[slot] = choice
         if choice.isWrite, chooser.verifies { fill(slot, choice.offset) }
         queue.submit(slot, isWrite: choice.isWrite, offset: choice.offset)
     }
 
     @inline(__always) private mutating func take(_ done: BenchCompletion, _ now: UInt64) throws(BenchError) {
         let slot = done.slot
-        let began = sent[slot]
+        let began = unsafe sent[slot]
         // The device answers a request twice, or one that was not sent.
         guard began != 0 else { throw .breakage("a request was answered twice") }
-        sent[slot] = 0
-        free[freeCount] = Int32(truncatingIfNeeded: slot)
+        unsafe sent[slot] = 0
+        unsafe free[freeCount] = Int32(truncatingIfNeeded: slot)
         freeCount &+= 1
-        let choice = places[slot]
+        let choice = unsafe places[slot]
         if choice.isFlush { return try tookFlush(done) }
         outcome.latencies.add(now &- began)
         if choice.isWrite { outcome.writes &+= 1 } else { outcome.reads &+= 1 }
@@ -198,7 +198,7 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
     // MARK: checking
 
     private func fill(_ slot: Int, _ offset: UInt64) {
-        pattern.fill(
+        unsafe pattern.fill(
             queue.buffer(slot), options.blockBytes, offset: offset, generation: chooser.nextGeneration(offset))
     }
 
@@ -212,7 +212,7 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
         }
         guard isOK else { return }
         outcome.checked &+= 1
-        let found = pattern.check(
+        let found = unsafe pattern.check(
             queue.buffer(slot), options.blockBytes, offset: choice.offset, generation: expected)
         if mismatch == nil { mismatch = found }
     }
@@ -235,11 +235,11 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
             var done = queue.next()
             if done.isNone { done = try waitForOne(inFlight, 1, since: now) }
             repeat {
-                sent[done.slot] = 0
-                free[freeCount] = Int32(done.slot)
+                unsafe sent[done.slot] = 0
+                unsafe free[freeCount] = Int32(done.slot)
                 freeCount &+= 1
-                if !done.isOK { fail(places[done.slot].offset) }
-                account(done.slot, places[done.slot], done.isOK)
+                if !done.isOK { unsafe fail(places[done.slot].offset) }
+                unsafe account(done.slot, places[done.slot], done.isOK)
                 done = queue.next()
             } while !done.isNone
             outcome.lastError = queue.lastError
@@ -248,7 +248,7 @@ struct BenchRunner<Queue: BenchQueue>: ~Copyable {
     }
 
     private mutating func flush() throws(BenchError) {
-        let slot = Int(free[freeCount - 1])
+        let slot = unsafe Int(free[freeCount - 1])
         guard queue.submitFlush(slot) else { return }
         queue.publish()
         var done = queue.next()

@@ -3,7 +3,7 @@
 import DiskTypes
 
 /// Chooses the blocks of one queue and records what they hold. `free` frees it.
-struct BlockChooser: BitwiseCopyable {
+@safe struct BlockChooser: BitwiseCopyable {
     private let blockBytes: UInt64
     /// The blocks to choose from.
     private let first: UInt64
@@ -47,14 +47,14 @@ struct BlockChooser: BitwiseCopyable {
         checksAll = options.verify && !options.pattern.writes
         if options.verify {
             let books = UnsafeMutablePointer<UInt32>.allocate(capacity: Int(count))
-            books.initialize(repeating: 0, count: Int(count))
-            marks = books
+            unsafe books.initialize(repeating: 0, count: Int(count))
+            unsafe marks = unsafe books
         } else {
-            marks = nil
+            unsafe marks = nil
         }
     }
 
-    func free() { marks?.deallocate() }
+    func free() { unsafe marks?.deallocate() }
 
     /// Steps the generator: splitmix64.
     @inline(__always) private mutating func random() -> UInt64 {
@@ -75,10 +75,10 @@ struct BlockChooser: BitwiseCopyable {
             index = cursor
             cursor = cursor &+ 1 == count ? 0 : cursor &+ 1
         }
-        if let marks {
+        if let marks = unsafe marks {
             // One request a block at a time: what a read returns beside a write is not defined.
-            while marks[Int(index)] & Self.busy != 0 { index = index &+ 1 == count ? 0 : index &+ 1 }
-            marks[Int(index)] |= Self.busy
+            while unsafe marks[Int(index)] & Self.busy != 0 { index = index &+ 1 == count ? 0 : index &+ 1 }
+            unsafe marks[Int(index)] |= Self.busy
         }
         let isRead = readLimit == .max || UInt32(truncatingIfNeeded: word) < readLimit
         return Choice(offset: (first &+ index) &* blockBytes, isWrite: !isRead)
@@ -86,42 +86,42 @@ struct BlockChooser: BitwiseCopyable {
 
     // MARK: what blocks hold
 
-    @inline(__always) var verifies: Bool { marks != nil }
+    @inline(__always) var verifies: Bool { unsafe marks != nil }
 
     private func mark(_ offset: UInt64) -> UnsafeMutablePointer<UInt32>? {
-        marks.map { $0 + Int(offset / blockBytes &- first) }
+        unsafe marks.map { unsafe $0 + Int(offset / blockBytes &- first) }
     }
 
     /// The generation that the next write of this block has.
     func nextGeneration(_ offset: UInt64) -> UInt32 {
-        guard let mark = mark(offset) else { return 0 }
-        let now = mark.pointee & Self.generations
+        guard let mark = unsafe mark(offset) else { return 0 }
+        let now = unsafe mark.pointee & Self.generations
         return now == Self.generations ? 1 : now + 1
     }
 
     func wrote(_ offset: UInt64, isOK: Bool) {
-        guard let mark = mark(offset) else { return }
-        mark.pointee = nextGeneration(offset) | (isOK ? 0 : Self.unknown)
+        guard let mark = unsafe mark(offset) else { return }
+        unsafe mark.pointee = nextGeneration(offset) | (isOK ? 0 : Self.unknown)
     }
 
     /// What a read must have returned.
     enum Expectation { case nothing, generation(UInt32), anyGeneration }
 
     func read(_ offset: UInt64) -> Expectation {
-        guard let mark = mark(offset) else { return .nothing }
-        mark.pointee &= ~Self.busy
-        if mark.pointee & Self.unknown != 0 { return .nothing }
-        if mark.pointee != 0 { return .generation(mark.pointee) }
+        guard let mark = unsafe mark(offset) else { return .nothing }
+        unsafe mark.pointee &= ~Self.busy
+        if unsafe mark.pointee & Self.unknown != 0 { return .nothing }
+        if unsafe mark.pointee != 0 { return unsafe .generation(mark.pointee) }
         return checksAll ? .anyGeneration : .nothing
     }
 
     /// The first written block at or behind number `index` of this queue, to be read back: its number and its offset in
     /// bytes.
     func written(from index: UInt64) -> (index: UInt64, offset: UInt64)? {
-        guard let marks else { return nil }
+        guard let marks = unsafe marks else { return nil }
         var at = index
         while at < count {
-            if marks[Int(at)] & Self.generations != 0, marks[Int(at)] & Self.unknown == 0 {
+            if unsafe marks[Int(at)] & Self.generations != 0, unsafe marks[Int(at)] & Self.unknown == 0 {
                 return (at, (first &+ at) &* blockBytes)
             }
             at += 1

@@ -21,17 +21,17 @@ struct BlockPattern: BitwiseCopyable, Sendable {
 
     /// Writes the pattern of the block at `offset` into memory of whole sectors.
     func fill(_ memory: UnsafeMutableRawPointer, _ bytes: Int, offset: UInt64, generation: UInt32) {
-        let words = memory.assumingMemoryBound(to: UInt64.self)
+        let words = unsafe memory.assumingMemoryBound(to: UInt64.self)
         for sector in 0..<bytes / 512 {
             let place = offset &+ UInt64(sector * 512)
-            let own = words + sector * Self.sectorWords
-            own[0] = Self.magic.littleEndian
-            own[1] = place.littleEndian
-            own[2] = seed.littleEndian
-            own[3] = UInt64(generation).littleEndian
+            let own = unsafe words + sector * Self.sectorWords
+            unsafe own[0] = Self.magic.littleEndian
+            unsafe own[1] = place.littleEndian
+            unsafe own[2] = seed.littleEndian
+            unsafe own[3] = UInt64(generation).littleEndian
             var word = base(place, UInt64(generation))
             for i in 4..<Self.sectorWords {
-                own[i] = word.littleEndian
+                unsafe own[i] = word.littleEndian
                 word = word &+ Self.step
             }
         }
@@ -42,18 +42,19 @@ struct BlockPattern: BitwiseCopyable, Sendable {
     func check(
         _ memory: UnsafeRawPointer, _ bytes: Int, offset: UInt64, generation: UInt32?
     ) -> PatternMismatch? {
-        let words = memory.assumingMemoryBound(to: UInt64.self)
-        let expected = generation.map { UInt64($0) } ?? UInt64(littleEndian: words[3])
+        let words = unsafe memory.assumingMemoryBound(to: UInt64.self)
+        let expected = unsafe generation.map { UInt64($0) } ?? UInt64(littleEndian: words[3])
         for sector in 0..<bytes / 512 {
             let place = offset &+ UInt64(sector * 512)
-            let own = words + sector * Self.sectorWords
+            let own = unsafe words + sector * Self.sectorWords
             let heads = (Self.magic, place, seed, expected)
-            guard own[0] == heads.0.littleEndian, own[1] == heads.1.littleEndian, own[2] == heads.2.littleEndian,
-                own[3] == heads.3.littleEndian
-            else { return mismatch(own, place, at: 0, generation) }
+            guard unsafe own[0] == heads.0.littleEndian, unsafe own[1] == heads.1.littleEndian,
+                unsafe own[2] == heads.2.littleEndian,
+                unsafe own[3] == heads.3.littleEndian
+            else { return unsafe mismatch(own, place, at: 0, generation) }
             var word = base(place, expected)
             for i in 4..<Self.sectorWords {
-                if own[i] != word.littleEndian { return mismatch(own, place, at: i * 8, generation) }
+                if unsafe own[i] != word.littleEndian { return unsafe mismatch(own, place, at: i * 8, generation) }
                 word = word &+ Self.step
             }
         }
@@ -65,14 +66,14 @@ struct BlockPattern: BitwiseCopyable, Sendable {
         _ words: UnsafePointer<UInt64>, _ place: UInt64, at byte: Int, _ generation: UInt32?
     ) -> PatternMismatch {
         let found: PatternMismatch.Found
-        if UInt64(littleEndian: words[0]) != Self.magic {
-            found = (0..<Self.sectorWords).allSatisfy { words[$0] == 0 } ? .zeros : .foreign
-        } else if UInt64(littleEndian: words[2]) != seed {
-            found = .otherRun(seed: UInt64(littleEndian: words[2]))
-        } else if UInt64(littleEndian: words[1]) != place {
-            found = .otherPlace(UInt64(littleEndian: words[1]))
+        if unsafe UInt64(littleEndian: words[0]) != Self.magic {
+            found = (0..<Self.sectorWords).allSatisfy { unsafe words[$0] == 0 } ? .zeros : .foreign
+        } else if unsafe UInt64(littleEndian: words[2]) != seed {
+            found = unsafe .otherRun(seed: UInt64(littleEndian: words[2]))
+        } else if unsafe UInt64(littleEndian: words[1]) != place {
+            found = unsafe .otherPlace(UInt64(littleEndian: words[1]))
         } else if byte == 0 {
-            found = .otherGeneration(UInt64(littleEndian: words[3]))
+            found = unsafe .otherGeneration(UInt64(littleEndian: words[3]))
         } else {
             found = .damaged
         }

@@ -6,7 +6,7 @@ import LinuxIO
 import SystemPackage
 
 /// A raw file or block device, by io_uring; with registered files and buffers, where the kernel has room for them.
-struct FileQueue: BenchQueue {
+@safe struct FileQueue: BenchQueue {
     private let ring: Ring
     private let file: HostFile
     private let fd: Int32
@@ -22,10 +22,10 @@ struct FileQueue: BenchQueue {
         let raw = direct ? file.directFD : file.fd
         let ring = try newRing(max(depth, 8))
         buffers = try BenchBuffers(count: depth, blockBytes: blockBytes)
-        memory = buffers.pointer
+        unsafe memory = unsafe buffers.pointer
         let hasFile = Self.succeeds { () throws(Errno) in try ring.registerFiles([raw]) }
-        let bytes = buffers.bytes
-        isRegistered = Self.succeeds { () throws(Errno) in try ring.registerBuffers([bytes]) }
+        let bytes = unsafe buffers.bytes
+        isRegistered = Self.succeeds { () throws(Errno) in try unsafe ring.registerBuffers([bytes]) }
         fd = hasFile ? 0 : raw
         flags = hasFile ? Ring.Flag.fixedFile : 0
         self.ring = ring
@@ -44,25 +44,27 @@ struct FileQueue: BenchQueue {
         }
     }
 
-    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { memory + slot * blockBytes }
+    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { unsafe memory + slot * blockBytes }
     func free() { done.free() }
 
     mutating func submit(_ slot: Int, isWrite: Bool, offset: UInt64) {
-        let memory = buffer(slot)
+        let memory = unsafe buffer(slot)
         let count = UInt32(blockBytes)
         let tag = UInt64(slot)
         let isPrepared =
             switch (isWrite, isRegistered) {
             case (false, true):
-                ring.prepareReadFixed(
+                unsafe ring.prepareReadFixed(
                     fd: fd, buffer: memory, count: count, offset: offset, index: 0, userData: tag, flags: flags)
             case (false, false):
-                ring.prepareRead(fd: fd, buffer: memory, count: count, offset: offset, userData: tag, flags: flags)
+                unsafe ring.prepareRead(
+                    fd: fd, buffer: memory, count: count, offset: offset, userData: tag, flags: flags)
             case (true, true):
-                ring.prepareWriteFixed(
+                unsafe ring.prepareWriteFixed(
                     fd: fd, buffer: memory, count: count, offset: offset, index: 0, userData: tag, flags: flags)
             case (true, false):
-                ring.prepareWrite(fd: fd, buffer: memory, count: count, offset: offset, userData: tag, flags: flags)
+                unsafe ring.prepareWrite(
+                    fd: fd, buffer: memory, count: count, offset: offset, userData: tag, flags: flags)
             }
         // The ring has an entry for each slot, so this happens only when the kernel is out of memory.
         if !isPrepared {
@@ -106,7 +108,7 @@ struct FileQueueMaker: BenchQueueMaker {
 }
 
 /// Completions between the ring and the loop, at most one for each slot. `free` frees it.
-struct CompletionQueue: BitwiseCopyable {
+@safe struct CompletionQueue: BitwiseCopyable {
     private let items: UnsafeMutablePointer<BenchCompletion>
     private let capacity: Int
     private var first = 0
@@ -114,20 +116,20 @@ struct CompletionQueue: BitwiseCopyable {
 
     init(capacity: Int) {
         self.capacity = capacity
-        items = .allocate(capacity: capacity)
-        items.initialize(repeating: .none, count: capacity)
+        unsafe items = .allocate(capacity: capacity)
+        unsafe items.initialize(repeating: .none, count: capacity)
     }
-    func free() { items.deallocate() }
+    func free() { unsafe items.deallocate() }
 
     @inline(__always) mutating func push(_ item: BenchCompletion) {
         var at = first &+ count
         if at >= capacity { at &-= capacity }
-        items[at] = item
+        unsafe items[at] = item
         count &+= 1
     }
     @inline(__always) mutating func pop() -> BenchCompletion {
         guard count > 0 else { return .none }
-        let item = items[first]
+        let item = unsafe items[first]
         first = first &+ 1 == capacity ? 0 : first &+ 1
         count &-= 1
         return item

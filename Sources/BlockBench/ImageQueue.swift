@@ -7,7 +7,7 @@ import ImageChain
 import LinuxIO
 
 /// An image and its backing chain, by the engine that serves them to guests.
-struct ImageQueue: BenchQueue {
+@safe struct ImageQueue: BenchQueue {
     private let ring: Ring
     private let engine: RequestEngine
     private let blockBytes: Int
@@ -18,30 +18,30 @@ struct ImageQueue: BenchQueue {
     init(_ chain: ImageChain, depth: Int, blockBytes: Int) throws(ImageError) {
         ring = try newRing(max(depth * 2, 8))
         buffers = try BenchBuffers(count: depth, blockBytes: blockBytes)
-        memory = buffers.pointer
+        unsafe memory = unsafe buffers.pointer
         // With a copy helper, and with the buffers as a shared file, as a back-end has them.
         let helper = CopyHelper(maxIovecs: 1, looks: 32_768)
         engine = try RequestEngine(chain: chain, ring: ring, slots: depth, seesPages: true, helper: helper)
         engine.setGuestMemoryFiles([buffers.file])
-        lists = .allocate(capacity: depth)
+        unsafe lists = .allocate(capacity: depth)
         for slot in 0..<depth {
-            (lists + slot).initialize(to: iovec(iov_base: memory + slot * blockBytes, iov_len: blockBytes))
+            unsafe (lists + slot).initialize(to: iovec(iov_base: memory + slot * blockBytes, iov_len: blockBytes))
         }
         self.blockBytes = blockBytes
     }
 
-    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { memory + slot * blockBytes }
-    func free() { lists.deallocate() }
+    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { unsafe memory + slot * blockBytes }
+    func free() { unsafe lists.deallocate() }
 
     mutating func submit(_ slot: Int, isWrite: Bool, offset: UInt64) {
-        engine.submit(
+        unsafe engine.submit(
             BlockRequest(
                 isWrite ? .write : .read, slot: UInt32(slot), guest: GuestOffset(offset),
                 length: UInt64(blockBytes), iovecs: lists + slot, iovecCount: 1))
     }
 
     mutating func submitFlush(_ slot: Int) -> Bool {
-        engine.submit(BlockRequest(.flush, slot: UInt32(slot)))
+        unsafe engine.submit(BlockRequest(.flush, slot: UInt32(slot)))
         return true
     }
 

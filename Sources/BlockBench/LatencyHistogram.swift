@@ -2,7 +2,7 @@
 // thirty-second of it), in memory that is allocated before the first request.
 
 /// Counts of latencies in nanoseconds. `free` frees it.
-struct LatencyHistogram: BitwiseCopyable {
+@safe struct LatencyHistogram: BitwiseCopyable {
     /// Buckets for each doubling.
     private static let stepBits = 5
     private static let steps = 1 << stepBits
@@ -15,11 +15,11 @@ struct LatencyHistogram: BitwiseCopyable {
     private(set) var largest: UInt64 = 0
 
     init() {
-        counts = .allocate(capacity: Self.buckets)
-        counts.initialize(repeating: 0, count: Self.buckets)
+        unsafe counts = .allocate(capacity: Self.buckets)
+        unsafe counts.initialize(repeating: 0, count: Self.buckets)
     }
 
-    func free() { counts.deallocate() }
+    func free() { unsafe counts.deallocate() }
 
     @inline(__always) static func bucket(_ value: UInt64) -> Int {
         guard value >= UInt64(steps) else { return Int(value) }
@@ -36,7 +36,7 @@ struct LatencyHistogram: BitwiseCopyable {
     }
 
     @inline(__always) mutating func add(_ value: UInt64) {
-        counts[Self.bucket(value)] &+= 1
+        unsafe counts[Self.bucket(value)] &+= 1
         count &+= 1
         sum &+= value
         if value < smallest { smallest = value }
@@ -44,7 +44,7 @@ struct LatencyHistogram: BitwiseCopyable {
     }
 
     mutating func add(_ other: LatencyHistogram) {
-        for i in 0..<Self.buckets { counts[i] &+= other.counts[i] }
+        for i in 0..<Self.buckets { unsafe counts[i] &+= other.counts[i] }
         count &+= other.count
         sum &+= other.sum
         smallest = min(smallest, other.smallest)
@@ -57,7 +57,7 @@ struct LatencyHistogram: BitwiseCopyable {
         let wanted = max(UInt64((Double(count) * share).rounded(.up)), 1)
         var seen: UInt64 = 0
         for i in 0..<Self.buckets {
-            seen &+= counts[i]
+            unsafe seen &+= counts[i]
             if seen >= wanted { return min(max(Self.value(of: i), smallest), largest) }
         }
         return largest

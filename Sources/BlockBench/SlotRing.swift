@@ -7,7 +7,7 @@ import Virtqueue
 
 /// A driver of one virtqueue whose requests are all alike: one block, read or written. Plain bytes, for one thread; the
 /// memory belongs to the front-end.
-struct SlotRing: BitwiseCopyable {
+@safe struct SlotRing: BitwiseCopyable {
     let areas: RingAreas
     private let isPacked: Bool
     private let isIndirect: Bool
@@ -69,33 +69,33 @@ struct SlotRing: BitwiseCopyable {
             let deviceArea = memory.allocate(deviceBytes, alignment: 4096),
             let framesGuest = memory.allocate(depth * RequestFrame.bytes, alignment: 4096),
             let dataGuest = memory.allocate(depth * blockBytes, alignment: 4096),
-            let descriptors = memory.host(descriptorArea), let driver = memory.host(driverArea),
-            let device = memory.host(deviceArea), let requestFrames = memory.host(framesGuest),
-            let data = memory.host(dataGuest)
+            let descriptors = unsafe memory.host(descriptorArea), let driver = unsafe memory.host(driverArea),
+            let device = unsafe memory.host(deviceArea), let requestFrames = unsafe memory.host(framesGuest),
+            let data = unsafe memory.host(dataGuest)
         else { return nil }
         areas = RingAreas(size: size, descriptors: descriptorArea, driver: driverArea, device: deviceArea)
         mask = size - 1
         slots = depth
         self.blockBytes = blockBytes
-        self.descriptors = descriptors
-        self.driver = driver
-        self.device = device
-        self.requestFrames = requestFrames
+        unsafe self.descriptors = unsafe descriptors
+        unsafe self.driver = unsafe driver
+        unsafe self.device = unsafe device
+        unsafe self.requestFrames = unsafe requestFrames
         self.framesGuest = framesGuest
-        self.data = data
+        unsafe self.data = unsafe data
         self.dataGuest = dataGuest
         for slot in 0..<depth { layOut(slot, withData: true) }
-        fillWithNoise(data, depth * blockBytes)
+        unsafe fillWithNoise(data, depth * blockBytes)
         disableSignals()
     }
 
-    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { data + slot * blockBytes }
+    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { unsafe data + slot * blockBytes }
 
     // MARK: descriptors
 
     /// Where the slot's descriptors are: its own table, or three entries of the ring.
     private func table(_ slot: Int) -> UnsafeMutableRawPointer {
-        isIndirect
+        unsafe isIndirect
             ? requestFrames + slot * RequestFrame.bytes + RequestFrame.table
             : descriptors + slot * 3 * RingLayout.descriptorBytes
     }
@@ -104,46 +104,46 @@ struct SlotRing: BitwiseCopyable {
     private func layOut(_ slot: Int, withData: Bool) {
         let card = framesGuest + UInt64(slot * RequestFrame.bytes)
         let first = isIndirect ? 0 : slot * 3
-        var place = table(slot)
-        put(place, card + UInt64(RequestFrame.header), 16, RingLayout.flagNext, first + 1)
+        var place = unsafe table(slot)
+        unsafe put(place, card + UInt64(RequestFrame.header), 16, RingLayout.flagNext, first + 1)
         if withData {
-            place += RingLayout.descriptorBytes
+            unsafe place += RingLayout.descriptorBytes
             let block = dataGuest + UInt64(slot * blockBytes)
-            put(place, block, UInt32(blockBytes), RingLayout.flagNext | RingLayout.flagWrite, first + 2)
+            unsafe put(place, block, UInt32(blockBytes), RingLayout.flagNext | RingLayout.flagWrite, first + 2)
         }
-        put(place + RingLayout.descriptorBytes, card + UInt64(RequestFrame.status), 1, RingLayout.flagWrite, 0)
+        unsafe put(place + RingLayout.descriptorBytes, card + UInt64(RequestFrame.status), 1, RingLayout.flagWrite, 0)
         if !isPacked, isIndirect {
-            let head = descriptors + slot * RingLayout.descriptorBytes
-            put(head, card + UInt64(RequestFrame.table), withData ? 48 : 32, RingLayout.flagIndirect, 0)
+            let head = unsafe descriptors + slot * RingLayout.descriptorBytes
+            unsafe put(head, card + UInt64(RequestFrame.table), withData ? 48 : 32, RingLayout.flagIndirect, 0)
         }
         let type = withData ? VirtioBlk.RequestType.read : VirtioBlk.RequestType.flush
-        header(slot).storeBytes(of: type.littleEndian, as: UInt32.self)
+        unsafe header(slot).storeBytes(of: type.littleEndian, as: UInt32.self)
     }
 
     /// Writes a descriptor. In a packed ring's table the links mean nothing, and flags and id are in the other order.
     private func put(
         _ place: UnsafeMutableRawPointer, _ address: UInt64, _ length: UInt32, _ flags: UInt16, _ next: Int
     ) {
-        place.storeBytes(of: address.littleEndian, as: UInt64.self)
-        place.storeBytes(of: length.littleEndian, toByteOffset: 8, as: UInt32.self)
+        unsafe place.storeBytes(of: address.littleEndian, as: UInt64.self)
+        unsafe place.storeBytes(of: length.littleEndian, toByteOffset: 8, as: UInt32.self)
         let shown = isPacked ? flags & ~RingLayout.flagNext : flags
-        store16(place + (isPacked ? 14 : 12), shown)
-        store16(place + (isPacked ? 12 : 14), UInt16(truncatingIfNeeded: next))
+        unsafe store16(place + (isPacked ? 14 : 12), shown)
+        unsafe store16(place + (isPacked ? 12 : 14), UInt16(truncatingIfNeeded: next))
     }
 
     @inline(__always) private func header(_ slot: Int) -> UnsafeMutableRawPointer {
-        requestFrames + slot * RequestFrame.bytes + RequestFrame.header
+        unsafe requestFrames + slot * RequestFrame.bytes + RequestFrame.header
     }
 
     // MARK: publish
 
     /// Prepares a request on a free slot; the device may see it at once (packed) or sees it after `publish` (split).
     @inline(__always) mutating func submit(_ slot: Int, isWrite: Bool, sector: UInt64) {
-        let card = header(slot)
+        let card = unsafe header(slot)
         let type = isWrite ? VirtioBlk.RequestType.write : VirtioBlk.RequestType.read
-        if card.load(as: UInt32.self) != type.littleEndian { turn(slot, isWrite: isWrite) }
-        card.storeBytes(of: sector.littleEndian, toByteOffset: 8, as: UInt64.self)
-        card.storeBytes(of: 0xff, toByteOffset: RequestFrame.status - RequestFrame.header, as: UInt8.self)
+        if unsafe card.load(as: UInt32.self) != type.littleEndian { turn(slot, isWrite: isWrite) }
+        unsafe card.storeBytes(of: sector.littleEndian, toByteOffset: 8, as: UInt64.self)
+        unsafe card.storeBytes(of: 0xff, toByteOffset: RequestFrame.status - RequestFrame.header, as: UInt8.self)
         offer(slot, entries: 3)
     }
 
@@ -151,31 +151,32 @@ struct SlotRing: BitwiseCopyable {
     private func turn(_ slot: Int, isWrite: Bool) {
         let type = isWrite ? VirtioBlk.RequestType.write : VirtioBlk.RequestType.read
         layOut(slot, withData: true)
-        header(slot).storeBytes(of: type.littleEndian, as: UInt32.self)
+        unsafe header(slot).storeBytes(of: type.littleEndian, as: UInt32.self)
         let link = isPacked ? 0 : RingLayout.flagNext
-        store16(table(slot) + (isPacked ? 30 : 28), isWrite ? link : link | RingLayout.flagWrite)
+        unsafe store16(table(slot) + (isPacked ? 30 : 28), isWrite ? link : link | RingLayout.flagWrite)
     }
 
     @inline(__always) private mutating func offer(_ slot: Int, entries: Int) {
         guard isPacked else {
             let head = UInt16(truncatingIfNeeded: isIndirect ? slot : slot &* 3)
-            store16(driver + RingLayout.availRingOffset + 2 * (Int(nextAvail) & mask), head)
+            unsafe store16(driver + RingLayout.availRingOffset + 2 * (Int(nextAvail) & mask), head)
             nextAvail &+= 1
             return
         }
-        let place = descriptors + Int(nextAvail) * RingLayout.descriptorBytes
+        let place = unsafe descriptors + Int(nextAvail) * RingLayout.descriptorBytes
         let address = framesGuest &+ UInt64(slot &* RequestFrame.bytes)
-        place.storeBytes(of: address.littleEndian, as: UInt64.self)
+        unsafe place.storeBytes(of: address.littleEndian, as: UInt64.self)
         let flags = RingLayout.flagIndirect | (availWrap ? RingLayout.flagAvail : RingLayout.flagUsed)
-        release64(place + 8, UInt64(entries &* 16) | UInt64(slot) << 32 | UInt64(flags) << 48)
+        unsafe release64(place + 8, UInt64(entries &* 16) | UInt64(slot) << 32 | UInt64(flags) << 48)
         step(&nextAvail, &availWrap)
     }
 
     /// Prepares a flush on a free slot.
     mutating func submitFlush(_ slot: Int) {
         layOut(slot, withData: false)
-        header(slot).storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
-        header(slot).storeBytes(of: 0xff, toByteOffset: RequestFrame.status - RequestFrame.header, as: UInt8.self)
+        unsafe header(slot).storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
+        unsafe header(slot).storeBytes(
+            of: 0xff, toByteOffset: RequestFrame.status - RequestFrame.header, as: UInt8.self)
         offer(slot, entries: 2)
     }
 
@@ -189,7 +190,7 @@ struct SlotRing: BitwiseCopyable {
 
     /// Makes what was prepared visible; true when the device wants a kick.
     @inline(__always) mutating func publish() -> Bool {
-        if !isPacked { release16(driver + RingLayout.availIndexOffset, nextAvail) }
+        if !isPacked { unsafe release16(driver + RingLayout.availIndexOffset, nextAvail) }
         fullFence()
         return needsKick()
     }
@@ -198,16 +199,16 @@ struct SlotRing: BitwiseCopyable {
         var old = kickedAvail
         kickedAvail = nextAvail
         if isPacked {
-            let flags = load16(device + RingLayout.eventFlagsOffset)
+            let flags = unsafe load16(device + RingLayout.eventFlagsOffset)
             guard flags == RingLayout.eventDescriptor else { return flags != RingLayout.eventDisable }
-            let wish = load16(device)
+            let wish = unsafe load16(device)
             var event = wish & ~RingLayout.eventWrapBit
             if (wish & RingLayout.eventWrapBit != 0) != availWrap { event &-= UInt16(areas.size) }
             if nextAvail <= old { old &-= UInt16(areas.size) }
             return needsEvent(event, new: nextAvail, old: old)
         }
-        guard eventIndex else { return load16(device) & RingLayout.usedNoNotify == 0 }
-        let event = load16(device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * areas.size)
+        guard eventIndex else { return unsafe load16(device) & RingLayout.usedNoNotify == 0 }
+        let event = unsafe load16(device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * areas.size)
         return needsEvent(event, new: nextAvail, old: old)
     }
 }
@@ -222,17 +223,17 @@ extension SlotRing {
 
     @inline(__always) private mutating func nextSplit() -> BenchCompletion {
         if nextUsed == seenUsed {
-            seenUsed = acquire16(device + RingLayout.usedIndexOffset)
+            seenUsed = unsafe acquire16(device + RingLayout.usedIndexOffset)
             if nextUsed == seenUsed { return .none }
         }
-        let place = device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * (Int(nextUsed) & mask)
-        let id = Int(UInt32(littleEndian: place.load(as: UInt32.self)))
+        let place = unsafe device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * (Int(nextUsed) & mask)
+        let id = unsafe Int(UInt32(littleEndian: place.load(as: UInt32.self)))
         nextUsed &+= 1
         return finished(isIndirect ? id : id / 3)
     }
 
     @inline(__always) private mutating func nextPacked() -> BenchCompletion {
-        let word = acquire64(descriptors + Int(nextUsed) * RingLayout.descriptorBytes + 8)
+        let word = unsafe acquire64(descriptors + Int(nextUsed) * RingLayout.descriptorBytes + 8)
         guard isUsed(UInt16(truncatingIfNeeded: word >> 48), usedWrap) else { return .none }
         step(&nextUsed, &usedWrap)
         return finished(Int(UInt16(truncatingIfNeeded: word >> 32)))
@@ -248,21 +249,21 @@ extension SlotRing {
             isBroken = true
             return .none
         }
-        let status = (requestFrames + slot * RequestFrame.bytes + RequestFrame.status).load(as: UInt8.self)
+        let status = unsafe (requestFrames + slot * RequestFrame.bytes + RequestFrame.status).load(as: UInt8.self)
         if status != 0 { lastStatus = status }
         return BenchCompletion(slot: slot, isOK: status == 0)
     }
 
     /// Whether `count` more requests are done.
     @inline(__always) func isReady(_ count: Int) -> Bool {
-        guard isPacked else { return Int(acquire16(device + RingLayout.usedIndexOffset) &- nextUsed) >= count }
+        guard isPacked else { return unsafe Int(acquire16(device + RingLayout.usedIndexOffset) &- nextUsed) >= count }
         var at = Int(nextUsed) + count - 1
         var wrap = usedWrap
         if at >= areas.size {
             at -= areas.size
             wrap.toggle()
         }
-        return isUsed(acquire16(descriptors + at * RingLayout.descriptorBytes + 14), wrap)
+        return unsafe isUsed(acquire16(descriptors + at * RingLayout.descriptorBytes + 14), wrap)
     }
 
     // MARK: signals
@@ -270,12 +271,12 @@ extension SlotRing {
     /// Tells the device that no signal is needed.
     func disableSignals() {
         if isPacked {
-            store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDisable)
+            unsafe store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDisable)
         } else if eventIndex {
             // The position that is furthest away.
-            store16(driver + RingLayout.availRingOffset + 2 * areas.size, nextUsed &- 1)
+            unsafe store16(driver + RingLayout.availRingOffset + 2 * areas.size, nextUsed &- 1)
         } else {
-            store16(driver, RingLayout.availNoInterrupt)
+            unsafe store16(driver, RingLayout.availNoInterrupt)
         }
     }
 
@@ -284,9 +285,9 @@ extension SlotRing {
     func enableSignals(after count: Int) -> Bool {
         if !eventIndex {
             if isPacked {
-                store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventEnable)
+                unsafe store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventEnable)
             } else {
-                store16(driver, 0)
+                unsafe store16(driver, 0)
             }
             fullFence()
             return isReady(1)
@@ -298,10 +299,10 @@ extension SlotRing {
                 at -= areas.size
                 wrap.toggle()
             }
-            store16(driver, UInt16(at) | (wrap ? RingLayout.eventWrapBit : 0))
-            release16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDescriptor)
+            unsafe store16(driver, UInt16(at) | (wrap ? RingLayout.eventWrapBit : 0))
+            unsafe release16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDescriptor)
         } else {
-            store16(driver + RingLayout.availRingOffset + 2 * areas.size, nextUsed &+ UInt16(count - 1))
+            unsafe store16(driver + RingLayout.availRingOffset + 2 * areas.size, nextUsed &+ UInt16(count - 1))
         }
         fullFence()
         return isReady(count)

@@ -21,7 +21,7 @@ struct VhostQueue: BenchQueue {
         self.hasFlush = hasFlush
     }
 
-    @inline(__always) func buffer(_ slot: Int) -> UnsafeMutableRawPointer { ring.buffer(slot) }
+    @inline(__always) func buffer(_ slot: Int) -> UnsafeMutableRawPointer { unsafe ring.buffer(slot) }
 
     @inline(__always) mutating func submit(_ slot: Int, isWrite: Bool, offset: UInt64) {
         ring.submit(slot, isWrite: isWrite, sector: offset >> VirtioBlk.sectorBits)
@@ -33,7 +33,7 @@ struct VhostQueue: BenchQueue {
 
     private func signal() {
         var one: UInt64 = 1
-        while write(kick, &one, 8) < 0 && errno == EINTR {}
+        while unsafe write(kick, &one, 8) < 0 && errno == EINTR {}
     }
 
     @inline(__always) mutating func next() -> BenchCompletion { ring.next() }
@@ -65,10 +65,10 @@ struct VhostQueue: BenchQueue {
     private func sleep(_ inFlight: Int) {
         if !ring.enableSignals(after: max(inFlight / 2, 1)) {
             var entry = pollfd(fd: call, events: Int16(POLLIN), revents: 0)
-            _ = poll(&entry, 1, 1000)
+            _ = unsafe poll(&entry, 1, 1000)
         }
         var count: UInt64 = 0
-        _ = read(call, &count, 8)
+        _ = unsafe read(call, &count, 8)
         ring.disableSignals()
     }
 

@@ -107,17 +107,17 @@ extension RequestEngine {
     private func carryOut(_ step: AllocationStep, _ index: AllocationIndex, _ allocations: AllocatingWrites) {
         switch step {
         case .readOld(let guest, let length, let buffer):
-            readOld(index, guest, length, into: buffer)
+            unsafe readOld(index, guest, length, into: buffer)
         case _ where pageCache.cut.isCut:
             failCut(allocations.request(of: index))
             link(index, EIO)
         case .writeMemory(let at, let length, let host):
             writeMemory(index, allocations, at, length, host)
         case .writeBuffer(let buffer, let length, let host):
-            if pageCache.writeBuffer(host, buffer, length) { return link(index, 0) }
+            if unsafe pageCache.writeBuffer(host, buffer, length) { return link(index, 0) }
             let transfer = takeReserved(index, allocations)
             fill(transfer, .buffered, plainFile, at: 0, length: length, host: host)
-            transfers.records[transfer].buffer = buffer
+            unsafe transfers.records[transfer].buffer = unsafe buffer
             transfers.send(transfer, of: requests)
         }
     }
@@ -130,7 +130,7 @@ extension RequestEngine {
         requests[reader] = Request()
         requests[reader].start = guest.bytes
         requests[reader].end = guest.bytes &+ length
-        requests[reader].base = buffer
+        unsafe requests[reader].base = unsafe buffer
         requests[reader].isExact = true
         requests[reader].owner = index
         requests[reader].cursor = requests[reader].start
@@ -155,8 +155,8 @@ extension RequestEngine {
         let memory = requests[allocations.request(of: index)].memory
         if pageCache.writeNow(memory, at: at, length, host, isNew: true) { return link(index, 0) }
         let transfer = takeReserved(index, allocations)
-        fill(transfer, memory.base != nil ? .plain : .vector, plainFile, at: at, length: length, host: host)
-        if memory.base == nil { transfers.records[transfer].list = transfers.lists.take() }
+        unsafe fill(transfer, memory.base != nil ? .plain : .vector, plainFile, at: at, length: length, host: host)
+        if unsafe memory.base == nil { transfers.records[transfer].list = transfers.lists.take() }
         transfers.send(transfer, of: requests)
     }
 

@@ -60,7 +60,7 @@ extension RequestEngine {
         let got = it.got &+ result
         if got >= into &+ it.left {
             if requests[it.request].operation == .read {
-                requests[it.request].memory.copy(
+                unsafe requests[it.request].memory.copy(
                     transfers.bounces.buffer(it.bounce) + into, at: it.at, length: it.left)
             }
             return finishBounce(transfer, 0)
@@ -153,7 +153,7 @@ extension RequestEngine {
             if result <= 0 { counters.retries &+= 1 }
             sendTable(load)
         case .loaded(let table, let bytes, var waiters):
-            chain.supply(table, bytes)
+            unsafe chain.supply(table, bytes)
             // All of them advance before any other table is supplied here: the one they wanted is still there.
             while !waiters.isEmpty { makeReady(waiters.pop(from: requests), .resumed) }
         case .failed(let table, let error, var waiters):
@@ -175,7 +175,7 @@ extension RequestEngine {
             while !waiters.isEmpty {
                 let transfer = waiters.pop(from: transfers.records)
                 let part = transfers.records[transfer]
-                requests[part.request].memory.copy(
+                unsafe requests[part.request].memory.copy(
                     bytes + Int(truncatingIfNeeded: part.host), at: part.at, length: part.left)
                 release(transfer, error: 0)
             }

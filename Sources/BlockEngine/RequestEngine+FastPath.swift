@@ -10,7 +10,7 @@ extension RequestEngine {
     /// the slot back.
     public func submitRead(slot: Int, guest: GuestOffset, buffer: UnsafeMutableRawPointer, length: Int) {
         let request = RequestIndex(slot)
-        if open(request, guest, length) { begin(request, guest, buffer, length) }
+        if open(request, guest, length) { unsafe begin(request, guest, buffer, length) }
     }
 
     /// Reads `length` bytes of the disk at `guest` into `count` ranges of memory, one after the other. List and memory
@@ -18,7 +18,7 @@ extension RequestEngine {
     public func submitRead(slot: Int, guest: GuestOffset, iovecs: UnsafePointer<iovec>, count: Int, length: Int) {
         let request = RequestIndex(slot)
         guard open(request, guest, length) else { return }
-        transfer(request, guest, iovecs, count, length)
+        unsafe transfer(request, guest, iovecs, count, length)
     }
 
     /// Takes in a request as a door has checked it. Its list and memory stay the engine's until `nextFinished` hands
@@ -32,8 +32,8 @@ extension RequestEngine {
         guard asked.operation == .read || chain.isWritable || asked.operation == .flush else {
             return refuse(request, EROFS)
         }
-        if asked.operation == .read || asked.operation == .write, let list = asked.iovecs {
-            return transfer(
+        if asked.operation == .read || asked.operation == .write, let list = unsafe asked.iovecs {
+            return unsafe transfer(
                 request, asked.guest, list, Int(asked.iovecCount), length)
         }
         requests[request].mayUnmap = asked.mayUnmap
@@ -43,10 +43,10 @@ extension RequestEngine {
     @inline(__always) private func transfer(
         _ request: RequestIndex, _ guest: GuestOffset, _ list: UnsafePointer<iovec>, _ count: Int, _ length: Int
     ) {
-        if count == 1, let base = list.pointee.iov_base, list.pointee.iov_len >= length {
-            return begin(request, guest, base, length)
+        if count == 1, let base = unsafe list.pointee.iov_base, unsafe list.pointee.iov_len >= length {
+            return unsafe begin(request, guest, base, length)
         }
-        transferList(request, list, count, length)
+        unsafe transferList(request, list, count, length)
     }
 
     @inline(never) private func transferList(
@@ -55,15 +55,15 @@ extension RequestEngine {
         guard count <= maxIovecs, maxIovecs > 1 else { return refuse(request, EINVAL) }
         var room = 0
         for i in 0..<max(count, 0) {
-            let (sum, overflow) = room.addingReportingOverflow(list[i].iov_len)
-            guard !overflow, list[i].iov_len >= 0, list[i].iov_len == 0 || list[i].iov_base != nil else {
+            let (sum, overflow) = unsafe room.addingReportingOverflow(list[i].iov_len)
+            guard !overflow, unsafe list[i].iov_len >= 0, unsafe list[i].iov_len == 0 || list[i].iov_base != nil else {
                 return refuse(request, EINVAL)
             }
             room = sum
         }
         guard room >= length else { return refuse(request, EINVAL) }
-        requests[request].base = nil
-        requests[request].iovecs = UnsafeMutablePointer(mutating: list)
+        unsafe requests[request].base = nil
+        unsafe requests[request].iovecs = unsafe UnsafeMutablePointer(mutating: list)
         requests[request].iovecCount = Int32(truncatingIfNeeded: count)
         requests[request].isExact = room == length
         advanceNow(request)
@@ -97,16 +97,18 @@ extension RequestEngine {
     /// memory: the short way is theirs.
     @inline(__always)
     private func begin(_ request: RequestIndex, _ guest: GuestOffset, _ base: UnsafeMutableRawPointer, _ length: Int) {
-        requests[request].base = base
+        unsafe requests[request].base = unsafe base
         guard waitingForResources.isEmpty, length > 0 else { return advanceNow(request) }
         let isWrite = requests[request].operation == .write
         if isWrite, !isPrepared { return advanceNow(request) }
         let bytes = UInt64(truncatingIfNeeded: length)
         let host = isWrite ? chain.overwritableOffset(guest, length: bytes) : chain.plainOffset(guest, length: bytes)
-        guard let host, transfers.isStraight(plainFile, host.bytes, base, length) else { return advanceNow(request) }
+        guard let host, unsafe transfers.isStraight(plainFile, host.bytes, base, length) else {
+            return advanceNow(request)
+        }
         requests[request].state = .draining
         if isWrite {
-            switch pageCache.write(RequestMemory(base: base), at: 0, length, plainFile, host.bytes) {
+            switch unsafe pageCache.write(RequestMemory(base: base), at: 0, length, plainFile, host.bytes) {
             case .done: return finish(request)
             case .fileWasCut:
                 failCut(request)
@@ -114,7 +116,7 @@ extension RequestEngine {
             case .absent: break
             }
         } else {
-            switch pageCache.read(host.bytes, base, length, request) {
+            switch unsafe pageCache.read(host.bytes, base, length, request) {
             case .done: return finish(request)
             case .queued:
                 if pageCache.isQueueFull { copyQueued() }
@@ -177,7 +179,7 @@ extension RequestEngine {
         let count = merger.take()
         guard count == 1 else { return sendMerged(count, host, length) }
         let request = merger[0]
-        let sent = sendStraight(
+        let sent = unsafe sendStraight(
             plainFile, host, into: requests[request].base.unsafelyUnwrapped, at: 0, length, request)
         if !sent { beginAdvance(request) }
     }
@@ -191,10 +193,10 @@ extension RequestEngine {
             for i in 0..<count { beginAdvance(merger[i]) }
             return
         }
-        let ranges = transfers.lists[list]
+        let ranges = unsafe transfers.lists[list]
         for i in 0..<count {
             let request = merger[i]
-            ranges[i] = iovec(
+            unsafe ranges[i] = unsafe iovec(
                 iov_base: requests[request].base,
                 iov_len: Int(truncatingIfNeeded: requests[request].end &- requests[request].start))
             if i > 0 { requests[request].transfers &+= 1 }
@@ -212,12 +214,12 @@ extension RequestEngine {
         _ file: UInt16, _ host: UInt64, into base: UnsafeMutableRawPointer, at: Int, _ length: Int,
         _ request: RequestIndex
     ) -> Bool {
-        guard transfers.isStraight(file, host, base + at, length) else { return false }
+        guard unsafe transfers.isStraight(file, host, base + at, length) else { return false }
         let transfer = transfers.take(for: request, in: requests)
         guard transfer.exists else { return false }
         fill(transfer, .plain, file, at: at, length: length, host: host)
         let mark = transfers.tag(CompletionTag.transfer, transfer)
-        let sent = transfers.prepareRange(
+        let sent = unsafe transfers.prepareRange(
             file, base + at, length, host, isRead: requests[request].operation == .read, mark)
         if !sent { transfers.backlog.push(mark) }
         return true

@@ -30,8 +30,8 @@ extension RequestEngine {
             requests[request].cursor &+= extent.length
             return true
         }
-        if let base = requests[request].base,
-            sendStraight(extent.file, extent.host.bytes, into: base, at: at, length, request)
+        if let base = unsafe requests[request].base,
+            unsafe sendStraight(extent.file, extent.host.bytes, into: base, at: at, length, request)
         {
             requests[request].cursor &+= extent.length
             return true
@@ -96,7 +96,7 @@ extension RequestEngine {
             return waitForResources(request)
         case .cached(let bytes):
             counters.cacheHits &+= 1
-            requests[request].memory.copy(bytes + Int(into), at: at, length: length)
+            unsafe requests[request].memory.copy(bytes + Int(into), at: at, length: length)
             requests[request].cursor &+= extent.length
             return true
         case .loading(let joined):

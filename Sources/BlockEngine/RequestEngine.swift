@@ -106,7 +106,7 @@ public final class RequestEngine {
         guard helper.map({ $0.maxIovecs >= maxIovecs }) ?? true else {
             throw ImageError(.unsupported, "a helper for requests of fewer memory ranges than \(maxIovecs)")
         }
-        guard let zeros = SharedZeros.memory else { throw ImageError(.system, "no memory for zeros") }
+        guard let zeros = unsafe SharedZeros.memory else { throw ImageError(.system, "no memory for zeros") }
         self.chain = chain
         plainFile = chain.activeDataFile
         requestCount = count
@@ -122,10 +122,11 @@ public final class RequestEngine {
         tables = L2TableLoader(count: min(count, 64), fileCount: chain.files.count)
         clusters = ClusterReader(count: min(count, 32), bytes: decodedCacheBytes, fileCount: chain.files.count)
         // Most requests are one extent; the rest waits a moment rather than cost memory always.
-        transfers = TransferQueue(
+        transfers = unsafe TransferQueue(
             count: min(max(count * 2, 64), 65536) + allocationCount, reserved: allocationCount,
             others: tables.count + clusters.count + 2, files: chain.files.count, maxIovecs: maxIovecs,
-            bounces: chain.files.contains { $0.directFD >= 0 } ? 16 : 0, ring: ring, number: number, zeros: zeros)
+            bounces: chain.files.contains { $0.directFD >= 0 } ? 16 : 0, ring: ring, number: number, zeros: unsafe zeros
+        )
         // Clusters smaller than a page share it: tables go through the page cache, so all does.
         let canBypass = allocations == nil || chain.clusterSize(ofLayer: 0) >= 4096
         for (i, file) in chain.files.enumerated() {

@@ -28,8 +28,8 @@ public final class ClusterDecoder {
             return false
         }
         return switch method {
-        case .deflate: deflate.decode(from, source.count, into, target.count)
-        case .zstd: zstd.decode(from, source.count, into, target.count)
+        case .deflate: unsafe deflate.decode(from, source.count, into, target.count)
+        case .zstd: unsafe zstd.decode(from, source.count, into, target.count)
         }
     }
 }

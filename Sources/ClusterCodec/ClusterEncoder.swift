@@ -33,8 +33,8 @@ public final class ClusterEncoder {
             return nil
         }
         return switch way {
-        case .deflate(let encoder): encoder.encode(from, source.count, into, target.count)
-        case .zstd(let encoder): encoder.encode(from, source.count, into, target.count)
+        case .deflate(let encoder): unsafe encoder.encode(from, source.count, into, target.count)
+        case .zstd(let encoder): unsafe encoder.encode(from, source.count, into, target.count)
         }
     }
 }

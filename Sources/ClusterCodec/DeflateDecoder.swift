@@ -3,28 +3,28 @@
 import CQblk
 
 /// Decodes raw deflate streams (no zlib header), whatever their window.
-final class DeflateDecoder {
+@safe final class DeflateDecoder {
     private let fast: OpaquePointer
     private let stream: UnsafeMutablePointer<z_stream>
 
     init?() {
-        guard let fast = libdeflate_alloc_decompressor() else { return nil }
+        guard let fast = unsafe libdeflate_alloc_decompressor() else { return nil }
         let stream = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
-        stream.initialize(to: z_stream())
+        unsafe stream.initialize(to: z_stream())
         // QEMU's window has 4 KiB, others may have more: a decoder with the largest window reads them all.
-        guard inflateInit2_(stream, -15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
-            libdeflate_free_decompressor(fast)
-            stream.deallocate()
+        guard unsafe inflateInit2_(stream, -15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
+            unsafe libdeflate_free_decompressor(fast)
+            unsafe stream.deallocate()
             return nil
         }
-        self.fast = fast
-        self.stream = stream
+        unsafe self.fast = unsafe fast
+        unsafe self.stream = unsafe stream
     }
 
     deinit {
-        libdeflate_free_decompressor(fast)
-        inflateEnd(stream)
-        stream.deallocate()
+        unsafe libdeflate_free_decompressor(fast)
+        unsafe inflateEnd(stream)
+        unsafe stream.deallocate()
     }
 
     func decode(
@@ -32,9 +32,10 @@ final class DeflateDecoder {
     ) -> Bool {
         var used = 0
         var made = 0
-        let result = libdeflate_deflate_decompress_ex(fast, source, sourceCount, target, targetCount, &used, &made)
+        let result = unsafe libdeflate_deflate_decompress_ex(
+            fast, source, sourceCount, target, targetCount, &used, &made)
         if result == LIBDEFLATE_SUCCESS { return made == targetCount }
-        return inflateUntilFull(source, sourceCount, target, targetCount)
+        return unsafe inflateUntilFull(source, sourceCount, target, targetCount)
     }
 
     /// Inflates until the target is full, however the stream goes on.
@@ -42,14 +43,14 @@ final class DeflateDecoder {
         _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
     ) -> Bool {
         guard let sourceSize = UInt32(exactly: sourceCount), let targetSize = UInt32(exactly: targetCount),
-            inflateReset(stream) == Z_OK
+            unsafe inflateReset(stream) == Z_OK
         else { return false }
-        stream.pointee.next_in = UnsafeMutablePointer(
+        unsafe stream.pointee.next_in = unsafe UnsafeMutablePointer(
             mutating: source.assumingMemoryBound(to: UInt8.self))
-        stream.pointee.avail_in = sourceSize
-        stream.pointee.next_out = target.assumingMemoryBound(to: UInt8.self)
-        stream.pointee.avail_out = targetSize
-        let result = inflate(stream, Z_FINISH)
-        return (result == Z_STREAM_END || result == Z_BUF_ERROR) && stream.pointee.avail_out == 0
+        unsafe stream.pointee.avail_in = sourceSize
+        unsafe stream.pointee.next_out = unsafe target.assumingMemoryBound(to: UInt8.self)
+        unsafe stream.pointee.avail_out = targetSize
+        let result = unsafe inflate(stream, Z_FINISH)
+        return unsafe (result == Z_STREAM_END || result == Z_BUF_ERROR) && stream.pointee.avail_out == 0
     }
 }

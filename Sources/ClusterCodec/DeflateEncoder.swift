@@ -4,36 +4,36 @@ import CQblk
 import Glibc
 
 /// Encodes raw deflate streams (no zlib header).
-final class DeflateEncoder {
+@safe final class DeflateEncoder {
     private let fast: OpaquePointer
     private let verifier: OpaquePointer
     /// Memory into which each stream is decoded before it is used.
-    private var proof = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    private var proof = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
     private var careful: ZlibEncoder?
 
     init?() {
-        guard let fast = qb_deflate_new() else { return nil }
-        guard let verifier = libdeflate_alloc_decompressor() else {
-            qb_deflate_free(fast)
+        guard let fast = unsafe qb_deflate_new() else { return nil }
+        guard let verifier = unsafe libdeflate_alloc_decompressor() else {
+            unsafe qb_deflate_free(fast)
             return nil
         }
-        self.fast = fast
-        self.verifier = verifier
+        unsafe self.fast = unsafe fast
+        unsafe self.verifier = unsafe verifier
     }
 
     deinit {
-        qb_deflate_free(fast)
-        libdeflate_free_decompressor(verifier)
-        proof.deallocate()
+        unsafe qb_deflate_free(fast)
+        unsafe libdeflate_free_decompressor(verifier)
+        unsafe proof.deallocate()
     }
 
     func encode(
         _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
     ) -> Int? {
-        let count = qb_deflate_encode(fast, source, sourceCount, target, targetCount)
+        let count = unsafe qb_deflate_encode(fast, source, sourceCount, target, targetCount)
         if count == 0 { return nil }
-        if isGood(target, count, source, sourceCount) { return count }
-        return encodeCarefully(source, sourceCount, target, targetCount)
+        if unsafe isGood(target, count, source, sourceCount) { return count }
+        return unsafe encodeCarefully(source, sourceCount, target, targetCount)
     }
 
     /// Whether the stream decodes to what it was made of. Each stream is checked, because the compressor was chosen for
@@ -42,13 +42,14 @@ final class DeflateEncoder {
     private func isGood(
         _ stream: UnsafeRawPointer, _ count: Int, _ source: UnsafeRawPointer, _ sourceCount: Int
     ) -> Bool {
-        if proof.count < sourceCount {
-            proof.deallocate()
-            proof = .allocate(byteCount: sourceCount, alignment: 64)
+        if unsafe proof.count < sourceCount {
+            unsafe proof.deallocate()
+            unsafe proof = .allocate(byteCount: sourceCount, alignment: 64)
         }
-        guard let back = proof.baseAddress else { return false }
+        guard let back = unsafe proof.baseAddress else { return false }
         // Without a pointer for the count, libdeflate succeeds only with exactly `sourceCount` bytes.
-        return libdeflate_deflate_decompress(verifier, stream, count, back, sourceCount, nil) == LIBDEFLATE_SUCCESS
+        return unsafe libdeflate_deflate_decompress(verifier, stream, count, back, sourceCount, nil)
+            == LIBDEFLATE_SUCCESS
             && memcmp(back, source, sourceCount) == 0
     }
 
@@ -56,8 +57,8 @@ final class DeflateEncoder {
         _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
     ) -> Int? {
         if careful == nil { careful = ZlibEncoder() }
-        guard let count = careful?.encode(source, sourceCount, target, targetCount),
-            isGood(target, count, source, sourceCount)
+        guard let count = unsafe careful?.encode(source, sourceCount, target, targetCount),
+            unsafe isGood(target, count, source, sourceCount)
         else { return nil }
         return count
     }

@@ -2,38 +2,39 @@
 import CQblk
 
 /// Encodes raw deflate streams (no zlib header) as QEMU does.
-final class ZlibEncoder {
+@safe final class ZlibEncoder {
     private let stream: UnsafeMutablePointer<z_stream>
 
     init?() {
-        stream = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
-        stream.initialize(to: z_stream())
+        unsafe stream = UnsafeMutablePointer<z_stream>.allocate(capacity: 1)
+        unsafe stream.initialize(to: z_stream())
         // QEMU's own choice: the default level, 4 KiB, most memory for the hashes.
-        let size = Int32(MemoryLayout<z_stream>.size)
-        let result = deflateInit2_(
+        let size = unsafe Int32(MemoryLayout<z_stream>.size)
+        let result = unsafe deflateInit2_(
             stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY, ZLIB_VERSION, size)
         guard result == Z_OK else {
-            stream.deallocate()
+            unsafe stream.deallocate()
             return nil
         }
     }
 
     deinit {
-        deflateEnd(stream)
-        stream.deallocate()
+        unsafe deflateEnd(stream)
+        unsafe stream.deallocate()
     }
 
     func encode(
         _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
     ) -> Int? {
         guard let sourceSize = UInt32(exactly: sourceCount), let targetSize = UInt32(exactly: targetCount),
-            deflateReset(stream) == Z_OK
+            unsafe deflateReset(stream) == Z_OK
         else { return nil }
-        stream.pointee.next_in = UnsafeMutablePointer(mutating: source.assumingMemoryBound(to: UInt8.self))
-        stream.pointee.avail_in = sourceSize
-        stream.pointee.next_out = target.assumingMemoryBound(to: UInt8.self)
-        stream.pointee.avail_out = targetSize
-        guard deflate(stream, Z_FINISH) == Z_STREAM_END else { return nil }
-        return targetCount - Int(stream.pointee.avail_out)
+        unsafe stream.pointee.next_in = unsafe UnsafeMutablePointer(
+            mutating: source.assumingMemoryBound(to: UInt8.self))
+        unsafe stream.pointee.avail_in = sourceSize
+        unsafe stream.pointee.next_out = unsafe target.assumingMemoryBound(to: UInt8.self)
+        unsafe stream.pointee.avail_out = targetSize
+        guard unsafe deflate(stream, Z_FINISH) == Z_STREAM_END else { return nil }
+        return unsafe targetCount - Int(stream.pointee.avail_out)
     }
 }

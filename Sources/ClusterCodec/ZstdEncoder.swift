@@ -2,20 +2,20 @@
 // clusters.
 import CQblk
 
-final class ZstdEncoder {
+@safe final class ZstdEncoder {
     private let context: OpaquePointer
 
     init?() {
-        guard let context = ZSTD_createCCtx() else { return nil }
-        self.context = context
+        guard let context = unsafe ZSTD_createCCtx() else { return nil }
+        unsafe self.context = unsafe context
     }
 
-    deinit { ZSTD_freeCCtx(context) }
+    deinit { unsafe ZSTD_freeCCtx(context) }
 
     func encode(
         _ source: UnsafeRawPointer, _ sourceCount: Int, _ target: UnsafeMutableRawPointer, _ targetCount: Int
     ) -> Int? {
-        let count = ZSTD_compress2(context, target, targetCount, source, sourceCount)
+        let count = unsafe ZSTD_compress2(context, target, targetCount, source, sourceCount)
         return ZSTD_isError(count) == 0 ? count : nil
     }
 }

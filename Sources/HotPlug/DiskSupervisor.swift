@@ -101,8 +101,8 @@ final class DiskSupervisor: SupervisedDisk {
     /// Gives the socket to QEMU's user, which is often not root.
     private func makeAccessible() -> String? {
         guard geteuid() == 0 else { return nil }
-        let given = config.socket.withPlatformString {
-            chown($0, config.user, config.group) == 0 && chmod($0, 0o600) == 0
+        let given = unsafe config.socket.withPlatformString {
+            unsafe chown($0, config.user, config.group) == 0 && chmod($0, 0o600) == 0
         }
         guard given else {
             return "cannot give \(config.socket) to QEMU: \(errorText(errno))"
@@ -161,7 +161,7 @@ final class DiskSupervisor: SupervisedDisk {
         guard let fd = output?.raw else { return }
         var piece = [UInt8](repeating: 0, count: 4096)
         while true {
-            let count = read(fd, &piece, piece.count)
+            let count = unsafe read(fd, &piece, piece.count)
             if count < 0 && errno == EINTR { continue }
             if count == 0 { output = nil }
             guard count > 0 else { return }

@@ -9,7 +9,7 @@ public enum ByteSize {
     public static func text(_ bytes: UInt64) -> String {
         let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
         var exponent: Int32 = 0
-        _ = frexp(Double(bytes) / (1000.0 / 1024.0), &exponent)
+        _ = unsafe frexp(Double(bytes) / (1000.0 / 1024.0), &exponent)
         let unit = max(0, min(units.count - 1, Int(exponent - 1) / 10))
         let value = Double(bytes) / Double(UInt64(1) << UInt64(unit * 10))
         return format("%0.3g", value) + " " + units[unit]
@@ -50,9 +50,9 @@ public enum ByteSize {
 
     /// One number through C's printf: what qemu-img prints with, rounding included.
     static func format(_ format: String, _ values: any CVarArg...) -> String {
-        withVaList(values) { list in
+        unsafe withVaList(values) { list in
             var buffer = [CChar](repeating: 0, count: 256)
-            let count = vsnprintf(&buffer, buffer.count, format, list)
+            let count = unsafe vsnprintf(&buffer, buffer.count, format, list)
             return String(
                 decoding: buffer[..<max(0, min(Int(count), 255))].map { UInt8(bitPattern: $0) }, as: UTF8.self)
         }

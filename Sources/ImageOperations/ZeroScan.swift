@@ -8,13 +8,14 @@ enum ZeroScan {
     static func isZero(_ start: UnsafeRawPointer, _ count: Int) -> Bool {
         guard count > 0 else { return true }
         // The bytes equal themselves shifted by one and the first is 0: all are. memcmp is the C library's best loop.
-        return start.load(as: UInt8.self) == 0 && memcmp(start, start + 1, count - 1) == 0
+        return unsafe start.load(as: UInt8.self) == 0 && memcmp(start, start + 1, count - 1) == 0
     }
 
     /// The first sector with a byte that is not 0, as an offset; nil when there is none.
     static func firstData(_ bytes: UnsafeRawBufferPointer) -> Int? {
-        guard let base = bytes.baseAddress, !isZero(base, bytes.count) else { return nil }
-        for at in stride(from: 0, to: bytes.count, by: 512) where !isZero(base + at, min(512, bytes.count - at)) {
+        guard let base = bytes.baseAddress, unsafe !isZero(base, bytes.count) else { return nil }
+        for at in stride(from: 0, to: bytes.count, by: 512) where unsafe !isZero(base + at, min(512, bytes.count - at))
+        {
             return at
         }
         return nil
@@ -22,8 +23,8 @@ enum ZeroScan {
 
     /// The first sector in which two memories of one length differ, as an offset; nil when they are equal.
     static func firstDifference(_ a: UnsafeRawPointer, _ b: UnsafeRawPointer, _ count: Int) -> Int? {
-        guard memcmp(a, b, count) != 0 else { return nil }
-        for at in stride(from: 0, to: count, by: 512) where memcmp(a + at, b + at, min(512, count - at)) != 0 {
+        guard unsafe memcmp(a, b, count) != 0 else { return nil }
+        for at in stride(from: 0, to: count, by: 512) where unsafe memcmp(a + at, b + at, min(512, count - at)) != 0 {
             return at
         }
         return nil

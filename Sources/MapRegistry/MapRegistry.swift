@@ -14,8 +14,8 @@ public struct MapRegistry: Sendable {
     public init(folder: FilePath? = nil) {
         if let folder {
             self.folder = folder
-        } else if let named = getenv("QBLK_RUN_DIR"), named.pointee != 0 {
-            self.folder = FilePath(platformString: named)
+        } else if let named = unsafe getenv("QBLK_RUN_DIR"), unsafe named.pointee != 0 {
+            self.folder = unsafe FilePath(platformString: named)
         } else {
             self.folder = "/run/qblk"
         }

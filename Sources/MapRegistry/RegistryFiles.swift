@@ -7,11 +7,13 @@ import SystemPackage
 
 enum RegistryFiles {
     static func error(_ what: String, _ path: FilePath, code: Int32 = errno) -> ImageError {
-        ImageError(.system, "\(what) \(path): \(String(cString: strerror(code)))")
+        ImageError(.system, unsafe "\(what) \(path): \(String(cString: strerror(code)))")
     }
 
     static func makeFolder(_ path: FilePath) throws(ImageError) {
-        if path.withPlatformString({ mkdir($0, 0o755) }) != 0, errno != EEXIST { throw error("cannot make", path) }
+        if unsafe path.withPlatformString({ unsafe mkdir($0, 0o755) }) != 0, errno != EEXIST {
+            throw error("cannot make", path)
+        }
     }
 
     /// All of a file, nil when there is none.
@@ -25,7 +27,7 @@ enum RegistryFiles {
         var all: [UInt8] = []
         var piece = [UInt8](repeating: 0, count: 16384)
         while true {
-            let count = Glibc.read(fd, &piece, piece.count)
+            let count = unsafe Glibc.read(fd, &piece, piece.count)
             if count == 0 { return all }
             if count < 0 {
                 if errno == EINTR { continue }
@@ -40,7 +42,7 @@ enum RegistryFiles {
         let fresh = path.extended(".new")
         let fd = fresh.open(O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
         guard fd >= 0 else { throw error("cannot write", fresh) }
-        let written = bytes.withUnsafeBytes { Glibc.write(fd, $0.baseAddress, $0.count) }
+        let written = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(fd, $0.baseAddress, $0.count) }
         let code = errno
         guard close(fd) == 0, written == bytes.count else {
             fresh.unlink()
@@ -63,7 +65,9 @@ enum RegistryFiles {
             let file = path.appending(name)
             if file.unlink() != 0, errno != ENOENT { throw error("cannot remove", file) }
         }
-        if path.withPlatformString({ rmdir($0) }) != 0, errno != ENOENT { throw error("cannot remove", path) }
+        if unsafe path.withPlatformString({ unsafe rmdir($0) }) != 0, errno != ENOENT {
+            throw error("cannot remove", path)
+        }
     }
 }
 
@@ -102,7 +106,7 @@ struct FileLock: ~Copyable {
     /// A holder removes the file with its folder; a process that waited for it then has a lock on a removed file and must try again.
     private static func isStill(_ fd: Int32, _ path: FilePath) -> Bool {
         var ours = stat()
-        guard fstat(fd, &ours) == 0 else { return false }
+        guard unsafe fstat(fd, &ours) == 0 else { return false }
         return Filesystem.identity(of: path) == FileIdentity(device: UInt64(ours.st_dev), inode: UInt64(ours.st_ino))
     }
 }

@@ -35,9 +35,9 @@ public final class LocalSocket {
         let raw = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
         guard raw >= 0 else { throw .other(ImageError(.system, "no socket: \(errorText(errno))")) }
         let fd = OwnedFD(taking: raw)
-        let result = withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                connect(raw, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+        let result = unsafe withUnsafePointer(to: &address) {
+            unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe connect(raw, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
             }
         }
         if result != 0 {
@@ -56,7 +56,7 @@ public final class LocalSocket {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
         guard path.length <= longestPath else { return nil }
-        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.bytes) }
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: path.bytes) }
         return address
     }
 
@@ -75,7 +75,9 @@ public final class LocalSocket {
         // struct ucred, which glibc shows only under _GNU_SOURCE.
         var credentials: (Int32, UInt32, UInt32) = (0, 0, 0)
         var length = socklen_t(12)
-        guard getsockopt(fd.raw, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0, length == 12 else { return nil }
+        guard unsafe getsockopt(fd.raw, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0, length == 12 else {
+            return nil
+        }
         return Peer(pid: credentials.0, user: credentials.1, group: credentials.2)
     }
 
@@ -83,7 +85,9 @@ public final class LocalSocket {
     public func send(_ bytes: [UInt8], before deadline: Deadline) -> Bool {
         var rest = bytes[...]
         while !rest.isEmpty {
-            let count = rest.withUnsafeBytes { Glibc.send(fd.raw, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+            let count = unsafe rest.withUnsafeBytes {
+                unsafe Glibc.send(fd.raw, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+            }
             if count > 0 {
                 rest = rest.dropFirst(count)
             } else if errno == EAGAIN {
@@ -130,7 +134,7 @@ public final class LocalSocket {
     private func fill(before deadline: Deadline) -> Outcome? {
         var piece = [UInt8](repeating: 0, count: 65536)
         while true {
-            let count = read(fd.raw, &piece, piece.count)
+            let count = unsafe read(fd.raw, &piece, piece.count)
             if count > 0 {
                 buffer += piece[..<count]
                 return nil
@@ -161,7 +165,7 @@ public struct Deadline: Sendable {
     func wait(_ fd: Int32, for events: Int32) -> Bool {
         while true {
             var entry = pollfd(fd: fd, events: Int16(events), revents: 0)
-            let ready = poll(&entry, 1, Int32(clamping: left))
+            let ready = unsafe poll(&entry, 1, Int32(clamping: left))
             if ready > 0 { return true }
             if ready == 0 || errno != EINTR { return false }
         }

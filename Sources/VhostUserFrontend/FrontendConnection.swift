@@ -50,7 +50,7 @@ public final class FrontendConnection {
     public func isClosed(wait: Int32 = 0) -> Bool {
         var entry = pollfd(fd: raw, events: 0, revents: 0)
         // POLLHUP comes without being asked for. A socket that only has bytes to read is not closed.
-        return poll(&entry, 1, wait) > 0 && entry.revents & Int16(POLLHUP | POLLERR) != 0
+        return unsafe poll(&entry, 1, wait) > 0 && entry.revents & Int16(POLLHUP | POLLERR) != 0
     }
 
     /// Sends bytes as they are, with descriptors beside the first one. Throws `.disconnected` when the back-end has

@@ -36,10 +36,10 @@ public final class FrontendMemory {
             } catch {
                 throw .system("cannot make \(region.bytes) bytes of shared memory", error)
             }
-            let host = file.memory.pointer + offset
+            let host = unsafe file.memory.pointer + offset
             let user = UInt64(UInt(bitPattern: host))
             files.append(file)
-            mapped.append(
+            unsafe mapped.append(
                 GuestRegion(guest: GuestAddress(region.guest), size: UInt64(region.bytes), user: user, host: host))
             told.append(
                 MemoryRegion(
@@ -53,6 +53,6 @@ public final class FrontendMemory {
 
     /// The user address of a guest address, as SET_VRING_ADDR wants it; 0 for one outside the memory.
     public func user(_ address: UInt64) -> UInt64 {
-        guest.host(address).map { UInt64(UInt(bitPattern: $0)) } ?? 0
+        unsafe guest.host(address).map { UInt64(UInt(bitPattern: $0)) } ?? 0
     }
 }

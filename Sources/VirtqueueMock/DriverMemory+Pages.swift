@@ -9,14 +9,14 @@ extension DriverMemory {
     public convenience init(_ regions: [(guest: UInt64, bytes: Int)]) {
         let pages = regions.map { GuardedPages($0.bytes) }
         let mapped = zip(regions, pages).map { region, pages in
-            GuestRegion(guest: GuestAddress(region.guest), size: UInt64(region.bytes), host: pages.start)
+            unsafe GuestRegion(guest: GuestAddress(region.guest), size: UInt64(region.bytes), host: pages.start)
         }
         self.init(adopting: mapped, owner: GuardedRegions(pages))
     }
 }
 
 /// Zeroed memory between two pages without access.
-private final class GuardedPages {
+@safe private final class GuardedPages {
     let start: UnsafeMutableRawPointer
     private let bytes: Int
     private static let page = 4096
@@ -24,16 +24,16 @@ private final class GuardedPages {
     init(_ count: Int) {
         bytes = (count + Self.page - 1) & ~(Self.page - 1)
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-        guard let base = mmap(nil, bytes + 2 * Self.page, PROT_NONE, flags, -1, 0), base != MAP_FAILED,
-            mprotect(base + Self.page, bytes, PROT_READ | PROT_WRITE) == 0
+        guard let base = unsafe mmap(nil, bytes + 2 * Self.page, PROT_NONE, flags, -1, 0), unsafe base != MAP_FAILED,
+            unsafe mprotect(base + Self.page, bytes, PROT_READ | PROT_WRITE) == 0
         else {
-            perror("mock guest memory")
+            unsafe perror("mock guest memory")
             exit(1)
         }
-        start = base + Self.page
+        unsafe start = unsafe base + Self.page
     }
 
-    deinit { munmap(start - Self.page, bytes + 2 * Self.page) }
+    deinit { unsafe munmap(start - Self.page, bytes + 2 * Self.page) }
 }
 
 /// Some of them, as one owner.

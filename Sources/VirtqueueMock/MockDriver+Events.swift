@@ -13,27 +13,27 @@ extension MockDriver {
         var old = kickedAvail
         kickedAvail = nextAvail
         if isPacked {
-            let flags = load16(device + RingLayout.eventFlagsOffset)
+            let flags = unsafe load16(device + RingLayout.eventFlagsOffset)
             guard flags == RingLayout.eventDescriptor else { return flags != RingLayout.eventDisable }
-            let wish = load16(device)
+            let wish = unsafe load16(device)
             var event = wish & ~RingLayout.eventWrapBit
             if (wish & RingLayout.eventWrapBit != 0) != availWrap { event &-= UInt16(size) }
             if nextAvail <= old { old &-= UInt16(size) }
             return Self.wants(event, new: nextAvail, old: old)
         }
-        guard features.contains(.eventIndex) else { return load16(device) & RingLayout.usedNoNotify == 0 }
-        let event = load16(device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * size)
+        guard features.contains(.eventIndex) else { return unsafe load16(device) & RingLayout.usedNoNotify == 0 }
+        let event = unsafe load16(device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * size)
         return Self.wants(event, new: nextAvail, old: old)
     }
 
     /// Tells the device that no signal is needed. A hint: signals may come all the same.
     public func disableSignals() {
         if isPacked {
-            store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDisable)
+            unsafe store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDisable)
         } else if features.contains(.eventIndex) {
-            store16(driver + RingLayout.availRingOffset + 2 * size, nextUsed &- 1)
+            unsafe store16(driver + RingLayout.availRingOffset + 2 * size, nextUsed &- 1)
         } else {
-            store16(driver, RingLayout.availNoInterrupt)
+            unsafe store16(driver, RingLayout.availNoInterrupt)
         }
     }
 
@@ -45,15 +45,15 @@ extension MockDriver {
             var wrap = usedWrap
             advance(&at, &wrap, after - 1)
             if features.contains(.eventIndex) {
-                store16(driver, at | (wrap ? RingLayout.eventWrapBit : 0))
-                release16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDescriptor)
+                unsafe store16(driver, at | (wrap ? RingLayout.eventWrapBit : 0))
+                unsafe release16(driver + RingLayout.eventFlagsOffset, RingLayout.eventDescriptor)
             } else {
-                store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventEnable)
+                unsafe store16(driver + RingLayout.eventFlagsOffset, RingLayout.eventEnable)
             }
         } else if features.contains(.eventIndex) {
-            store16(driver + RingLayout.availRingOffset + 2 * size, nextUsed &+ UInt16(after - 1))
+            unsafe store16(driver + RingLayout.availRingOffset + 2 * size, nextUsed &+ UInt16(after - 1))
         } else {
-            store16(driver, 0)
+            unsafe store16(driver, 0)
         }
         fullFence()
         return hasUsed
@@ -62,15 +62,15 @@ extension MockDriver {
     /// Where a device that has lost its memory goes on, as SET_VRING_BASE numbers it: behind what it has given back. In
     /// a packed ring that is known only for what was collected; collect first.
     public var resumePosition: UInt32 {
-        guard isPacked else { return UInt32(acquire16(device + RingLayout.usedIndexOffset)) }
+        guard isPacked else { return unsafe UInt32(acquire16(device + RingLayout.usedIndexOffset)) }
         let position = UInt32(nextUsed) | (usedWrap ? UInt32(RingLayout.eventWrapBit) : 0)
         return position | position << 16
     }
 
     /// Whether a buffer is back that was not collected yet.
     public var hasUsed: Bool {
-        guard isPacked else { return acquire16(device + RingLayout.usedIndexOffset) != nextUsed }
-        let flags = acquire16(descriptors + Int(nextUsed) * RingLayout.descriptorBytes + 14)
+        guard isPacked else { return unsafe acquire16(device + RingLayout.usedIndexOffset) != nextUsed }
+        let flags = unsafe acquire16(descriptors + Int(nextUsed) * RingLayout.descriptorBytes + 14)
         return flags & (RingLayout.flagAvail | RingLayout.flagUsed)
             == (usedWrap ? RingLayout.flagAvail | RingLayout.flagUsed : 0)
     }

@@ -6,23 +6,23 @@ extension MockDriver {
     /// Writes one descriptor of the ring, of `length` bytes at the guest's `address`. `next`: link (split) or buffer id
     /// (packed). Without `flags` they stay as they are, which in a packed ring means: not available yet.
     public func writeDescriptor(_ index: Int, address: UInt64, length: UInt32, flags: UInt16?, next: UInt16) {
-        let place = descriptors + index * RingLayout.descriptorBytes
-        place.storeBytes(of: address.littleEndian, as: UInt64.self)
-        place.storeBytes(of: length.littleEndian, toByteOffset: 8, as: UInt32.self)
-        store16(place + (isPacked ? 12 : 14), next)
-        if let flags { store16(place + (isPacked ? 14 : 12), flags) }
+        let place = unsafe descriptors + index * RingLayout.descriptorBytes
+        unsafe place.storeBytes(of: address.littleEndian, as: UInt64.self)
+        unsafe place.storeBytes(of: length.littleEndian, toByteOffset: 8, as: UInt32.self)
+        unsafe store16(place + (isPacked ? 12 : 14), next)
+        if let flags { unsafe store16(place + (isPacked ? 14 : 12), flags) }
     }
 
     /// Split: makes a head available, whatever its descriptor says.
     public func publishHead(_ head: UInt16) {
-        store16(driver + RingLayout.availRingOffset + 2 * (Int(nextAvail) % size), head)
+        unsafe store16(driver + RingLayout.availRingOffset + 2 * (Int(nextAvail) % size), head)
         nextAvail &+= 1
-        release16(driver + RingLayout.availIndexOffset, nextAvail)
+        unsafe release16(driver + RingLayout.availIndexOffset, nextAvail)
     }
 
     /// Split: sets avail.idx, whatever the ring has.
     public func claimAvailIndex(_ index: UInt16) {
-        release16(driver + RingLayout.availIndexOffset, index)
+        unsafe release16(driver + RingLayout.availIndexOffset, index)
     }
 
     /// Packed: writes one descriptor as available in the current lap, with further flags, and steps on.
@@ -34,7 +34,7 @@ extension MockDriver {
 
     /// Packed: what the device wrote at an entry of the ring, whether the device has given the entry back or not.
     public func usedEntry(_ index: Int) -> MockUsed {
-        let word = load64(descriptors + index * RingLayout.descriptorBytes + 8)
+        let word = unsafe load64(descriptors + index * RingLayout.descriptorBytes + 8)
         return MockUsed(id: UInt16(truncatingIfNeeded: word >> 32), written: UInt32(truncatingIfNeeded: word))
     }
 

@@ -33,7 +33,7 @@ public struct MockUsed: BitwiseCopyable, Equatable, Sendable {
 }
 
 /// A driver with one ring in guest memory.
-public final class MockDriver {
+@safe public final class MockDriver {
     /// Where rings and indirect tables are.
     public let memory: DriverMemory
     /// Entries of the ring.
@@ -88,8 +88,8 @@ public final class MockDriver {
         func allocate(_ bytes: Int) -> UInt64? { memory.allocate(bytes, alignment: spacing, region: region) }
         guard let descriptorArea = allocate(RingLayout.descriptorBytes * size), let driverArea = allocate(driverBytes),
             let deviceArea = allocate(deviceBytes), let tables = allocate(max(tableBytes, 1)),
-            let descriptors = memory.host(descriptorArea), let driver = memory.host(driverArea),
-            let device = memory.host(deviceArea), let tablesHost = memory.host(tables)
+            let descriptors = unsafe memory.host(descriptorArea), let driver = unsafe memory.host(driverArea),
+            let device = unsafe memory.host(deviceArea), let tablesHost = unsafe memory.host(tables)
         else { return nil }
         self.memory = memory
         self.size = size
@@ -98,11 +98,11 @@ public final class MockDriver {
         self.descriptorArea = descriptorArea
         self.driverArea = driverArea
         self.deviceArea = deviceArea
-        self.descriptors = descriptors
-        self.driver = driver
-        self.device = device
+        unsafe self.descriptors = unsafe descriptors
+        unsafe self.driver = unsafe driver
+        unsafe self.device = unsafe device
         self.tables = tables
-        self.tablesHost = tablesHost
+        unsafe self.tablesHost = unsafe tablesHost
         free = (0..<size).reversed().map { UInt16($0) }
         links = Array(repeating: -1, count: size)
         entries = Array(repeating: 0, count: size)
@@ -114,9 +114,9 @@ public final class MockDriver {
     public func startOver() {
         let driverBytes = isPacked ? RingLayout.eventBytes : RingLayout.availBytes(size: size)
         let deviceBytes = isPacked ? RingLayout.eventBytes : RingLayout.usedBytes(size: size)
-        descriptors.initializeMemory(as: UInt8.self, repeating: 0, count: RingLayout.descriptorBytes * size)
-        driver.initializeMemory(as: UInt8.self, repeating: 0, count: driverBytes)
-        device.initializeMemory(as: UInt8.self, repeating: 0, count: deviceBytes)
+        unsafe descriptors.initializeMemory(as: UInt8.self, repeating: 0, count: RingLayout.descriptorBytes * size)
+        unsafe driver.initializeMemory(as: UInt8.self, repeating: 0, count: driverBytes)
+        unsafe device.initializeMemory(as: UInt8.self, repeating: 0, count: deviceBytes)
         free = (0..<size).reversed().map { UInt16($0) }
         links = Array(repeating: -1, count: size)
         entries = Array(repeating: 0, count: size)
@@ -141,7 +141,7 @@ public final class MockDriver {
     /// for it.
     @discardableResult
     public func publish(_ buffers: [MockBuffer], indirect: Bool = false) -> UInt16? {
-        buffers.withUnsafeBufferPointer { publish($0, indirect: indirect) }
+        unsafe buffers.withUnsafeBufferPointer { unsafe publish($0, indirect: indirect) }
     }
 
     /// The same without an array, for a benchmark.
@@ -150,7 +150,7 @@ public final class MockDriver {
         let count = indirect ? 1 : buffers.count
         guard count > 0, buffers.count <= (indirect ? tableEntries : size) else { return nil }
         guard isPacked ? !free.isEmpty && freeEntries >= count : free.count >= count else { return nil }
-        let id = isPacked ? publishPacked(buffers, indirect) : publishSplit(buffers, indirect)
+        let id = unsafe isPacked ? publishPacked(buffers, indirect) : publishSplit(buffers, indirect)
         inFlight += 1
         return id
     }
@@ -158,14 +158,15 @@ public final class MockDriver {
     private func publishSplit(_ buffers: UnsafeBufferPointer<MockBuffer>, _ indirect: Bool) -> UInt16 {
         let head = free.removeLast()
         if indirect {
-            fillTable(buffers, head)
+            unsafe fillTable(buffers, head)
             writeDescriptor(
                 Int(head), address: tableAddress(head), length: UInt32(buffers.count * 16),
                 flags: RingLayout.flagIndirect, next: 0)
             links[Int(head)] = -1
         } else {
             var index = head
-            for (i, buffer) in buffers.enumerated() {
+            for i in buffers.indices {
+                let buffer = unsafe buffers[i]
                 let isLast = i == buffers.count - 1
                 let next = isLast ? 0 : free.removeLast()
                 var flags = buffer.isWritable ? RingLayout.flagWrite : 0
@@ -185,17 +186,17 @@ public final class MockDriver {
         let first = nextAvail
         var firstFlags: UInt16 = 0
         let count = indirect ? 1 : buffers.count
-        if indirect { fillTable(buffers, id) }
+        if indirect { unsafe fillTable(buffers, id) }
         for i in 0..<count {
             var flags = availWrap ? RingLayout.flagAvail : RingLayout.flagUsed
             if indirect {
                 flags |= RingLayout.flagIndirect
             } else {
-                if buffers[i].isWritable { flags |= RingLayout.flagWrite }
+                if unsafe buffers[i].isWritable { flags |= RingLayout.flagWrite }
                 if i < count - 1 { flags |= RingLayout.flagNext }
             }
-            let address = indirect ? tableAddress(id) : buffers[i].address
-            let length = indirect ? UInt32(buffers.count * 16) : buffers[i].length
+            let address = unsafe indirect ? tableAddress(id) : buffers[i].address
+            let length = unsafe indirect ? UInt32(buffers.count * 16) : buffers[i].length
             // All but the first are written completely; the other side reads none of them before the first has its
             // flags.
             writeDescriptor(
@@ -203,7 +204,7 @@ public final class MockDriver {
             if i == 0 { firstFlags = flags }
             advance(&nextAvail, &availWrap, 1)
         }
-        release16(descriptors + Int(first) * RingLayout.descriptorBytes + 14, firstFlags)
+        unsafe release16(descriptors + Int(first) * RingLayout.descriptorBytes + 14, firstFlags)
         entries[Int(id)] = count
         freeEntries -= count
         return id
@@ -214,15 +215,16 @@ public final class MockDriver {
     }
 
     private func fillTable(_ buffers: UnsafeBufferPointer<MockBuffer>, _ id: UInt16) {
-        let table = tablesHost + Int(id) * tableEntries * RingLayout.descriptorBytes
-        for (i, buffer) in buffers.enumerated() {
+        let table = unsafe tablesHost + Int(id) * tableEntries * RingLayout.descriptorBytes
+        for i in buffers.indices {
+            let buffer = unsafe buffers[i]
             var flags = buffer.isWritable ? RingLayout.flagWrite : 0
             if !isPacked, i < buffers.count - 1 { flags |= RingLayout.flagNext }
-            let place = table + i * RingLayout.descriptorBytes
-            place.storeBytes(of: buffer.address.littleEndian, as: UInt64.self)
-            place.storeBytes(of: buffer.length.littleEndian, toByteOffset: 8, as: UInt32.self)
-            store16(place + 12, isPacked ? 0 : flags)
-            store16(place + 14, isPacked ? flags : UInt16(i + 1))
+            let place = unsafe table + i * RingLayout.descriptorBytes
+            unsafe place.storeBytes(of: buffer.address.littleEndian, as: UInt64.self)
+            unsafe place.storeBytes(of: buffer.length.littleEndian, toByteOffset: 8, as: UInt32.self)
+            unsafe store16(place + 12, isPacked ? 0 : flags)
+            unsafe store16(place + 14, isPacked ? flags : UInt16(i + 1))
         }
     }
 
@@ -251,10 +253,10 @@ public final class MockDriver {
     }
 
     private func collectSplit() -> MockUsed? {
-        guard acquire16(device + RingLayout.usedIndexOffset) != nextUsed else { return nil }
-        let place = device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * (Int(nextUsed) % size)
-        let id = UInt32(littleEndian: place.load(as: UInt32.self))
-        let written = UInt32(littleEndian: place.load(fromByteOffset: 4, as: UInt32.self))
+        guard unsafe acquire16(device + RingLayout.usedIndexOffset) != nextUsed else { return nil }
+        let place = unsafe device + RingLayout.usedRingOffset + RingLayout.usedElementBytes * (Int(nextUsed) % size)
+        let id = unsafe UInt32(littleEndian: place.load(as: UInt32.self))
+        let written = unsafe UInt32(littleEndian: place.load(fromByteOffset: 4, as: UInt32.self))
         nextUsed &+= 1
         inFlight -= 1
         var index = Int32(truncatingIfNeeded: id)
@@ -268,8 +270,8 @@ public final class MockDriver {
     }
 
     private func collectPacked() -> MockUsed? {
-        let place = descriptors + Int(nextUsed) * RingLayout.descriptorBytes
-        let word = acquire64(place + 8)
+        let place = unsafe descriptors + Int(nextUsed) * RingLayout.descriptorBytes
+        let word = unsafe acquire64(place + 8)
         let flags = UInt16(truncatingIfNeeded: word >> 48) & (RingLayout.flagAvail | RingLayout.flagUsed)
         guard flags == (usedWrap ? RingLayout.flagAvail | RingLayout.flagUsed : 0) else { return nil }
         let id = UInt16(truncatingIfNeeded: word >> 32)

@@ -10,9 +10,9 @@ extension ChainReader {
         var done = 0
         while done < memory.count, let base = memory.baseAddress {
             let part = min(memory.count - done, 1 << 30)
-            var list = iovec(iov_base: base + done, iov_len: part)
-            let finished = withUnsafePointer(to: &list) { list in
-                perform(
+            var list = unsafe iovec(iov_base: base + done, iov_len: part)
+            let finished = unsafe withUnsafePointer(to: &list) { list in
+                unsafe perform(
                     BlockRequest(
                         .write, slot: UInt32(depth), guest: guest + UInt64(done), length: UInt64(part), iovecs: list,
                         iovecCount: 1))
@@ -27,7 +27,7 @@ extension ChainReader {
         var done: UInt64 = 0
         while done < length {
             let part = min(length - done, 1 << 30)
-            let finished = perform(
+            let finished = unsafe perform(
                 BlockRequest(
                     .writeZeroes, slot: UInt32(depth), guest: guest + done, length: part, mayUnmap: mayUnmap))
             try check(finished, "zeroing", guest + done)
@@ -37,7 +37,7 @@ extension ChainReader {
 
     /// All that was written is on the disk when this returns.
     public func flush() throws(ImageError) {
-        try check(perform(BlockRequest(.flush, slot: UInt32(depth))), "flushing", GuestOffset(0))
+        try unsafe check(perform(BlockRequest(.flush, slot: UInt32(depth))), "flushing", GuestOffset(0))
     }
 
     private func perform(_ request: BlockRequest) -> RequestEngine.Finished {

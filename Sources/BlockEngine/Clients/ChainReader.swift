@@ -36,7 +36,7 @@ public final class ChainReader {
         var done = 0
         while done < memory.count, let base = memory.baseAddress {
             let part = min(memory.count - done, 1 << 30)
-            engine.submitRead(slot: depth, guest: guest + UInt64(done), buffer: base + done, length: part)
+            unsafe engine.submitRead(slot: depth, guest: guest + UInt64(done), buffer: base + done, length: part)
             while true {
                 let finished = next()
                 guard finished.slot == UInt32(depth) else {
@@ -53,9 +53,9 @@ public final class ChainReader {
     /// The disk's bytes at `guest`.
     public func read(_ guest: GuestOffset, count: Int) throws(ImageError) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: count)
-        let result: Result<Void, ImageError> = bytes.withUnsafeMutableBytes { memory in
+        let result: Result<Void, ImageError> = unsafe bytes.withUnsafeMutableBytes { memory in
             do throws(ImageError) {
-                return .success(try read(guest, into: memory))
+                return unsafe .success(try read(guest, into: memory))
             } catch {
                 return .failure(error)
             }
@@ -70,7 +70,7 @@ public final class ChainReader {
     public func submit(slot: Int, _ guest: GuestOffset, _ buffer: UnsafeMutableRawPointer, length: Int) {
         precondition(slot >= 0 && slot < depth, "no such slot")
         pipelined += 1
-        engine.submitRead(slot: slot, guest: guest, buffer: buffer, length: length)
+        unsafe engine.submitRead(slot: slot, guest: guest, buffer: buffer, length: length)
     }
 
     /// How many reads are submitted and not handed back.

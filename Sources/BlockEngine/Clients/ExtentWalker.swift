@@ -90,7 +90,7 @@ public struct ExtentWalker {
         guard Int(table.file) < chain.files.count, table.length > 0, table.length <= 64 << 20 else { return false }
         do throws(ImageError) {
             let bytes = try chain.files[Int(table.file)].read(at: table.host, count: Int(table.length))
-            bytes.withUnsafeBytes { chain.supply(table, $0) }
+            unsafe bytes.withUnsafeBytes { unsafe chain.supply(table, $0) }
             return true
         } catch {
             return false

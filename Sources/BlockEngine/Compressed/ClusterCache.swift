@@ -24,7 +24,7 @@ struct ClusterKey: Equatable, BitwiseCopyable {
 }
 
 /// One decoded cluster, or the place of one that is on its way.
-struct CachedCluster: TableRecord {
+@safe struct CachedCluster: TableRecord {
     typealias Index = CachedClusterIndex
 
     var key: ClusterKey
@@ -40,7 +40,7 @@ struct CachedCluster: TableRecord {
 }
 
 /// Decoded clusters up to a number of bytes; the one unused for longest goes first.
-struct ClusterCache: ~Copyable {
+@safe struct ClusterCache: ~Copyable {
     /// One record and one bucket, empty, before there is a first cluster: most images have none.
     private(set) var records: RecordTable<CachedCluster>
     private var buckets: UnsafeMutablePointer<CachedClusterIndex>
@@ -55,12 +55,12 @@ struct ClusterCache: ~Copyable {
     init(bytes: Int) {
         limit = bytes
         records = RecordTable(count: 1, of: Self.empty)
-        buckets = slab(1, of: .none)
+        unsafe buckets = unsafe slab(1, of: .none)
         list = FreeList<CachedClusterIndex>(count: 0)
     }
 
     private static var empty: CachedCluster {
-        CachedCluster(key: ClusterKey(Extent(guest: GuestOffset(0), length: 0, kind: .zero)))
+        unsafe CachedCluster(key: ClusterKey(Extent(guest: GuestOffset(0), length: 0, kind: .zero)))
     }
 
     private mutating func grow() {
@@ -70,10 +70,10 @@ struct ClusterCache: ~Copyable {
         var bucketCount = 16
         while bucketCount < count { bucketCount *= 2 }
         records.deallocate()
-        buckets.deallocate()
+        unsafe buckets.deallocate()
         list.free()
         records = RecordTable(count: count, of: Self.empty)
-        buckets = slab(bucketCount, of: .none)
+        unsafe buckets = unsafe slab(bucketCount, of: .none)
         bucketMask = UInt64(bucketCount - 1)
         list = FreeList<CachedClusterIndex>(count: count)
     }
@@ -81,24 +81,24 @@ struct ClusterCache: ~Copyable {
     func free() {
         var index = oldest
         while index.exists {
-            records[index].bytes?.deallocate()
+            unsafe records[index].bytes?.deallocate()
             index = records[index].newer
         }
         for i in 0...Int(bucketMask) {
-            var index = buckets[i]
+            var index = unsafe buckets[i]
             while index.exists {
-                if records[index].isLoading { records[index].bytes?.deallocate() }
+                if records[index].isLoading { unsafe records[index].bytes?.deallocate() }
                 index = records[index].nextInBucket
             }
         }
         records.deallocate()
-        buckets.deallocate()
+        unsafe buckets.deallocate()
         list.free()
     }
 
     /// The entry of a cluster, decoded or on its way; `none` if there is none.
     @inline(__always) func find(_ key: ClusterKey) -> CachedClusterIndex {
-        var index = buckets[Int(key.hash & bucketMask)]
+        var index = unsafe buckets[Int(key.hash & bucketMask)]
         while index.exists, records[index].key != key { index = records[index].nextInBucket }
         return index
     }
@@ -109,27 +109,27 @@ struct ClusterCache: ~Copyable {
         var bytes: UnsafeMutableRawPointer?
         while list.available == 0 || (used &+ size > limit && used > 0) {
             guard oldest.exists else {
-                bytes?.deallocate()
+                unsafe bytes?.deallocate()
                 return .none
             }
             let victim = oldest
             // The usual case: the new one moves into the memory of the old one.
-            if bytes == nil, records[victim].size == size {
-                bytes = records[victim].bytes
-                records[victim].bytes = nil
+            if unsafe bytes == nil, records[victim].size == size {
+                unsafe bytes = unsafe records[victim].bytes
+                unsafe records[victim].bytes = nil
             }
             remove(victim)
         }
         let index = list.take()
         records[index].key = key
         records[index].size = size
-        records[index].bytes = bytes ?? .allocate(byteCount: size, alignment: 64)
+        unsafe records[index].bytes = unsafe bytes ?? .allocate(byteCount: size, alignment: 64)
         records[index].isLoading = true
         records[index].waiters = IndexQueue<Transfer>()
         used &+= size
         let bucket = Int(key.hash & bucketMask)
-        records[index].nextInBucket = buckets[bucket]
-        buckets[bucket] = index
+        records[index].nextInBucket = unsafe buckets[bucket]
+        unsafe buckets[bucket] = index
         return index
     }
 
@@ -150,15 +150,15 @@ struct ClusterCache: ~Copyable {
     mutating func remove(_ index: CachedClusterIndex) {
         if !records[index].isLoading { detach(index) }
         let bucket = Int(records[index].key.hash & bucketMask)
-        if buckets[bucket] == index {
-            buckets[bucket] = records[index].nextInBucket
+        if unsafe buckets[bucket] == index {
+            unsafe buckets[bucket] = records[index].nextInBucket
         } else {
-            var before = buckets[bucket]
+            var before = unsafe buckets[bucket]
             while records[before].nextInBucket != index { before = records[before].nextInBucket }
             records[before].nextInBucket = records[index].nextInBucket
         }
-        records[index].bytes?.deallocate()
-        records[index].bytes = nil
+        unsafe records[index].bytes?.deallocate()
+        unsafe records[index].bytes = nil
         used &-= records[index].size
         list.give(index)
     }

@@ -7,7 +7,7 @@ import ImageChain
 import LinuxIO
 
 /// A compressed stream on its way.
-struct ClusterLoad: TableRecord {
+@safe struct ClusterLoad: TableRecord {
     typealias Index = ClusterLoadIndex
 
     /// The cache entry it will fill.
@@ -38,10 +38,10 @@ struct ClusterLoads: ~Copyable {
         records[index].got = 0
         records[index].retries = 0
         if records[index].capacity < length {
-            records[index].buffer?.deallocate()
+            unsafe records[index].buffer?.deallocate()
             // Streams of one image have similar sizes: whole 64 KiB steps, so that few buffers grow twice.
             let capacity = (length + 0xffff) & ~0xffff
-            records[index].buffer = .allocate(byteCount: capacity, alignment: 4096)
+            unsafe records[index].buffer = .allocate(byteCount: capacity, alignment: 4096)
             records[index].capacity = capacity
         }
         return index
@@ -49,14 +49,14 @@ struct ClusterLoads: ~Copyable {
     mutating func give(_ index: ClusterLoadIndex) { list.give(index) }
 
     func free() {
-        for i in 0..<count { records[ClusterLoadIndex(i)].buffer?.deallocate() }
+        for i in 0..<count { unsafe records[ClusterLoadIndex(i)].buffer?.deallocate() }
         records.deallocate()
         list.free()
     }
 }
 
 /// Where a compressed cluster's bytes are.
-enum ClusterAnswer {
+@safe enum ClusterAnswer {
     /// Decoded, in memory until the next cluster is asked for.
     case cached(UnsafeMutableRawPointer)
     /// On their way already.
@@ -70,7 +70,7 @@ enum ClusterAnswer {
 }
 
 /// What came of a stream's read.
-enum ClusterOutcome {
+@safe enum ClusterOutcome {
     /// The rest of the stream must be asked for.
     case again
     /// The cluster's bytes, in memory until the next cluster is asked for, and the transfers that wait for them.
@@ -117,8 +117,8 @@ struct ClusterReader: ~Copyable {
         var entry = cache.find(key)
         if entry.exists, !cache.records[entry].isLoading {
             cache.touch(entry)
-            guard let bytes = cache.records[entry].bytes else { return .malformed }
-            return .cached(bytes)
+            guard let bytes = unsafe cache.records[entry].bytes else { return .malformed }
+            return unsafe .cached(bytes)
         }
         guard mayWait, entry.exists || loads.available > 0 else { return .full }
         if entry.exists { return .loading(entry) }
@@ -140,7 +140,7 @@ struct ClusterReader: ~Copyable {
         let key = cache.records[loads.records[load].entry].key
         let got = loads.records[load].got
         // Every load that was taken has a buffer.
-        return ring.prepareRead(
+        return unsafe ring.prepareRead(
             fd: files[key.file].buffered, buffer: loads.records[load].buffer.unsafelyUnwrapped + Int(got),
             count: key.length &- got, offset: key.host &+ UInt64(got), userData: userData)
     }
@@ -161,13 +161,13 @@ struct ClusterReader: ~Copyable {
         let error = result < 0 ? 0 &- result : decode(load, entry, chain)
         loads.give(load)
         let waiters = cache.records[entry].waiters.takeAll()
-        let bytes = cache.records[entry].bytes
-        guard error == 0, let bytes else {
+        let bytes = unsafe cache.records[entry].bytes
+        guard error == 0, let bytes = unsafe bytes else {
             cache.remove(entry)
             return .failed(error != 0 ? error : EIO, waiters: waiters)
         }
         cache.ready(entry)
-        return .decoded(bytes, waiters: waiters)
+        return unsafe .decoded(bytes, waiters: waiters)
     }
 
     /// 0, or the errno for all that wait for the cluster.
@@ -176,7 +176,7 @@ struct ClusterReader: ~Copyable {
         let cluster = cache.records[entry]
         if decoder == nil { decoder = ClusterDecoder() }
         guard let decoder else { return ENOMEM }
-        let decoded = decoder.decode(
+        let decoded = unsafe decoder.decode(
             chain.compression(ofLayer: cluster.key.layer),
             from: UnsafeRawBufferPointer(start: stream.buffer, count: Int(stream.got)),
             into: UnsafeMutableRawBufferPointer(start: cluster.bytes, count: cluster.size))

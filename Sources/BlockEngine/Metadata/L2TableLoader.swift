@@ -5,7 +5,7 @@ import Glibc
 import LinuxIO
 
 /// A table on its way.
-private struct TableLoad: TableRecord {
+@safe private struct TableLoad: TableRecord {
     typealias Index = TableLoadIndex
 
     var read = TableRead(layer: 0, file: 0, host: HostOffset(0), length: 0, token: 0)
@@ -31,7 +31,7 @@ enum TableWait {
 }
 
 /// What came of a table's read.
-enum TableOutcome {
+@safe enum TableOutcome {
     /// The rest of the table must be asked for.
     case again
     /// The table's bytes (fewer than asked for where the file ends), valid until the next table is asked for.
@@ -61,7 +61,7 @@ struct L2TableLoader: ~Copyable {
     var count: Int { records.count }
 
     func free() {
-        for i in 0..<records.count { records[TableLoadIndex(i)].buffer?.deallocate() }
+        for i in 0..<records.count { unsafe records[TableLoadIndex(i)].buffer?.deallocate() }
         records.deallocate()
     }
 
@@ -89,7 +89,7 @@ struct L2TableLoader: ~Copyable {
         let table = records[load].read
         let got = records[load].got
         // Every load that was taken has a buffer.
-        return ring.prepareRead(
+        return unsafe ring.prepareRead(
             fd: files[table.file].buffered, buffer: records[load].buffer.unsafelyUnwrapped + got,
             count: table.length &- UInt32(truncatingIfNeeded: got), offset: table.host.bytes &+ UInt64(got),
             userData: userData)
@@ -111,8 +111,8 @@ struct L2TableLoader: ~Copyable {
         give(load)
         // A result of 0 is the end of the file: the map judges what a cut table means.
         guard result >= 0 else { return .failed(table, 0 &- result, waiters: waiters) }
-        let bytes = UnsafeRawBufferPointer(start: records[load].buffer, count: records[load].got)
-        return .loaded(table, bytes, waiters: waiters)
+        let bytes = unsafe UnsafeRawBufferPointer(start: records[load].buffer, count: records[load].got)
+        return unsafe .loaded(table, bytes, waiters: waiters)
     }
 
     private func find(_ table: TableRead) -> TableLoadIndex {
@@ -133,8 +133,8 @@ struct L2TableLoader: ~Copyable {
             records[load].retries = 0
             let needed = Int(table.length)
             if records[load].capacity < needed {
-                records[load].buffer?.deallocate()
-                records[load].buffer = .allocate(byteCount: needed, alignment: 4096)
+                unsafe records[load].buffer?.deallocate()
+                unsafe records[load].buffer = .allocate(byteCount: needed, alignment: 4096)
                 records[load].capacity = needed
             }
             used += 1

@@ -18,7 +18,7 @@ public struct GuestMemoryFile: BitwiseCopyable, Sendable {
 }
 
 /// All files that the callers' memory consists of.
-struct GuestMemoryFiles: BitwiseCopyable {
+@safe struct GuestMemoryFiles: BitwiseCopyable {
     private var files: UnsafeMutablePointer<GuestMemoryFile>?
     private var count = 0
     /// Where the last one was found: nearly always where the next one is.
@@ -31,24 +31,26 @@ struct GuestMemoryFiles: BitwiseCopyable {
         count = next.count
         guard count > 0 else { return }
         let copy = UnsafeMutablePointer<GuestMemoryFile>.allocate(capacity: count)
-        for (i, file) in next.enumerated() { (copy + i).initialize(to: file) }
-        files = copy
+        for (i, file) in next.enumerated() { unsafe (copy + i).initialize(to: file) }
+        unsafe files = unsafe copy
     }
 
     mutating func free() {
-        files?.deallocate()
-        files = nil
+        unsafe files?.deallocate()
+        unsafe files = nil
         count = 0
         last = 0
     }
 
     /// The file that has the `length` bytes at `memory`, and where; nil when none has them all.
     @inline(__always) mutating func find(_ memory: UnsafeRawPointer, _ length: Int) -> (fd: Int32, offset: UInt64)? {
-        guard let files else { return nil }
+        guard let files = unsafe files else { return nil }
         for _ in 0..<count {
-            let at = UInt(bitPattern: memory) &- files[last].start
-            if at < UInt(bitPattern: files[last].count), length <= files[last].count &- Int(bitPattern: at) {
-                return (files[last].fd, files[last].offset &+ UInt64(at))
+            let at = unsafe UInt(bitPattern: memory) &- files[last].start
+            if unsafe at < UInt(bitPattern: files[last].count),
+                unsafe length <= files[last].count &- Int(bitPattern: at)
+            {
+                return unsafe (files[last].fd, files[last].offset &+ UInt64(at))
             }
             last = last &+ 1 < count ? last &+ 1 : 0
         }

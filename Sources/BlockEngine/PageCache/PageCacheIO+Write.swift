@@ -33,13 +33,13 @@ extension PageCacheIO {
     ) -> Bool {
         if moveTogether(memory, at: at, length, plainFile, host, isWrite: true) { return true }
         guard mayWriteNow(length) else { return false }
-        if let base = memory.base { return writeRange(host, base + at, length, isNew: isNew) }
+        if let base = unsafe memory.base { return unsafe writeRange(host, base + at, length, isNew: isNew) }
         return writeList(memory, at, length, host)
     }
 
     /// Writes `length` bytes of a buffer of the engine's own. False: the ring does it (again).
     mutating func writeBuffer(_ host: UInt64, _ buffer: UnsafeRawPointer, _ length: Int) -> Bool {
-        mayWriteNow(length) && writeRange(host, buffer, length, isNew: true)
+        unsafe mayWriteNow(length) && writeRange(host, buffer, length, isNew: true)
     }
 
     @inline(__always) private func mayWriteNow(_ length: Int) -> Bool {
@@ -54,18 +54,18 @@ extension PageCacheIO {
     ) -> Bool {
         let start = startTimer(plainFile)
         defer { stopTimer(plainFile, start) }
-        if !isNew, writeMapped(host, base, length) { return true }
+        if !isNew, unsafe writeMapped(host, base, length) { return true }
         if cut.isCut { return false }
-        let written = pwrite(files[plainFile].data, base, length, off_t(truncatingIfNeeded: host))
+        let written = unsafe pwrite(files[plainFile].data, base, length, off_t(truncatingIfNeeded: host))
         if written == length { wrotePages(host, length) }
         return written == length
     }
 
     private mutating func writeList(_ memory: RequestMemory, _ at: Int, _ length: Int, _ host: UInt64) -> Bool {
         if cut.isCut { return false }
-        let count = memory.slice(at: at, length: length, into: list)
+        let count = unsafe memory.slice(at: at, length: length, into: list)
         let start = startTimer(plainFile)
-        let written = VectorTransfer.write(files[plainFile].data, list, count, at: host)
+        let written = unsafe VectorTransfer.write(files[plainFile].data, list, count, at: host)
         stopTimer(plainFile, start)
         if written == length { wrotePages(host, length) }
         return written == length
@@ -78,14 +78,14 @@ extension PageCacheIO {
         let pages = files[plainFile].pages
         // Pieces of a copy end between the pages of the caller's memory: that must not be inside a sector.
         guard length <= files[plainFile].mappedWrite, UInt(bitPattern: base) & 511 == 0, host & 511 == 0,
-            let source = sources.find(base, length), mayTouch(plainFile)
+            let source = unsafe sources.find(base, length), mayTouch(plainFile)
         else { return false }
         if !pages.holds(host, length) {
             // A write to the file would do to make them known, but with large folios it takes longer than all of this.
             guard look(plainFile, host, length) else { return false }
         }
-        let place = pages.base + Int(truncatingIfNeeded: host)
-        guard pread(source.fd, place, length, off_t(truncatingIfNeeded: source.offset)) == length else {
+        let place = unsafe pages.base + Int(truncatingIfNeeded: host)
+        guard unsafe pread(source.fd, place, length, off_t(truncatingIfNeeded: source.offset)) == length else {
             forget(plainFile, host, UInt64(length))
             cut.suspect()
             return false

@@ -7,7 +7,7 @@ import ImageChain
 import LinuxIO
 
 /// What the page cache needs of a file, without touching the class.
-struct PageCacheFile: TableRecord {
+@safe struct PageCacheFile: TableRecord {
     typealias Index = UInt16
 
     /// The descriptor that data goes by.
@@ -35,7 +35,7 @@ struct PageCacheFile: TableRecord {
         pages = window.pages
         // The file system of a disk is asked about each page that becomes dirty; about a long write it is asked once.
         mappedWrite = writesInline ? file.isTmpfs ? PageCacheIO.mappedCopyLimit : 64 << 10 : 0
-        self.window = Unmanaged.passUnretained(window)
+        unsafe self.window = unsafe Unmanaged.passUnretained(window)
     }
 }
 
@@ -49,7 +49,7 @@ enum PageCacheRead {
 }
 
 /// Moves bytes of files whose pages are in memory. Never waits for a disk, as far as that can be told beforehand.
-struct PageCacheIO: ~Copyable {
+@safe struct PageCacheIO: ~Copyable {
     let files: RecordTable<PageCacheFile>
     /// The file of the active image's data, to which all writes go.
     let plainFile: UInt16
@@ -79,14 +79,14 @@ struct PageCacheIO: ~Copyable {
         plainFile = chain.activeDataFile
         cut = CutMonitor(chain)
         self.helper = helper
-        list = .allocate(capacity: maxIovecs)
+        unsafe list = .allocate(capacity: maxIovecs)
     }
 
     mutating func free() {
         files.deallocate()
         sources.free()
         batch.free()
-        list.deallocate()
+        unsafe list.deallocate()
     }
 
     // MARK: reads
@@ -97,16 +97,16 @@ struct PageCacheIO: ~Copyable {
     ) -> PageCacheRead {
         let pages = files[plainFile].pages
         guard pages.holds(host, length) else { return .absent }
-        guard length <= MappedReadBatch.longest else { return readLong(host, base, length) }
+        guard length <= MappedReadBatch.longest else { return unsafe readLong(host, base, length) }
         guard mayTouch(plainFile) else { return .absent }
-        batch.push(request, PageCopy(from: pages, host, to: base, length))
+        unsafe batch.push(request, PageCopy(from: pages, host, to: base, length))
         return .queued
     }
 
     @inline(never) private mutating func readLong(
         _ host: UInt64, _ base: UnsafeMutableRawPointer, _ length: Int
     ) -> PageCacheRead {
-        read(RequestMemory(base: base), at: 0, length, plainFile, host) ? .done : .absent
+        unsafe read(RequestMemory(base: base), at: 0, length, plainFile, host) ? .done : .absent
     }
 
     /// Reads `length` bytes of a file into a request's memory from its byte `at` on. False: nothing that counts was done.
@@ -114,8 +114,8 @@ struct PageCacheIO: ~Copyable {
         _ memory: RequestMemory, at: Int, _ length: Int, _ file: UInt16, _ host: UInt64
     ) -> Bool {
         if moveTogether(memory, at: at, length, file, host, isWrite: false) { return true }
-        guard let base = memory.base else { return false }
-        return readMapped(file, host, base + at, length)
+        guard let base = unsafe memory.base else { return false }
+        return unsafe readMapped(file, host, base + at, length)
     }
 
     private mutating func readMapped(
@@ -123,8 +123,8 @@ struct PageCacheIO: ~Copyable {
     ) -> Bool {
         let pages = files[file].pages
         guard pages.holds(host, length), length <= PageCacheIO.mappedCopyLimit, mayTouch(file) else { return false }
-        if pages.copy(host, to: base, length),
-            !isCut(file, host, length, last: base.load(fromByteOffset: length &- 1, as: UInt8.self))
+        if unsafe pages.copy(host, to: base, length),
+            unsafe !isCut(file, host, length, last: base.load(fromByteOffset: length &- 1, as: UInt8.self))
         {
             mapped &+= 1
             return true
@@ -141,7 +141,7 @@ struct PageCacheIO: ~Copyable {
 
     /// Whether the file is so long that it has the byte before `end`.
     @inline(never) private func reaches(_ file: UInt16, _ end: UInt64) -> Bool {
-        files[file].window?._withUnsafeGuaranteedRef { $0.reaches(end) } ?? false
+        unsafe files[file].window?._withUnsafeGuaranteedRef { $0.reaches(end) } ?? false
     }
 
     // MARK: reads that wait for each other
@@ -159,21 +159,21 @@ struct PageCacheIO: ~Copyable {
         batch.clear()
         var first = 0
         while first < count {
-            let copied = PageCopy.run(batch.copies + first, count &- first)
+            let copied = unsafe PageCopy.run(batch.copies + first, count &- first)
             let end = batch.lastByteInDoubt(first, copied, in: files[plainFile].pages)
             if end == 0 || reaches(plainFile, end) {
                 for i in 0..<copied {
-                    requests[batch.requests[first &+ i]].state = .finished
-                    done.push(batch.requests[first &+ i], in: requests)
+                    unsafe requests[batch.requests[first &+ i]].state = .finished
+                    unsafe done.push(batch.requests[first &+ i], in: requests)
                 }
                 mapped &+= UInt64(truncatingIfNeeded: copied)
             } else {
-                for i in 0..<copied { lost.push(batch.requests[first &+ i], in: requests) }
+                for i in 0..<copied { unsafe lost.push(batch.requests[first &+ i], in: requests) }
                 forgetAll(plainFile)
             }
             first &+= copied
             if first < count {
-                lost.push(batch.requests[first], in: requests)
+                unsafe lost.push(batch.requests[first], in: requests)
                 forgetAll(plainFile)
                 first &+= 1
             }
@@ -204,7 +204,7 @@ struct PageCacheIO: ~Copyable {
     /// Looks whether pages are in memory, unless that is hardly likely.
     @inline(never) mutating func look(_ file: UInt16, _ host: UInt64, _ length: Int) -> Bool {
         guard backoff.shouldProbe(), !faults.isPaused else { return false }
-        files[file].window?._withUnsafeGuaranteedRef { $0.look(host, length) }
+        unsafe files[file].window?._withUnsafeGuaranteedRef { $0.look(host, length) }
         let found = files[file].pages.holds(host, length)
         backoff.record(found)
         return found
@@ -214,23 +214,23 @@ struct PageCacheIO: ~Copyable {
     @inline(__always) func wrotePages(_ host: UInt64, _ length: Int) {
         let pages = files[plainFile].pages
         guard pages.isThere, !pages.holds(host, length) else { return }
-        files[plainFile].window?._withUnsafeGuaranteedRef { $0.wrote(host, length) }
+        unsafe files[plainFile].window?._withUnsafeGuaranteedRef { $0.wrote(host, length) }
     }
 
     /// The pages are gone from memory, or are about to go.
     func forget(_ file: UInt16, _ host: UInt64, _ length: UInt64) {
-        files[file].window?._withUnsafeGuaranteedRef { $0.forget(host, length) }
+        unsafe files[file].window?._withUnsafeGuaranteedRef { $0.forget(host, length) }
     }
 
     @inline(never) private func forgetAll(_ file: UInt16) {
-        files[file].window?._withUnsafeGuaranteedRef { $0.forgetAll() }
+        unsafe files[file].window?._withUnsafeGuaranteedRef { $0.forgetAll() }
     }
 }
 
 /// Reads whose pages are in memory wait for each other: then the processor can look for all their pages at once, which takes
 /// longer than the rest of a request when it is done one by one. These are copies out of the mapping of one file, each a whole
 /// request.
-struct MappedReadBatch: BitwiseCopyable {
+@safe struct MappedReadBatch: BitwiseCopyable {
     static let limit = 16
     /// The longest copy that is put off, in bytes: longer ones find their pages meanwhile.
     static let longest = 16 << 10
@@ -239,20 +239,20 @@ struct MappedReadBatch: BitwiseCopyable {
     private(set) var count = 0
 
     init() {
-        copies = slab(MappedReadBatch.limit, of: PageCopy())
-        requests = slab(MappedReadBatch.limit, of: .none)
+        unsafe copies = unsafe slab(MappedReadBatch.limit, of: PageCopy())
+        unsafe requests = unsafe slab(MappedReadBatch.limit, of: .none)
     }
     func free() {
-        copies.deallocate()
-        requests.deallocate()
+        unsafe copies.deallocate()
+        unsafe requests.deallocate()
     }
 
     @inline(__always) var isEmpty: Bool { count == 0 }
     @inline(__always) var isFull: Bool { count == MappedReadBatch.limit }
 
     @inline(__always) mutating func push(_ request: RequestIndex, _ copy: PageCopy) {
-        copies[count] = copy
-        requests[count] = request
+        unsafe copies[count] = copy
+        unsafe requests[count] = request
         count &+= 1
     }
     @inline(__always) mutating func clear() { count = 0 }
@@ -260,7 +260,9 @@ struct MappedReadBatch: BitwiseCopyable {
     /// The position in the file up to which it must reach for `count` copies to be its bytes; 0: they are for certain.
     @inline(__always) func lastByteInDoubt(_ first: Int, _ count: Int, in pages: MappedPages) -> UInt64 {
         var end: UInt64 = 0
-        for i in first..<first &+ count where copies[i].endsInZero { end = max(end, copies[i].end(in: pages)) }
+        for i in first..<first &+ count where unsafe copies[i].endsInZero {
+            end = unsafe max(end, copies[i].end(in: pages))
+        }
         return end
     }
 }

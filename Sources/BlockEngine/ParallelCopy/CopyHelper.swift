@@ -4,7 +4,7 @@ import Glibc
 import LinuxIO
 
 /// A second thread that helps one worker with its long copies. Created, used and dropped by that worker.
-public final class CopyHelper {
+@safe public final class CopyHelper {
     private let work: CopyWorkQueue
     private var thread: WorkerThread?
     private let list: UnsafeMutablePointer<iovec>
@@ -32,13 +32,13 @@ public final class CopyHelper {
         self.least = least
         self.chunkBytes = chunkBytes
         self.maxIovecs = maxIovecs
-        list = .allocate(capacity: maxIovecs)
+        unsafe list = .allocate(capacity: maxIovecs)
     }
 
     deinit {
         work.quit()
         thread.take()?.join()
-        list.deallocate()
+        unsafe list.deallocate()
     }
 
     /// Whether the helper lately paid off, or it is time to try again.
@@ -49,7 +49,7 @@ public final class CopyHelper {
     func run(_ copy: ParallelCopy) -> Int? {
         work.offer(copy)
         var isWhole = true
-        while isWhole, let chunk = work.takeFirst() { isWhole = copy.move(chunk, list) }
+        while isWhole, let chunk = work.takeFirst() { isWhole = unsafe copy.move(chunk, list) }
         let others = work.withdraw()
         let waited = work.wait(for: others)
         backoff.record(others, waited: waited, at: MonotonicClock.coarse())

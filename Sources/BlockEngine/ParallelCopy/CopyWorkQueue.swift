@@ -5,7 +5,7 @@ import LinuxIO
 import Synchronization
 
 /// The worker offers copies here, and the helper takes chunks of them.
-final class CopyWorkQueue: Sendable {
+@safe final class CopyWorkQueue: Sendable {
     /// The copy, written by the worker while the helper holds no chunk.
     private nonisolated(unsafe) let copy: UnsafeMutablePointer<ParallelCopy?>
     /// The chunks that are left: bits 32-63 number of the offer, bits 16-31 first chunk, bits 0-15 one past the last.
@@ -20,17 +20,17 @@ final class CopyWorkQueue: Sendable {
     init?() {
         guard let wakeup = try? EventFD() else { return nil }
         self.wakeup = wakeup
-        copy = .allocate(capacity: 1)
-        copy.initialize(to: nil)
+        unsafe copy = .allocate(capacity: 1)
+        unsafe copy.initialize(to: nil)
     }
 
-    deinit { copy.deallocate() }
+    deinit { unsafe copy.deallocate() }
 
     // MARK: the worker
 
     /// Offers a copy. The last one must be withdrawn and waited for before.
     func offer(_ next: ParallelCopy) {
-        copy.pointee = next
+        unsafe copy.pointee = next
         ended.store(0, ordering: .relaxed)
         failed.store(false, ordering: .relaxed)
         let number = (free.load(ordering: .relaxed) >> 32) &+ 1
@@ -58,7 +58,7 @@ final class CopyWorkQueue: Sendable {
             let end = seen & 0xffff
             let (isMine, now) = free.compareExchange(
                 expected: seen, desired: seen & ~0xffff_ffff | end << 16 | end, ordering: .acquiringAndReleasing)
-            if isMine { return (copy.pointee?.chunkCount ?? 0) &- Int(end) }
+            if isMine { return unsafe (copy.pointee?.chunkCount ?? 0) &- Int(end) }
             seen = now
         }
     }
@@ -95,8 +95,8 @@ final class CopyWorkQueue: Sendable {
             free.compareExchange(expected: seen, desired: seen &- 1, ordering: .acquiringAndReleasing).exchanged
         else { return true }
         // Now the copy stays until this chunk has ended.
-        var mine = copy.pointee
-        if mine?.moveBeside(Int(end) &- 1, list) != true { failed.store(true, ordering: .relaxed) }
+        var mine = unsafe copy.pointee
+        if unsafe mine?.moveBeside(Int(end) &- 1, list) != true { failed.store(true, ordering: .relaxed) }
         ended.add(1, ordering: .releasing)
         return true
     }
@@ -122,12 +122,12 @@ struct CopyHelperThread: ThreadWork, ~Copyable {
 
     consuming func run() {
         let list = UnsafeMutablePointer<iovec>.allocate(capacity: maxIovecs)
-        defer { list.deallocate() }
+        defer { unsafe list.deallocate() }
         repeat {
             var until = MonotonicClock.nanoseconds() &+ looks
             repeat {
                 var helped = false
-                while work.help(list) { helped = true }
+                while unsafe work.help(list) { helped = true }
                 if helped { until = MonotonicClock.nanoseconds() &+ looks }
                 for _ in 0..<8 { cpuRelax() }
             } while MonotonicClock.nanoseconds() < until

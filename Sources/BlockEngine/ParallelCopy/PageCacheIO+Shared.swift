@@ -23,14 +23,14 @@ extension PageCacheIO {
         let side = files[file]
         let mayTry = isWrite ? side.isMemory && side.writesInline && mayWrite : side.pages.holds(host, length)
         guard mayTry, length <= PageCacheIO.sharedLimit, !faults.isPaused, mayCall(file), helper.shouldShare,
-            let window = side.window
+            let window = unsafe side.window
         else { return false }
         var copy = ParallelCopy(
             memory: memory, at: at, length: length, isWrite: isWrite, fd: side.data, host: host,
             byMapping: side.isMemory, pages: side.pages, sources: sources, chunkBytes: helper.chunkBytes)
         if isWrite {
             guard copy.isInSectors() else { return false }
-            guard window._withUnsafeGuaranteedRef({ $0.makeRoom(host, length) }) else {
+            guard unsafe window._withUnsafeGuaranteedRef({ $0.makeRoom(host, length) }) else {
                 cut.suspect()
                 return false
             }

@@ -25,14 +25,16 @@ struct ParallelCopy {
     func move(_ chunk: Int, _ list: UnsafeMutablePointer<iovec>) -> Bool {
         let from = chunk &* chunkBytes
         let count = min(chunkBytes, length &- from)
-        let ranges = memory.slice(at: at &+ from, length: count, into: list)
+        let ranges = unsafe memory.slice(at: at &+ from, length: count, into: list)
         let place = host &+ UInt64(truncatingIfNeeded: from)
-        if isWrite { return VectorTransfer.write(fd, list, ranges, at: place) == count }
-        guard byMapping else { return VectorTransfer.readNow(fd, list, ranges, at: place) == count }
+        if isWrite { return unsafe VectorTransfer.write(fd, list, ranges, at: place) == count }
+        guard byMapping else { return unsafe VectorTransfer.readNow(fd, list, ranges, at: place) == count }
         var next = place
         for i in 0..<ranges {
-            guard let memory = list[i].iov_base, pages.copy(next, to: memory, list[i].iov_len) else { return false }
-            next &+= UInt64(truncatingIfNeeded: list[i].iov_len)
+            guard let memory = unsafe list[i].iov_base, unsafe pages.copy(next, to: memory, list[i].iov_len) else {
+                return false
+            }
+            unsafe next &+= UInt64(truncatingIfNeeded: list[i].iov_len)
         }
         return true
     }
@@ -40,20 +42,20 @@ struct ParallelCopy {
     /// Moves a chunk while the other thread calls `move`. Writes to one file exclude each other in the kernel, but a write
     /// to the file's mapping does not: the kernel copies there from the file that the caller's memory is.
     mutating func moveBeside(_ chunk: Int, _ list: UnsafeMutablePointer<iovec>) -> Bool {
-        guard isWrite else { return move(chunk, list) }
+        guard isWrite else { return unsafe move(chunk, list) }
         let from = chunk &* chunkBytes
         let count = min(chunkBytes, length &- from)
         let place = host &+ UInt64(truncatingIfNeeded: from)
         // One call for all of its pages costs less than a fault for each.
         guard pages.populate(place, count) else { return false }
-        let ranges = memory.slice(at: at &+ from, length: count, into: list)
-        var next = pages.base + Int(truncatingIfNeeded: place)
+        let ranges = unsafe memory.slice(at: at &+ from, length: count, into: list)
+        var next = unsafe pages.base + Int(truncatingIfNeeded: place)
         for i in 0..<ranges {
-            let size = list[i].iov_len
-            guard let memory = list[i].iov_base, let source = sources.find(memory, size),
-                pread(source.fd, next, size, off_t(truncatingIfNeeded: source.offset)) == size
+            let size = unsafe list[i].iov_len
+            guard let memory = unsafe list[i].iov_base, let source = unsafe sources.find(memory, size),
+                unsafe pread(source.fd, next, size, off_t(truncatingIfNeeded: source.offset)) == size
             else { return false }
-            next += size
+            unsafe next += size
         }
         return true
     }
@@ -61,9 +63,9 @@ struct ParallelCopy {
     /// Whether each range of the memory lies in whole sectors of files: their chunks may be cut nowhere else.
     mutating func isInSectors() -> Bool {
         var isSound = host & 511 == 0
-        memory.parts(at: at, length: length) { memory, size, _ in
+        unsafe memory.parts(at: at, length: length) { memory, size, _ in
             isSound =
-                isSound && (UInt(bitPattern: memory) | UInt(bitPattern: size)) & 511 == 0
+                unsafe isSound && (UInt(bitPattern: memory) | UInt(bitPattern: size)) & 511 == 0
                 && sources.find(memory, size) != nil
         }
         return isSound

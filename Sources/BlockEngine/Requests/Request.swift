@@ -4,7 +4,7 @@ import DiskTypes
 import Glibc
 
 /// One request. The index of a door's is the door's slot number.
-struct Request: Linked {
+@safe struct Request: Linked {
     typealias Index = RequestIndex
 
     enum State: UInt8, BitwiseCopyable {
@@ -67,6 +67,6 @@ struct Request: Linked {
 
     /// The caller's memory.
     @inline(__always) var memory: RequestMemory {
-        RequestMemory(base: base, iovecs: iovecs, count: Int(iovecCount))
+        unsafe RequestMemory(base: base, iovecs: iovecs, count: Int(iovecCount))
     }
 }

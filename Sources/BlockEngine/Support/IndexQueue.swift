@@ -40,30 +40,30 @@ struct IndexQueue<Record: Linked>: BitwiseCopyable {
 }
 
 /// Free indices `0..<count`, last in first out: the warmest record is used again.
-struct FreeList<Index: LinkIndex>: BitwiseCopyable {
+@safe struct FreeList<Index: LinkIndex>: BitwiseCopyable {
     private let indices: UnsafeMutablePointer<Index>
     private(set) var available: Int
 
     init(count: Int) {
-        indices = slab(count, of: .none)
+        unsafe indices = unsafe slab(count, of: .none)
         available = max(count, 0)
-        for i in 0..<available { indices[i] = Index(available - 1 - i) }
+        for i in 0..<available { unsafe indices[i] = Index(available - 1 - i) }
     }
 
     @inline(__always) mutating func take() -> Index {
         guard available > 0 else { return .none }
         available &-= 1
-        return indices[available]
+        return unsafe indices[available]
     }
     @inline(__always) mutating func give(_ index: Index) {
-        indices[available] = index
+        unsafe indices[available] = index
         available &+= 1
     }
-    func free() { indices.deallocate() }
+    func free() { unsafe indices.deallocate() }
 }
 
 /// First in, first out, for what has no record to link: `user_data` of reads that have to be prepared again.
-struct TagQueue: BitwiseCopyable {
+@safe struct TagQueue: BitwiseCopyable {
     private let tags: UnsafeMutablePointer<UInt64>
     private let capacity: Int
     private var first = 0
@@ -71,22 +71,22 @@ struct TagQueue: BitwiseCopyable {
 
     /// `capacity`: as many as can ever be in it.
     init(capacity: Int) {
-        tags = slab(capacity, of: 0)
+        unsafe tags = unsafe slab(capacity, of: 0)
         self.capacity = max(capacity, 1)
     }
 
     @inline(__always) var isEmpty: Bool { count == 0 }
 
     mutating func push(_ tag: UInt64) {
-        tags[(first &+ count) % capacity] = tag
+        unsafe tags[(first &+ count) % capacity] = tag
         count &+= 1
     }
     /// The oldest; the queue must not be empty.
     mutating func pop() -> UInt64 {
-        let tag = tags[first]
+        let tag = unsafe tags[first]
         first = (first &+ 1) % capacity
         count &-= 1
         return tag
     }
-    func free() { tags.deallocate() }
+    func free() { unsafe tags.deallocate() }
 }

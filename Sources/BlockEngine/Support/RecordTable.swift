@@ -50,27 +50,27 @@ protocol TableRecord: BitwiseCopyable {
 ///
 /// Its owner calls `deallocate` when no transfer can touch what the records name: the kernel may still write into
 /// buffers of an engine that is dropped with transfers in flight.
-struct RecordTable<Record: TableRecord>: ~Copyable {
+@safe struct RecordTable<Record: TableRecord>: ~Copyable {
     private let memory: UnsafeMutablePointer<Record>
     let count: Int
 
     init(count: Int, of record: Record) {
         self.count = count
-        memory = slab(count, of: record)
+        unsafe memory = unsafe slab(count, of: record)
     }
 
     @inline(__always) subscript(_ index: Record.Index) -> Record {
         @inline(__always) unsafeAddress {
             assert(index.position >= 0 && index.position < count, "no such record")
-            return UnsafePointer(memory + index.position)
+            return unsafe UnsafePointer(memory + index.position)
         }
         @inline(__always) nonmutating unsafeMutableAddress {
             assert(index.position >= 0 && index.position < count, "no such record")
-            return memory + index.position
+            return unsafe memory + index.position
         }
     }
 
-    func deallocate() { memory.deallocate() }
+    func deallocate() { unsafe memory.deallocate() }
 }
 
 /// Memory for `count` records, made once; its owner deallocates it.
@@ -78,6 +78,6 @@ struct RecordTable<Record: TableRecord>: ~Copyable {
     _ count: Int, of record: Record
 ) -> UnsafeMutablePointer<Record> {
     let memory = UnsafeMutablePointer<Record>.allocate(capacity: max(count, 1))
-    memory.initialize(repeating: record, count: max(count, 1))
-    return memory
+    unsafe memory.initialize(repeating: record, count: max(count, 1))
+    return unsafe memory
 }

@@ -9,7 +9,7 @@ enum SharedZeros {
 
     /// They are mapped read-only: the kernel's one page of zeros, many times. Nil: there is no memory.
     nonisolated(unsafe) static let memory: UnsafeMutableRawPointer? = {
-        let place = mmap(nil, count, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        return place == MAP_FAILED ? nil : place
+        let place = unsafe mmap(nil, count, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        return unsafe place == MAP_FAILED ? nil : place
     }()
 }

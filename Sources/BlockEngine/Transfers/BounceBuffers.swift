@@ -3,7 +3,7 @@
 import LinuxIO
 
 /// Aligned buffers of one size, made once.
-struct BounceBuffers {
+@safe struct BounceBuffers {
     /// Room for a cluster of the usual size with a block of slack on either side.
     static let bufferBytes = 128 << 10
     private static let alignment = 4096
@@ -13,7 +13,7 @@ struct BounceBuffers {
 
     init(count: Int) {
         list = FreeList<BounceIndex>(count: count)
-        memory =
+        unsafe memory =
             count > 0
             ? UnsafeMutableRawPointer.allocate(
                 byteCount: count * BounceBuffers.bufferBytes, alignment: BounceBuffers.alignment) : nil
@@ -26,11 +26,11 @@ struct BounceBuffers {
     /// The memory of a buffer that was taken.
     func buffer(_ index: BounceIndex) -> UnsafeMutableRawPointer {
         // Only pools with buffers give out indices.
-        memory.unsafelyUnwrapped + index.position &* BounceBuffers.bufferBytes
+        unsafe memory.unsafelyUnwrapped + index.position &* BounceBuffers.bufferBytes
     }
 
     func free() {
         list.free()
-        memory?.deallocate()
+        unsafe memory?.deallocate()
     }
 }

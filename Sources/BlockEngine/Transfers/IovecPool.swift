@@ -3,24 +3,26 @@
 import Glibc
 
 /// Lists of `length` ranges each. Address space is taken for all of them, memory only for those ever used.
-struct IovecPool: BitwiseCopyable {
+@safe struct IovecPool: BitwiseCopyable {
     let length: Int
     private let memory: UnsafeMutablePointer<iovec>
     private var list: FreeList<ListIndex>
 
     init(count: Int, length: Int) {
         self.length = length
-        memory = .allocate(capacity: max(count * length, 1))
+        unsafe memory = .allocate(capacity: max(count * length, 1))
         list = FreeList<ListIndex>(count: count)
     }
 
     @inline(__always) var available: Int { list.available }
     @inline(__always) mutating func take() -> ListIndex { list.take() }
     @inline(__always) mutating func give(_ index: ListIndex) { list.give(index) }
-    @inline(__always) subscript(_ index: ListIndex) -> UnsafeMutablePointer<iovec> { memory + index.position &* length }
+    @inline(__always) subscript(_ index: ListIndex) -> UnsafeMutablePointer<iovec> {
+        unsafe memory + index.position &* length
+    }
 
     func free() {
-        memory.deallocate()
+        unsafe memory.deallocate()
         list.free()
     }
 }

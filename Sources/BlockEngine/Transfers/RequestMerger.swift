@@ -3,7 +3,7 @@
 // disk. A transfer that ends otherwise than whole is taken apart again, request by request.
 
 /// Requests, each one plain range, whose bytes follow each other in one file. Not sent yet.
-struct RequestMerger: BitwiseCopyable {
+@safe struct RequestMerger: BitwiseCopyable {
     /// The most requests of one transfer.
     static let requestLimit = 64
     /// The most bytes of one transfer.
@@ -17,12 +17,12 @@ struct RequestMerger: BitwiseCopyable {
     private var end: UInt64 = 0
     private var isWrite = false
 
-    init() { members = slab(RequestMerger.requestLimit, of: .none) }
-    func free() { members.deallocate() }
+    init() { unsafe members = unsafe slab(RequestMerger.requestLimit, of: .none) }
+    func free() { unsafe members.deallocate() }
 
     /// All bytes of the gathered requests.
     @inline(__always) var length: Int { Int(truncatingIfNeeded: end &- host) }
-    @inline(__always) subscript(_ position: Int) -> RequestIndex { members[position] }
+    @inline(__always) subscript(_ position: Int) -> RequestIndex { unsafe members[position] }
 
     /// Gathers a request. False: it does not continue those that are there, which must be sent first.
     @inline(__always) mutating func add(
@@ -33,12 +33,12 @@ struct RequestMerger: BitwiseCopyable {
                 next == end && nextIsWrite == isWrite && count < RequestMerger.requestLimit
                 && next &+ UInt64(truncatingIfNeeded: length) &- host <= UInt64(RequestMerger.byteLimit)
             guard fits else { return false }
-            members[count] = request
+            unsafe members[count] = request
             count &+= 1
             end = next &+ UInt64(truncatingIfNeeded: length)
             return true
         }
-        members[0] = request
+        unsafe members[0] = request
         count = 1
         host = next
         end = next &+ UInt64(truncatingIfNeeded: length)

@@ -1,7 +1,7 @@
 // What the engine remembers about one movement of bytes between a file and memory.
 
 /// One transfer on its way, or one wait for a cluster that is being decoded, on behalf of a request.
-struct Transfer: Linked {
+@safe struct Transfer: Linked {
     typealias Index = TransferIndex
 
     enum Kind: UInt8, BitwiseCopyable {

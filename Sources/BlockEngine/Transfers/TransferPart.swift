@@ -14,7 +14,7 @@ struct TransferPart {
     ///   - left: bytes that are left of the extent.
     init(_ memory: RequestMemory, at: Int, host: UInt64, left: Int, _ file: DataFile) {
         length = min(left, TransferQueue.largestTransfer)
-        kind = memory.base == nil ? .vector : .plain
+        kind = unsafe memory.base == nil ? .vector : .plain
         guard file.offsetMask != 0 else { return }
         let straight = length & ~Int(truncatingIfNeeded: file.offsetMask)
         let suits =
@@ -36,8 +36,8 @@ struct TransferPart {
         let into = Int(truncatingIfNeeded: host & file.offsetMask)
         let most = min(left, BounceBuffers.bufferBytes &- into)
         let toAligned = into == 0 ? 0 : Int(truncatingIfNeeded: file.offsetMask) &+ 1 &- into
-        guard let base = memory.base, toAligned > 0, toAligned < left,
-            UInt(bitPattern: base + at + toAligned) & file.memoryMask == 0
+        guard let base = unsafe memory.base, toAligned > 0, toAligned < left,
+            unsafe UInt(bitPattern: base + at + toAligned) & file.memoryMask == 0
         else { return most }
         return min(most, toAligned)
     }

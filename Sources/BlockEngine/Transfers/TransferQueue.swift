@@ -5,7 +5,7 @@ import Glibc
 import LinuxIO
 
 /// The transfers of an engine, with the buffers and lists that they use.
-struct TransferQueue: ~Copyable {
+@safe struct TransferQueue: ~Copyable {
     let records: RecordTable<Transfer>
     let files: RecordTable<DataFile>
     private var free: FreeList<TransferIndex>
@@ -46,7 +46,7 @@ struct TransferQueue: ~Copyable {
         backlog = TagQueue(capacity: count + others)
         self.ring = ring
         self.number = UInt64(number) << CompletionTag.numberShift
-        self.zeros = zeros
+        unsafe self.zeros = unsafe zeros
     }
 
     func deallocate() {
@@ -107,7 +107,7 @@ struct TransferQueue: ~Copyable {
         records[transfer].bounce = bounces.take()
         records[transfer].got = 0
         guard isWrite else { return }
-        memory.copyOut(
+        unsafe memory.copyOut(
             bounces.buffer(records[transfer].bounce), at: records[transfer].at, length: records[transfer].left)
     }
 
@@ -144,9 +144,10 @@ struct TransferQueue: ~Copyable {
         let count = UInt32(truncatingIfNeeded: length)
         let (fd, flags) = (files[file].ringData, files[file].flags)
         guard !isRead else {
-            return ring.prepareRead(fd: fd, buffer: memory, count: count, offset: host, userData: mark, flags: flags)
+            return unsafe ring.prepareRead(
+                fd: fd, buffer: memory, count: count, offset: host, userData: mark, flags: flags)
         }
-        return ring.prepareWrite(
+        return unsafe ring.prepareWrite(
             fd: fd, buffer: memory, count: count, offset: host, userData: mark, flags: flags, durable: isDurable)
     }
 
@@ -161,18 +162,18 @@ struct TransferQueue: ~Copyable {
             let mask = files[it.file].offsetMask
             let first = it.host & ~mask
             let end = (it.host &+ UInt64(it.left) &+ mask) & ~mask
-            return prepareRange(
+            return unsafe prepareRange(
                 it.file, bounces.buffer(it.bounce) + it.got, Int(truncatingIfNeeded: end &- first) &- it.got,
                 first &+ UInt64(it.got), isRead: isRead, mark)
         case .allocation:
             return ring.prepareFallocate(
                 fd: files[it.file].buffered, mode: it.mode, offset: it.host, length: UInt64(it.left), userData: mark)
         case .zeros:
-            return prepareRange(it.file, zeros, min(it.left, SharedZeros.count), it.host, isRead: false, mark)
+            return unsafe prepareRange(it.file, zeros, min(it.left, SharedZeros.count), it.host, isRead: false, mark)
         case .merged:
-            return prepareList(it.file, lists[it.list], it.at, it.host, isRead: isRead, mark)
+            return unsafe prepareList(it.file, lists[it.list], it.at, it.host, isRead: isRead, mark)
         case .buffered:
-            return prepareRange(
+            return unsafe prepareRange(
                 it.file, it.buffer.unsafelyUnwrapped + it.at, it.left, it.host, isRead: isRead, mark)
         case .plain, .vector, .cluster:
             return prepareOwn(it, requests[it.request].memory, isRead: isRead, mark)
@@ -181,15 +182,15 @@ struct TransferQueue: ~Copyable {
 
     /// Between the file and the request's own memory.
     private func prepareOwn(_ it: Transfer, _ memory: RequestMemory, isRead: Bool, _ mark: UInt64) -> Bool {
-        if let base = memory.base {
-            return prepareRange(it.file, base + it.at, it.left, it.host, isRead: isRead, mark)
+        if let base = unsafe memory.base {
+            return unsafe prepareRange(it.file, base + it.at, it.left, it.host, isRead: isRead, mark)
         }
-        if !it.list.exists, let list = memory.iovecs {
-            return prepareList(it.file, list, memory.count, it.host, isRead: isRead, mark)
+        if !it.list.exists, let list = unsafe memory.iovecs {
+            return unsafe prepareList(it.file, list, memory.count, it.host, isRead: isRead, mark)
         }
-        let list = lists[it.list]
-        let count = memory.slice(at: it.at, length: it.left, into: list)
-        return prepareList(it.file, list, count, it.host, isRead: isRead, mark)
+        let list = unsafe lists[it.list]
+        let count = unsafe memory.slice(at: it.at, length: it.left, into: list)
+        return unsafe prepareList(it.file, list, count, it.host, isRead: isRead, mark)
     }
 
     private func prepareList(
@@ -198,9 +199,10 @@ struct TransferQueue: ~Copyable {
         let number = UInt32(truncatingIfNeeded: count)
         let (fd, flags) = (files[file].ringData, files[file].flags)
         guard !isRead else {
-            return ring.prepareReadv(fd: fd, iovecs: list, count: number, offset: host, userData: mark, flags: flags)
+            return unsafe ring.prepareReadv(
+                fd: fd, iovecs: list, count: number, offset: host, userData: mark, flags: flags)
         }
-        return ring.prepareWritev(
+        return unsafe ring.prepareWritev(
             fd: fd, iovecs: list, count: number, offset: host, userData: mark, flags: flags, durable: isDurable)
     }
 }

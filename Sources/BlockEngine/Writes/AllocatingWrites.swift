@@ -8,7 +8,7 @@ import QCOW2
 import SystemPackage
 
 /// One allocating write.
-struct AllocatingRequest: TableRecord {
+@safe struct AllocatingRequest: TableRecord {
     typealias Index = AllocationIndex
 
     enum State: UInt8, BitwiseCopyable {
@@ -39,7 +39,7 @@ struct AllocatingRequest: TableRecord {
 }
 
 /// What the engine must do next for an allocating write.
-enum AllocationStep {
+@safe enum AllocationStep {
     /// Read what the guest sees at `guest` into the buffer; then `oldBytesRead` says what comes next.
     case readOld(guest: GuestOffset, length: UInt64, into: UnsafeMutableRawPointer)
     /// Write the request's memory from its byte `at` on as it is.
@@ -83,7 +83,7 @@ final class AllocatingWrites {
 
     func end() {
         writer.leave(client)
-        for i in 0..<count { records[AllocationIndex(i)].buffer?.deallocate() }
+        for i in 0..<count { unsafe records[AllocationIndex(i)].buffer?.deallocate() }
         records.deallocate()
         free.free()
     }
@@ -117,7 +117,9 @@ final class AllocatingWrites {
 
     /// What a write that has just begun does first. `memory`: its request's; `isStraight`: it can go to the disk as it is.
     func firstStep(_ index: AllocationIndex, _ memory: RequestMemory, isStraight: Bool) -> AllocationStep {
-        guard let granted = records[index].granted else { return .writeBuffer(buffer(index), length: 0, host: 0) }
+        guard let granted = records[index].granted else {
+            return unsafe .writeBuffer(buffer(index), length: 0, host: 0)
+        }
         switch granted.fill {
         case .none:
             let inside = records[index].inside
@@ -128,15 +130,15 @@ final class AllocatingWrites {
             bringBytes(index, memory)
             return writeBuffer(index, granted, from: inside, records[index].length)
         case .zero:
-            memset(buffer(index), 0, Int(granted.length))
+            unsafe memset(buffer(index), 0, Int(granted.length))
             bringBytes(index, memory)
             return writeBuffer(index, granted, from: 0, Int(granted.length))
         case .copy:
             records[index].mayBeAwaited = true
-            let old = buffer(index)
+            let old = unsafe buffer(index)
             let length = min(granted.length, chain.size &- granted.guest.bytes)
-            if length < granted.length { memset(old + Int(length), 0, Int(granted.length &- length)) }
-            return .readOld(guest: granted.guest, length: length, into: old)
+            if length < granted.length { unsafe memset(old + Int(length), 0, Int(granted.length &- length)) }
+            return unsafe .readOld(guest: granted.guest, length: length, into: old)
         }
     }
 
@@ -169,18 +171,18 @@ final class AllocatingWrites {
     // MARK: buffers
 
     private func buffer(_ index: AllocationIndex) -> UnsafeMutableRawPointer {
-        if let buffer = records[index].buffer { return buffer }
+        if let buffer = unsafe records[index].buffer { return unsafe buffer }
         let buffer = UnsafeMutableRawPointer.allocate(byteCount: clusterSize, alignment: 4096)
-        records[index].buffer = buffer
-        return buffer
+        unsafe records[index].buffer = unsafe buffer
+        return unsafe buffer
     }
 
     private func bringBytes(_ index: AllocationIndex, _ memory: RequestMemory) {
-        let place = buffer(index) + records[index].inside
+        let place = unsafe buffer(index) + records[index].inside
         if records[index].isZeros {
-            memset(place, 0, records[index].length)
+            unsafe memset(place, 0, records[index].length)
         } else {
-            memory.copyOut(place, at: records[index].at, length: records[index].length)
+            unsafe memory.copyOut(place, at: records[index].at, length: records[index].length)
         }
     }
 
@@ -190,6 +192,6 @@ final class AllocatingWrites {
         // A data file of its own is not made longer than the disk.
         let end = Int(clamping: chain.size &- granted.guest.bytes)
         let count = chain.layers[0].dataFile == chain.layers[0].metadataFile ? length : min(length, end &- from)
-        return .writeBuffer(buffer(index) + from, length: count, host: granted.host.bytes &+ UInt64(from))
+        return unsafe .writeBuffer(buffer(index) + from, length: count, host: granted.host.bytes &+ UInt64(from))
     }
 }

@@ -14,24 +14,24 @@ enum DMNode {
         refresh(name: name)
         if isDevice(path(name), number) { return }
         // The last resort: a link to the kernel's own node, as udev would make it.
-        _ = unlink(path(name))
-        _ = symlink("../dm-\(number.minor)", path(name))
+        _ = unsafe unlink(path(name))
+        _ = unsafe symlink("../dm-\(number.minor)", path(name))
         guard isDevice(path(name), number) else {
-            throw ImageError(.system, "\(path(name)) cannot be made: \(String(cString: strerror(errno)))")
+            throw ImageError(.system, unsafe "\(path(name)) cannot be made: \(String(cString: strerror(errno)))")
         }
     }
 
     /// Makes the node if the device is there and removes it if the device is not, as `dmsetup mknodes` does.
     static func refresh(name: String) {
         _ = try? DeviceMapper.shared.attempt { () throws(DMFailure) in
-            dm_mknodes(name)
+            unsafe dm_mknodes(name)
             dm_task_update_nodes()
         }
     }
 
     private static func isDevice(_ path: String, _ number: DeviceNumber) -> Bool {
         var status = stat()
-        guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK else { return false }
+        guard unsafe stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK else { return false }
         return qb_major(UInt64(status.st_rdev)) == number.major && qb_minor(UInt64(status.st_rdev)) == number.minor
     }
 }

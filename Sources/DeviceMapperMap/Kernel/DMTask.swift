@@ -14,7 +14,7 @@ struct DMFailure: Error {
 
     /// The kernel's reason, or the library's, in a few words.
     var reason: String {
-        if errno != 0 { return String(cString: strerror(errno)) }
+        if errno != 0 { return unsafe String(cString: strerror(errno)) }
         return log.isEmpty ? "libdevmapper gives no reason" : log
     }
 }
@@ -25,9 +25,9 @@ enum DMLog {
 
     /// Errors and warnings go here from now on; anything below is dropped.
     static func install() {
-        qb_dm_log_to { level, text in
-            guard level <= 4, let text else { return }
-            let line = String(cString: text)
+        unsafe qb_dm_log_to { level, text in
+            guard level <= 4, let text = unsafe text else { return }
+            let line = unsafe String(cString: text)
             DMLog.lines.withLock { if $0.count < 16 { $0.append(line) } }
         }
     }
@@ -36,21 +36,21 @@ enum DMLog {
 }
 
 /// One call to the kernel in the making.
-struct DMTask: ~Copyable {
+@safe struct DMTask: ~Copyable {
     let raw: OpaquePointer
 
     /// A task of the kind `type` (DM_DEVICE_...), about device `name` where it is about one.
     static func make(_ type: Int, name: String? = nil) throws(DMFailure) -> DMTask {
         DMLog.clear()
-        guard let raw = dm_task_create(Int32(type)) else { throw DMFailure(errno: 0, log: DMLog.text) }
-        let task = DMTask(raw: raw)
-        if let name { try task.need(dm_task_set_name(raw, name)) }
+        guard let raw = unsafe dm_task_create(Int32(type)) else { throw DMFailure(errno: 0, log: DMLog.text) }
+        let task = unsafe DMTask(raw: raw)
+        if let name { try unsafe task.need(dm_task_set_name(raw, name)) }
         return task
     }
 
-    private init(raw: OpaquePointer) { self.raw = raw }
+    private init(raw: OpaquePointer) { unsafe self.raw = unsafe raw }
 
-    deinit { dm_task_destroy(raw) }
+    deinit { unsafe dm_task_destroy(raw) }
 
     /// Checks the result of a setter.
     func need(_ result: Int32) throws(DMFailure) {
@@ -58,8 +58,8 @@ struct DMTask: ~Copyable {
     }
 
     func run() throws(DMFailure) {
-        guard dm_task_run(raw) == 1 else {
-            throw DMFailure(errno: dm_task_get_errno(raw), log: DMLog.text)
+        guard unsafe dm_task_run(raw) == 1 else {
+            throw unsafe DMFailure(errno: dm_task_get_errno(raw), log: DMLog.text)
         }
     }
 
@@ -67,13 +67,13 @@ struct DMTask: ~Copyable {
     func add(_ count: Int, _ target: (Int) -> DMTarget) throws(DMFailure) {
         for index in 0..<count {
             let line = target(index)
-            try need(dm_task_add_target(raw, line.start, line.length, line.type, line.parameters))
+            try unsafe need(dm_task_add_target(raw, line.start, line.length, line.type, line.parameters))
         }
     }
 
     func info() throws(DMFailure) -> dm_info {
         var info = dm_info()
-        try need(dm_task_get_info(raw, &info))
+        try unsafe need(dm_task_get_info(raw, &info))
         return info
     }
 }

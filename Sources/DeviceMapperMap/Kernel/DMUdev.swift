@@ -29,7 +29,7 @@ enum DMUdev {
         }
         // Without udev no cookie at all for visible devices: the library then makes and removes the nodes itself.
         // With these flags and no udev, a cookie is 0 and waits for nothing.
-        if present || purpose == .hidden { try task.need(dm_task_set_cookie(task.raw, &cookie, UInt16(flags))) }
+        if present || purpose == .hidden { try unsafe task.need(dm_task_set_cookie(task.raw, &cookie, UInt16(flags))) }
         do {
             try task.run()
         } catch {
@@ -43,14 +43,14 @@ enum DMUdev {
     /// Whether a udev that can answer us runs: its socket alone proves nothing in a container or a minimal system,
     /// and the answer is a semaphore, which must be in our namespace.
     static var isPresent: Bool {
-        guard access("/run/udev/control", F_OK) == 0 else { return false }
+        guard unsafe access("/run/udev/control", F_OK) == 0 else { return false }
         // Nil where the kernel has no such namespaces: then all processes have that in common.
         let ours = link("/proc/self/ns/ipc")
-        guard let processes = opendir("/proc") else { return false }
-        defer { closedir(processes) }
-        while let entry = readdir(processes) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+        guard let processes = unsafe opendir("/proc") else { return false }
+        defer { unsafe closedir(processes) }
+        while let entry = unsafe readdir(processes) {
+            let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+                unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
             }
             guard Int(name) != nil, let comm = firstLine("/proc/\(name)/comm") else { continue }
             guard comm == "systemd-udevd" || comm == "udevd" || comm == "systemd-udev" else { continue }
@@ -65,33 +65,33 @@ enum DMUdev {
         var waited = 0
         while waited < timeout {
             var ready: Int32 = 0
-            guard dm_udev_wait_immediate(cookie, &ready) == 1 else { return }
+            guard unsafe dm_udev_wait_immediate(cookie, &ready) == 1 else { return }
             if ready != 0 { return }
             usleep(2_000)
             waited += 2
         }
         dm_udev_complete(cookie)
         var ready: Int32 = 0
-        _ = dm_udev_wait_immediate(cookie, &ready)
+        _ = unsafe dm_udev_wait_immediate(cookie, &ready)
     }
 
     private static func link(_ path: String) -> String? {
-        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 256) { buffer in
+        unsafe withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 256) { buffer in
             guard let start = buffer.baseAddress else { return nil }
-            let count = start.withMemoryRebound(to: CChar.self, capacity: 256) { readlink(path, $0, 256) }
+            let count = unsafe start.withMemoryRebound(to: CChar.self, capacity: 256) { unsafe readlink(path, $0, 256) }
             guard count > 0 else { return nil }
-            return String(decoding: buffer.prefix(count), as: UTF8.self)
+            return unsafe String(decoding: buffer.prefix(count), as: UTF8.self)
         }
     }
 
     private static func firstLine(_ path: String) -> String? {
-        let fd = open(path, O_RDONLY | O_CLOEXEC)
+        let fd = unsafe open(path, O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else { return nil }
         defer { close(fd) }
-        return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 64) { buffer in
-            let count = read(fd, buffer.baseAddress, 64)
+        return unsafe withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 64) { buffer in
+            let count = unsafe read(fd, buffer.baseAddress, 64)
             guard count > 0 else { return nil }
-            return String(decoding: buffer.prefix(count).prefix { $0 != 0x0a }, as: UTF8.self)
+            return unsafe String(decoding: buffer.prefix(count).prefix { $0 != 0x0a }, as: UTF8.self)
         }
     }
 }

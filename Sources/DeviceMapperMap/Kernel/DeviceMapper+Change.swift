@@ -33,9 +33,9 @@ extension DeviceMapper {
         let what = "device-mapper cannot make \(spec.name)"
         let made = try alone(what) { () throws(DMFailure) -> DMDeviceInfo? in
             let task = try DMTask.make(DM_DEVICE_CREATE, name: spec.name)
-            try task.need(dm_task_set_uuid(task.raw, spec.uuid))
-            if spec.readOnly { try task.need(dm_task_set_ro(task.raw)) }
-            try task.need(dm_task_set_add_node(task.raw, DM_ADD_NODE_ON_CREATE))
+            try unsafe task.need(dm_task_set_uuid(task.raw, spec.uuid))
+            if spec.readOnly { try unsafe task.need(dm_task_set_ro(task.raw)) }
+            try unsafe task.need(dm_task_set_add_node(task.raw, DM_ADD_NODE_ON_CREATE))
             try task.add(count, target)
             // One call, three steps: create, load, resume. The library removes the device if one of them fails.
             try DMUdev.run(task, spec.isInternal ? .hidden : .visible)
@@ -62,7 +62,7 @@ extension DeviceMapper {
             do {
                 return try attempt { () throws(DMFailure) in
                     let task = try DMTask.make(DM_DEVICE_REMOVE, name: name)
-                    if deferred { try task.need(dm_task_deferred_remove(task.raw)) }
+                    if deferred { try unsafe task.need(dm_task_deferred_remove(task.raw)) }
                     try DMUdev.run(task, .visible)
                 }
             } catch {
@@ -81,7 +81,7 @@ extension DeviceMapper {
     ) throws(ImageError) {
         try alone("device-mapper cannot load a table for \(name)") { () throws(DMFailure) in
             let task = try DMTask.make(DM_DEVICE_RELOAD, name: name)
-            if readOnly { try task.need(dm_task_set_ro(task.raw)) }
+            if readOnly { try unsafe task.need(dm_task_set_ro(task.raw)) }
             try task.add(count, target)
             try task.run()
         }
@@ -109,19 +109,19 @@ extension DeviceMapper {
         try alone("device-mapper cannot suspend \(name)") { () throws(DMFailure) in
             let task = try DMTask.make(DM_DEVICE_SUSPEND, name: name)
             if !flush {
-                try task.need(dm_task_no_flush(task.raw))
-                try task.need(dm_task_skip_lockfs(task.raw))
+                try unsafe task.need(dm_task_no_flush(task.raw))
+                try unsafe task.need(dm_task_skip_lockfs(task.raw))
             }
-            try task.need(dm_task_no_open_count(task.raw))
+            try unsafe task.need(dm_task_no_open_count(task.raw))
             try task.run()
         }
     }
 
     private func resumeOnce(name: String) throws(DMFailure) {
         let task = try DMTask.make(DM_DEVICE_RESUME, name: name)
-        try task.need(dm_task_no_flush(task.raw))
-        try task.need(dm_task_skip_lockfs(task.raw))
-        try task.need(dm_task_no_open_count(task.raw))
+        try unsafe task.need(dm_task_no_flush(task.raw))
+        try unsafe task.need(dm_task_skip_lockfs(task.raw))
+        try unsafe task.need(dm_task_no_open_count(task.raw))
         try DMUdev.run(task, .visible)
     }
 }

@@ -20,19 +20,19 @@ extension DeviceMapper {
 
     /// Version of libdevmapper, known without a kernel side; empty where it cannot be had.
     public var libraryVersion: String {
-        (try? attempt { () throws(DMFailure) in version { dm_get_library_version($0, $1) } ?? "" }) ?? ""
+        (try? attempt { () throws(DMFailure) in unsafe version { unsafe dm_get_library_version($0, $1) } ?? "" }) ?? ""
     }
 
     /// What is there, or the error that says why nothing is.
     public func capability() throws(ImageError) -> DMCapability {
         try alone("this kernel offers no device-mapper") { () throws(DMFailure) in
             DMLog.clear()
-            guard let driver = version({ dm_driver_version($0, $1) }) else {
+            guard let driver = unsafe version({ unsafe dm_driver_version($0, $1) }) else {
                 throw DMFailure(errno: 0, log: DMLog.text)
             }
             var targets: [String: String] = [:]
             for name in DeviceMapper.neededTargets { targets[name] = targetVersion(name) }
-            let library = version { dm_get_library_version($0, $1) } ?? ""
+            let library = unsafe version { unsafe dm_get_library_version($0, $1) } ?? ""
             return DMCapability(library: library, driver: driver, targets: targets)
         }
     }
@@ -59,20 +59,20 @@ extension DeviceMapper {
     public func table(name: String) throws(ImageError) -> [DMTarget] {
         try alone("device-mapper cannot read the table of \(name)") { () throws(DMFailure) in
             let task = try DMTask.make(DM_DEVICE_TABLE, name: name)
-            try task.need(dm_task_no_open_count(task.raw))
+            try unsafe task.need(dm_task_no_open_count(task.raw))
             try task.run()
             var lines: [DMTarget] = []
             var next: UnsafeMutableRawPointer?
             repeat {
                 var (start, length): (UInt64, UInt64) = (0, 0)
                 var (type, parameters): (UnsafeMutablePointer<CChar>?, UnsafeMutablePointer<CChar>?) = (nil, nil)
-                next = dm_get_next_target(task.raw, next, &start, &length, &type, &parameters)
-                guard let type else { break }
-                lines.append(
+                unsafe next = unsafe dm_get_next_target(task.raw, next, &start, &length, &type, &parameters)
+                guard let type = unsafe type else { break }
+                unsafe lines.append(
                     DMTarget(
                         start: start, length: length, type: String(cString: type),
-                        parameters: parameters.map { String(cString: $0) } ?? ""))
-            } while next != nil
+                        parameters: parameters.map { unsafe String(cString: $0) } ?? ""))
+            } while unsafe next != nil
             return lines
         }
     }
@@ -89,8 +89,8 @@ extension DeviceMapper {
         }
         let info = try task.info()
         guard info.exists != 0 else { return nil }
-        return DMDeviceInfo(
-            name: name, uuid: dm_task_get_uuid(task.raw).map { String(cString: $0) } ?? "",
+        return unsafe DMDeviceInfo(
+            name: name, uuid: dm_task_get_uuid(task.raw).map { unsafe String(cString: $0) } ?? "",
             number: DeviceNumber(major: info.major, minor: info.minor), openCount: Int(info.open_count),
             targets: Int(info.target_count), readOnly: info.read_only != 0, suspended: info.suspended != 0,
             hasTable: info.live_table != 0, hasStagedTable: info.inactive_table != 0,
@@ -100,14 +100,14 @@ extension DeviceMapper {
     private func names() throws(DMFailure) -> [String] {
         let task = try DMTask.make(DM_DEVICE_LIST)
         try task.run()
-        guard var entry = dm_task_get_names(task.raw), entry.pointee.dev != 0 else { return [] }
+        guard var entry = unsafe dm_task_get_names(task.raw), unsafe entry.pointee.dev != 0 else { return [] }
         var names: [String] = []
         while true {
             // The name follows the entry's fixed part: 64-bit device, 32-bit distance to the next entry.
             let bytes = UnsafeRawPointer(entry)
-            names.append(String(cString: (bytes + 12).assumingMemoryBound(to: CChar.self)))
-            guard entry.pointee.next != 0 else { return names }
-            entry = UnsafeMutableRawPointer(mutating: bytes + Int(entry.pointee.next))
+            unsafe names.append(String(cString: (bytes + 12).assumingMemoryBound(to: CChar.self)))
+            guard unsafe entry.pointee.next != 0 else { return names }
+            unsafe entry = unsafe UnsafeMutableRawPointer(mutating: bytes + Int(entry.pointee.next))
                 .assumingMemoryBound(to: dm_names.self)
         }
     }
@@ -115,17 +115,17 @@ extension DeviceMapper {
     /// Asking for a target's version loads its module where it is one.
     private func targetVersion(_ name: String) -> String? {
         guard let task = try? DMTask.make(DM_DEVICE_GET_TARGET_VERSION, name: name), (try? task.run()) != nil,
-            let answer = dm_task_get_versions(task.raw)
+            let answer = unsafe dm_task_get_versions(task.raw)
         else { return nil }
-        let v = answer.pointee.version
+        let v = unsafe answer.pointee.version
         return "\(v.0).\(v.1).\(v.2)"
     }
 
     private func version(_ call: (UnsafeMutablePointer<CChar>?, Int) -> Int32) -> String? {
-        withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
-            buffer.initialize(repeating: 0)
-            guard call(buffer.baseAddress, 64) == 1, let text = buffer.baseAddress else { return nil }
-            return String(cString: text)
+        unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
+            unsafe buffer.initialize(repeating: 0)
+            guard unsafe call(buffer.baseAddress, 64) == 1, let text = buffer.baseAddress else { return nil }
+            return unsafe String(cString: text)
         }
     }
 }

@@ -45,7 +45,7 @@ struct DMLoops {
     /// a table against sizes after the device is suspended.
     private static func checked(_ loop: LoopDevice, _ needed: UInt64) throws(ImageError) -> DeviceNumber {
         var status = stat()
-        guard stat(loop.path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK else {
+        guard unsafe stat(loop.path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK else {
             throw ImageError(.system, "\(loop.path) is no block device")
         }
         let text = Filesystem.readIfThere("/sys/block/loop\(loop.number)/size") ?? ""

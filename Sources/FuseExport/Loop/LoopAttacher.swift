@@ -41,7 +41,7 @@ struct LoopAttacher: ThreadWork {
         // Until it is asked for its size, a fresh FUSE file counts as empty in the kernel; its loop driver has asked
         // since Linux 6.16.
         var status = stat()
-        guard fstat(file.raw, &status) == 0 else {
+        guard unsafe fstat(file.raw, &status) == 0 else {
             throw ImageError(.system, "cannot look at \(path): \(errorText(errno))")
         }
         // The block size is not left to the file system: partition tables count in blocks, so only the maker of the

@@ -25,7 +25,7 @@ enum LoopCleanup {
     }
 
     @discardableResult private static func unmount(_ mountPoint: FilePath, _ flags: Int32) -> Int32 {
-        mountPoint.withPlatformString { umount2($0, flags | Int32(QB_UMOUNT_NOFOLLOW)) }
+        unsafe mountPoint.withPlatformString { unsafe umount2($0, flags | Int32(QB_UMOUNT_NOFOLLOW)) }
     }
 
     /// Ends the connection of a FUSE file that nothing uses any more, and takes its mount away. Other mount namespaces
@@ -41,7 +41,7 @@ enum LoopCleanup {
         _ record: MapRecord, _ notice: @escaping @Sendable (String) -> Void = { _ in }
     ) throws(ImageError) {
         guard !record.readOnly, let number = record.loops.first, record.ownsLoop(number) else { return }
-        let fd = open(record.device, O_RDONLY | O_CLOEXEC)
+        let fd = unsafe open(record.device, O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else { return }
         defer { close(fd) }
         do throws(Errno) {

@@ -42,7 +42,7 @@ enum LoopLoss {
     private static func hasWritten(_ number: Int32, _ record: MapRecord) -> Bool {
         // What is still in the device's page cache was acknowledged, too. Written now, it fails, and is counted.
         if let mountPoint = record.mountPoint { LoopCleanup.abort(mountPoint) }
-        let fd = open(record.device, O_RDONLY | O_CLOEXEC)
+        let fd = unsafe open(record.device, O_RDONLY | O_CLOEXEC)
         if fd >= 0 {
             fsync(fd)
             close(fd)

@@ -77,12 +77,12 @@ enum LoopOpeners {
 
     /// Clears AUTOCLEAR, which a detach of a device in use sets.
     private static func keep(_ number: Int32) {
-        let fd = open("/dev/loop\(number)", O_RDONLY | O_CLOEXEC)
+        let fd = unsafe open("/dev/loop\(number)", O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else { return }
         defer { close(fd) }
         var info = loop_info64()
-        guard ioctl(fd, UInt(QB_LOOP_GET_STATUS64), &info) == 0 else { return }
+        guard unsafe ioctl(fd, UInt(QB_LOOP_GET_STATUS64), &info) == 0 else { return }
         info.lo_flags &= ~QB_LO_FLAGS_AUTOCLEAR
-        _ = ioctl(fd, UInt(QB_LOOP_SET_STATUS64), &info)
+        _ = unsafe ioctl(fd, UInt(QB_LOOP_SET_STATUS64), &info)
     }
 }

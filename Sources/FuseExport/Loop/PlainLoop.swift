@@ -52,7 +52,7 @@ enum PlainLoop {
         }
         while record.loops.first.map(record.ownsLoop) ?? false {
             var entry = pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0)
-            poll(&entry, 1, 1000)
+            unsafe poll(&entry, 1, 1000)
             guard let next = signals.next(), next.signal != SIGHUP else { continue }
             do throws(ImageError) { _ = try LoopCleanup.clean(record, deferred: false) } catch {
                 log.warning("\(error): not taken down")

@@ -40,7 +40,7 @@ struct WaitNotice: ThreadWork {
         let end = MonotonicClock.milliseconds() + Int64(Self.delay)
         while MonotonicClock.milliseconds() < end {
             var entry = pollfd(fd: done.fd, events: Int16(POLLIN), revents: 0)
-            if poll(&entry, 1, Int32(clamping: end - MonotonicClock.milliseconds())) > 0 { return }
+            if unsafe poll(&entry, 1, Int32(clamping: end - MonotonicClock.milliseconds())) > 0 { return }
         }
         notice(text())
     }

@@ -26,7 +26,7 @@ enum FuseChange: Equatable {
 
     @inline(__always) private static func write(_ request: FuseRequest, _ diskSize: UInt64) -> FuseChange {
         guard let wanted = request.arguments(fuse_write_in.self) else { return .refused(EINVAL) }
-        let length = request.body.count &- MemoryLayout<fuse_write_in>.size
+        let length = unsafe request.body.count &- MemoryLayout<fuse_write_in>.size
         guard Int(wanted.size) == length, (wanted.offset | UInt64(truncatingIfNeeded: length)) & 511 == 0 else {
             return .refused(EINVAL)
         }

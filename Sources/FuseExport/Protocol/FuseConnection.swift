@@ -43,17 +43,19 @@ struct FuseConnection: ~Copyable {
         guard canResend else { return false }
         let notice = fuse_out_header(
             len: UInt32(MemoryLayout<fuse_out_header>.size), error: QB_FUSE_NOTIFY_RESEND, unique: 0)
-        return withUnsafeBytes(of: notice) { Glibc.write(devices[0], $0.baseAddress, $0.count) } == 16
+        return unsafe withUnsafeBytes(of: notice) { unsafe Glibc.write(devices[0], $0.baseAddress, $0.count) } == 16
     }
 
     private static func failed(_ what: String, advice: String? = nil) -> ImageError {
         ImageError(.system, "\(what): \(errorText(errno))", advice: advice)
     }
 
-    private static func unmount(_ path: FilePath) { _ = path.withPlatformString { umount2($0, QB_MNT_DETACH) } }
+    private static func unmount(_ path: FilePath) {
+        _ = unsafe path.withPlatformString { unsafe umount2($0, QB_MNT_DETACH) }
+    }
 
     private static func openDevice() throws(ImageError) -> Int32 {
-        let fd = open("/dev/fuse", O_RDWR | O_CLOEXEC)
+        let fd = unsafe open("/dev/fuse", O_RDWR | O_CLOEXEC)
         guard fd >= 0 else {
             throw failed("cannot open /dev/fuse", advice: "load the kernel module fuse (modprobe fuse)")
         }
@@ -63,7 +65,7 @@ struct FuseConnection: ~Copyable {
     private static func clone(of device: Int32) throws(ImageError) -> Int32 {
         let fd = try openDevice()
         var source = UInt32(bitPattern: device)
-        guard ioctl(fd, UInt(QB_FUSE_DEV_IOC_CLONE), &source) == 0 else {
+        guard unsafe ioctl(fd, UInt(QB_FUSE_DEV_IOC_CLONE), &source) == 0 else {
             let error = failed("cannot share the FUSE connection")
             close(fd)
             throw error
@@ -77,8 +79,8 @@ struct FuseConnection: ~Copyable {
         let rootMode = String(file.mode, radix: 8)
         let options = "fd=\(device),rootmode=\(rootMode),user_id=0,group_id=0,max_read=\(FuseLimits.maxRead)"
         let flags = UInt(MS_NOSUID) | UInt(MS_NODEV) | UInt(MS_NOEXEC) | (file.readOnly ? UInt(MS_RDONLY) : 0)
-        let result = name.withPlatformString { source in
-            path.withPlatformString { CQblk.mount(source, $0, "fuse.qblk", flags, options) }
+        let result = unsafe name.withPlatformString { source in
+            unsafe path.withPlatformString { unsafe CQblk.mount(source, $0, "fuse.qblk", flags, options) }
         }
         guard result == 0 else { throw failed("cannot mount the FUSE file \(path)") }
     }
@@ -86,25 +88,25 @@ struct FuseConnection: ~Copyable {
     /// Answers INIT, the first request of every connection; returns whether the kernel can send requests again.
     private static func greet(_ device: Int32, file: FuseFile) throws(ImageError) -> Bool {
         var waiting = pollfd(fd: device, events: Int16(POLLIN), revents: 0)
-        guard poll(&waiting, 1, 10_000) == 1 else {
+        guard unsafe poll(&waiting, 1, 10_000) == 1 else {
             throw ImageError(.system, "the kernel's FUSE does not begin to talk")
         }
         var bytes = [UInt64](repeating: 0, count: 1024)
         var answer = [UInt64](repeating: 0, count: FuseReplies.capacity / 8)
         let size = bytes.count * 8
-        let count = Glibc.read(device, &bytes, size)
+        let count = unsafe Glibc.read(device, &bytes, size)
         guard count > 0 else { throw failed("cannot read from /dev/fuse") }
         var resends: Bool?
-        let length = bytes.withUnsafeBytes { raw -> Int in
-            guard let start = raw.baseAddress, let request = FuseRequest(start, count: count) else { return 0 }
+        let length = unsafe bytes.withUnsafeBytes { raw -> Int in
+            guard let start = raw.baseAddress, let request = unsafe FuseRequest(start, count: count) else { return 0 }
             guard request.header.opcode == FuseOperation.initialize else { return 0 }
-            resends = FuseInitOffer(request.body)?.canResend
-            return answer.withUnsafeMutableBytes { out in
+            resends = unsafe FuseInitOffer(request.body)?.canResend
+            return unsafe answer.withUnsafeMutableBytes { out in
                 guard let place = out.baseAddress else { return 0 }
-                return FuseReplies(file: file).answer(request, into: place)
+                return unsafe FuseReplies(file: file).answer(request, into: place)
             }
         }
-        guard let resends, length > 0, Glibc.write(device, answer, length) == length else {
+        guard let resends, length > 0, unsafe Glibc.write(device, answer, length) == length else {
             throw failed("the kernel's FUSE does not speak our protocol")
         }
         return resends

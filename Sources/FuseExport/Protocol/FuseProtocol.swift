@@ -51,7 +51,7 @@ enum FuseLimits {
 }
 
 /// A request: its header, checked against the number of bytes that were read, and its body.
-struct FuseRequest {
+@safe struct FuseRequest {
     let header: fuse_in_header
     /// What follows the header.
     let body: UnsafeRawBufferPointer
@@ -60,15 +60,15 @@ struct FuseRequest {
     @inline(__always) init?(_ bytes: UnsafeRawPointer, count: Int) {
         let head = MemoryLayout<fuse_in_header>.size
         guard count >= head else { return nil }
-        header = bytes.load(as: fuse_in_header.self)
+        header = unsafe bytes.load(as: fuse_in_header.self)
         guard Int(header.len) == count else { return nil }
-        body = UnsafeRawBufferPointer(start: bytes + head, count: count - head)
+        unsafe body = unsafe UnsafeRawBufferPointer(start: bytes + head, count: count - head)
     }
 
     /// The fixed part of the body; nil when it is cut short.
     @inline(__always) func arguments<T>(_: T.Type) -> T? {
-        guard body.count >= MemoryLayout<T>.size, let start = body.baseAddress else { return nil }
-        return start.load(as: T.self)
+        guard unsafe body.count >= MemoryLayout<T>.size, let start = unsafe body.baseAddress else { return nil }
+        return unsafe start.load(as: T.self)
     }
 }
 

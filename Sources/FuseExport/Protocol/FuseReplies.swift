@@ -16,20 +16,20 @@ struct FuseReplies {
     ) -> Int {
         let length = headerSize + payload
         let header = fuse_out_header(len: UInt32(truncatingIfNeeded: length), error: 0 &- error, unique: unique)
-        out.storeBytes(of: header, as: fuse_out_header.self)
+        unsafe out.storeBytes(of: header, as: fuse_out_header.self)
         return length
     }
 
     /// The answer to a WRITE.
     @inline(__always) static func written(_ out: UnsafeMutableRawPointer, unique: UInt64, bytes: Int) -> Int {
-        (out + headerSize).storeBytes(
+        unsafe (out + headerSize).storeBytes(
             of: fuse_write_out(size: UInt32(truncatingIfNeeded: bytes), padding: 0), as: fuse_write_out.self)
-        return header(out, unique: unique, payload: MemoryLayout<fuse_write_out>.size)
+        return unsafe header(out, unique: unique, payload: MemoryLayout<fuse_write_out>.size)
     }
 
     private func reply<T>(_ out: UnsafeMutableRawPointer, _ unique: UInt64, _ payload: T) -> Int {
-        (out + Self.headerSize).storeBytes(of: payload, as: T.self)
-        return Self.header(out, unique: unique, payload: MemoryLayout<T>.size)
+        unsafe (out + Self.headerSize).storeBytes(of: payload, as: T.self)
+        return unsafe Self.header(out, unique: unique, payload: MemoryLayout<T>.size)
     }
 
     /// Writes the answer to any request but READ and, where the file can be written, those of `FuseChange`. Returns its
@@ -38,27 +38,27 @@ struct FuseReplies {
         let unique = request.header.unique
         switch request.header.opcode {
         case FuseOperation.forget, FuseOperation.batchForget: return 0
-        case FuseOperation.initialize: return initialize(request, out)
-        case FuseOperation.getAttributes: return reply(out, unique, attributes)
-        case FuseOperation.open: return open(request, out)
-        case FuseOperation.statFileSystem: return reply(out, unique, fileSystem)
+        case FuseOperation.initialize: return unsafe initialize(request, out)
+        case FuseOperation.getAttributes: return unsafe reply(out, unique, attributes)
+        case FuseOperation.open: return unsafe open(request, out)
+        case FuseOperation.statFileSystem: return unsafe reply(out, unique, fileSystem)
         case FuseOperation.release, FuseOperation.flush, FuseOperation.sync, FuseOperation.destroy:
-            return Self.header(out, unique: unique)
-        case FuseOperation.setAttributes where !file.readOnly: return setAttributes(request, out)
+            return unsafe Self.header(out, unique: unique)
+        case FuseOperation.setAttributes where !file.readOnly: return unsafe setAttributes(request, out)
         case FuseOperation.write, FuseOperation.allocate, FuseOperation.setAttributes:
-            return Self.header(out, unique: unique, error: EROFS)
+            return unsafe Self.header(out, unique: unique, error: EROFS)
         default:
             // ENOSYS is answered once: the kernel remembers it and decides by itself from then on (access, extended
             // attributes, lseek, interrupt, ioctl, poll, locks).
-            return Self.header(out, unique: unique, error: ENOSYS)
+            return unsafe Self.header(out, unique: unique, error: ENOSYS)
         }
     }
 
     /// INIT: accepts what this program can do of what the kernel offers.
     private func initialize(_ request: FuseRequest, _ out: UnsafeMutableRawPointer) -> Int {
-        guard let offer = FuseInitOffer(request.body), offer.major == FuseLimits.major,
+        guard let offer = unsafe FuseInitOffer(request.body), offer.major == FuseLimits.major,
             offer.minor >= FuseLimits.oldestMinor
-        else { return Self.header(out, unique: request.header.unique, error: EPROTO) }
+        else { return unsafe Self.header(out, unique: request.header.unique, error: EPROTO) }
         let flags = FuseReplies.wanted & offer.flags
         var accepted = fuse_init_out()
         accepted.major = FuseLimits.major
@@ -72,7 +72,7 @@ struct FuseReplies {
         accepted.max_write = UInt32(truncatingIfNeeded: file.maxWrite)
         accepted.time_gran = 1
         accepted.max_pages = FuseLimits.maxPages
-        return reply(out, request.header.unique, accepted)
+        return unsafe reply(out, request.header.unique, accepted)
     }
 
     /// The flags that are accepted if offered. ASYNC_DIO is needed for speed: without it the loop driver sends one
@@ -88,30 +88,30 @@ struct FuseReplies {
     private func open(_ request: FuseRequest, _ out: UnsafeMutableRawPointer) -> Int {
         let unique = request.header.unique
         guard let open = request.arguments(fuse_open_in.self) else {
-            return Self.header(out, unique: unique, error: EINVAL)
+            return unsafe Self.header(out, unique: unique, error: EINVAL)
         }
         if file.readOnly, open.flags & UInt32(O_ACCMODE) != UInt32(O_RDONLY) {
-            return Self.header(out, unique: unique, error: EROFS)
+            return unsafe Self.header(out, unique: unique, error: EROFS)
         }
         var opened = fuse_open_out()
         opened.open_flags = QB_FOPEN_DIRECT_IO | QB_FOPEN_PARALLEL_DIRECT_WRITES | QB_FOPEN_KEEP_CACHE
         if file.readOnly { opened.open_flags |= QB_FOPEN_NOFLUSH }
-        return reply(out, unique, opened)
+        return unsafe reply(out, unique, opened)
     }
 
     /// Times are accepted and mean nothing; size, mode and owner stay as they are.
     private func setAttributes(_ request: FuseRequest, _ out: UnsafeMutableRawPointer) -> Int {
         let unique = request.header.unique
         guard let wanted = request.arguments(fuse_setattr_in.self) else {
-            return Self.header(out, unique: unique, error: EINVAL)
+            return unsafe Self.header(out, unique: unique, error: EINVAL)
         }
         let mode: UInt32 = 1 << 0
         let owner: UInt32 = 1 << 1 | 1 << 2
         let size: UInt32 = 1 << 3
         guard wanted.valid & (mode | owner) == 0, wanted.valid & size == 0 || wanted.size == file.size else {
-            return Self.header(out, unique: unique, error: EPERM)
+            return unsafe Self.header(out, unique: unique, error: EPERM)
         }
-        return reply(out, unique, attributes)
+        return unsafe reply(out, unique, attributes)
     }
 
     private var attributes: fuse_attr_out {
@@ -147,13 +147,13 @@ struct FuseInitOffer {
 
     init?(_ body: UnsafeRawBufferPointer) {
         guard body.count >= 16 else { return nil }
-        major = body.load(fromByteOffset: 0, as: UInt32.self)
-        minor = body.load(fromByteOffset: 4, as: UInt32.self)
-        maxReadahead = body.load(fromByteOffset: 8, as: UInt32.self)
-        let low = UInt64(body.load(fromByteOffset: 12, as: UInt32.self))
+        major = unsafe body.load(fromByteOffset: 0, as: UInt32.self)
+        minor = unsafe body.load(fromByteOffset: 4, as: UInt32.self)
+        maxReadahead = unsafe body.load(fromByteOffset: 8, as: UInt32.self)
+        let low = unsafe UInt64(body.load(fromByteOffset: 12, as: UInt32.self))
         // flags2 is there only when the kernel says so; older kernels have other bytes, or none, in its place.
         let extended = low & UInt64(QB_FUSE_INIT_EXT) != 0 && body.count >= 20
-        flags = low | (extended ? UInt64(body.load(fromByteOffset: 16, as: UInt32.self)) << 32 : 0)
+        flags = unsafe low | (extended ? UInt64(body.load(fromByteOffset: 16, as: UInt32.self)) << 32 : 0)
     }
 
     var canResend: Bool { flags & UInt64(QB_FUSE_HAS_RESEND) != 0 }

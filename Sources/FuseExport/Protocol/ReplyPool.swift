@@ -8,11 +8,11 @@ import SystemPackage
 ///
 /// Each buffer has a page in front whose last 16 bytes are the reply's header, so that header and data go to the
 /// kernel as one piece and the data still starts on a page.
-struct ReplyPool: ~Copyable {
+@safe struct ReplyPool: ~Copyable {
     private static let page = 4096
 
     /// One size of buffer.
-    private struct Class {
+    @safe private struct Class {
         let capacity: Int
         let first: Int
         let base: UnsafeMutableRawPointer
@@ -45,13 +45,13 @@ struct ReplyPool: ~Copyable {
             total += number
         }
         let memory = try AlignedBuffer(count: bytes)
-        stacks = .allocate(capacity: total)
-        classes = .allocate(capacity: plan.count)
+        unsafe stacks = .allocate(capacity: total)
+        unsafe classes = .allocate(capacity: plan.count)
         var first = 0
         var offset = 0
         for (i, (capacity, number)) in plan.enumerated() {
-            for k in 0..<number { stacks[first + k] = UInt16(truncatingIfNeeded: first + number - 1 - k) }
-            (classes + i).initialize(
+            for k in 0..<number { unsafe stacks[first + k] = UInt16(truncatingIfNeeded: first + number - 1 - k) }
+            unsafe (classes + i).initialize(
                 to: Class(
                     capacity: capacity, first: first, base: memory.pointer + offset, free: stacks + first,
                     available: number))
@@ -64,37 +64,39 @@ struct ReplyPool: ~Copyable {
     }
 
     deinit {
-        stacks.deallocate()
-        classes.deallocate()
+        unsafe stacks.deallocate()
+        unsafe classes.deallocate()
     }
 
     /// The smallest free buffer for `length` bytes; -1 when all that are large enough are in use.
     @inline(__always) mutating func take(_ length: Int) -> Int {
-        for i in 0..<classCount where classes[i].capacity >= length && classes[i].available > 0 {
-            classes[i].available &-= 1
-            return Int(classes[i].free[classes[i].available])
+        for i in 0..<classCount where unsafe classes[i].capacity >= length && classes[i].available > 0 {
+            unsafe classes[i].available &-= 1
+            return unsafe Int(classes[i].free[classes[i].available])
         }
         return -1
     }
 
     @inline(__always) mutating func give(_ buffer: Int) {
         let i = indexOfClass(buffer)
-        classes[i].free[classes[i].available] = UInt16(truncatingIfNeeded: buffer)
-        classes[i].available &+= 1
+        unsafe classes[i].free[classes[i].available] = UInt16(truncatingIfNeeded: buffer)
+        unsafe classes[i].available &+= 1
     }
 
     /// The buffer's data, page-aligned.
     @inline(__always) func data(_ buffer: Int) -> UnsafeMutableRawPointer {
         let i = indexOfClass(buffer)
-        return classes[i].base + (buffer &- classes[i].first) &* (classes[i].capacity &+ Self.page) + Self.page
+        return unsafe classes[i].base + (buffer &- classes[i].first) &* (classes[i].capacity &+ Self.page) + Self.page
     }
 
     /// The start of the reply: its header, directly before the data.
-    @inline(__always) func start(_ buffer: Int) -> UnsafeMutableRawPointer { data(buffer) - FuseReplies.headerSize }
+    @inline(__always) func start(_ buffer: Int) -> UnsafeMutableRawPointer {
+        unsafe data(buffer) - FuseReplies.headerSize
+    }
 
     @inline(__always) private func indexOfClass(_ buffer: Int) -> Int {
         var i = 0
-        while i &+ 1 < classCount, buffer >= classes[i &+ 1].first { i &+= 1 }
+        while i &+ 1 < classCount, unsafe buffer >= classes[i &+ 1].first { i &+= 1 }
         return i
     }
 }

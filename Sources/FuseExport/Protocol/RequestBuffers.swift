@@ -13,7 +13,7 @@ import SystemPackage
 /// All of it is in memory from the beginning. Should a process be killed while the kernel copies a request to it and a
 /// page is missing, the kernel does not fetch the page but fails the request, and does not repeat it. For this reason
 /// requests are kept short (`FuseLimits.maxWrite`).
-struct RequestBuffers: ~Copyable {
+@safe struct RequestBuffers: ~Copyable {
     private let memory: AlignedBuffer
     private let indices: UnsafeMutablePointer<UInt16>
     /// Buffers that can be read into: a stack of numbers.
@@ -32,10 +32,10 @@ struct RequestBuffers: ~Copyable {
         stride = (Self.page - FuseLimits.writeHead + size + Self.page - 1) & ~(Self.page - 1)
         let memory = try AlignedBuffer(count: stride * count)
         // Writing zeros brings all pages into memory.
-        memset(memory.pointer, 0, stride * count)
-        indices = .allocate(capacity: count)
-        line = .allocate(capacity: count)
-        for i in 0..<count { indices[i] = UInt16(truncatingIfNeeded: count - 1 - i) }
+        unsafe memset(memory.pointer, 0, stride * count)
+        unsafe indices = .allocate(capacity: count)
+        unsafe line = .allocate(capacity: count)
+        for i in 0..<count { unsafe indices[i] = UInt16(truncatingIfNeeded: count - 1 - i) }
         self.memory = memory
         self.size = size
         self.count = count
@@ -43,22 +43,22 @@ struct RequestBuffers: ~Copyable {
     }
 
     deinit {
-        indices.deallocate()
-        line.deallocate()
+        unsafe indices.deallocate()
+        unsafe line.deallocate()
     }
 
     @inline(__always) func bytes(_ buffer: Int) -> UnsafeMutableRawPointer {
-        memory.pointer + buffer &* stride + (Self.page &- FuseLimits.writeHead)
+        unsafe memory.pointer + buffer &* stride + (Self.page &- FuseLimits.writeHead)
     }
 
     /// A buffer to read into. There must be a free one.
     @inline(__always) mutating func take() -> Int {
         free &-= 1
-        return Int(indices[free])
+        return unsafe Int(indices[free])
     }
 
     @inline(__always) mutating func give(_ buffer: Int) {
-        indices[free] = UInt16(truncatingIfNeeded: buffer)
+        unsafe indices[free] = UInt16(truncatingIfNeeded: buffer)
         free &+= 1
     }
 
@@ -66,15 +66,15 @@ struct RequestBuffers: ~Copyable {
     @inline(__always) mutating func enqueue(_ buffer: Int, length: Int32) {
         var tail = head &+ waiting
         if tail >= count { tail &-= count }
-        line[tail] = (UInt16(truncatingIfNeeded: buffer), length)
+        unsafe line[tail] = (UInt16(truncatingIfNeeded: buffer), length)
         waiting &+= 1
     }
     /// The first request of the queue, which must not be empty.
-    @inline(__always) var first: (buffer: Int, length: Int) { (Int(line[head].buffer), Int(line[head].length)) }
+    @inline(__always) var first: (buffer: Int, length: Int) { unsafe (Int(line[head].buffer), Int(line[head].length)) }
 
     /// The first request is served: its buffer is free.
     @inline(__always) mutating func dequeue() {
-        give(Int(line[head].buffer))
+        unsafe give(Int(line[head].buffer))
         dequeueKeeping()
     }
 

@@ -246,7 +246,7 @@ final class Supervisor: SupervisedDisk {
     private func detachLate() {
         guard let attaching else { return }
         var entry = pollfd(fd: attaching.fd, events: Int16(POLLIN), revents: 0)
-        poll(&entry, 1, 10_000)
+        unsafe poll(&entry, 1, 10_000)
         guard case .success(let device) = attaching.take().first else { return }
         do throws(ImageError) { try device.detach() } catch { log.error("\(error)") }
     }

@@ -35,7 +35,7 @@ struct FuseServer {
         var waiting = devices.count
         while waiting > 0 {
             var entry = pollfd(fd: starts.fd, events: Int16(POLLIN), revents: 0)
-            poll(&entry, 1, -1)
+            unsafe poll(&entry, 1, -1)
             for report in starts.take() {
                 if let error = report { throw error }
                 waiting -= 1
@@ -108,7 +108,7 @@ private final class Gate: Sendable {
                 continue
             }
             var entry = pollfd(fd: event.fd, events: Int16(POLLIN), revents: 0)
-            poll(&entry, 1, left)
+            unsafe poll(&entry, 1, left)
             _ = event.take()
         }
         return true

@@ -27,24 +27,24 @@ struct ZeroRest: BitwiseCopyable {
 extension FuseWorker {
     /// Starts a change that came in request buffer `buffer`, or refuses it. True when the request keeps the buffer.
     @inline(__always) func begin(_ change: FuseChange, _ request: FuseRequest, in buffer: Int) -> Bool {
-        let start = requests.bytes(buffer)
+        let start = unsafe requests.bytes(buffer)
         let slot = UInt32(truncatingIfNeeded: pool.count &+ buffer)
         let unique = request.header.unique
         switch change {
         case .write(let offset, let length):
-            _ = FuseReplies.written(start, unique: unique, bytes: length)
-            let list = lists + buffer
-            list.pointee = iovec(iov_base: start + FuseLimits.writeHead, iov_len: length)
-            engine.submit(
+            _ = unsafe FuseReplies.written(start, unique: unique, bytes: length)
+            let list = unsafe lists + buffer
+            unsafe list.pointee = unsafe iovec(iov_base: start + FuseLimits.writeHead, iov_len: length)
+            unsafe engine.submit(
                 BlockRequest(
                     .write, slot: slot, guest: GuestOffset(offset), length: UInt64(truncatingIfNeeded: length),
                     iovecs: list, iovecCount: 1))
         case .flush:
-            _ = FuseReplies.header(start, unique: unique)
-            engine.submit(BlockRequest(.flush, slot: slot))
+            _ = unsafe FuseReplies.header(start, unique: unique)
+            unsafe engine.submit(BlockRequest(.flush, slot: slot))
         case .zero(let offset, let length, let mayUnmap):
-            _ = FuseReplies.header(start, unique: unique)
-            rests[buffer] = ZeroRest(offset: offset, end: offset &+ length, mayUnmap: mayUnmap)
+            _ = unsafe FuseReplies.header(start, unique: unique)
+            unsafe rests[buffer] = ZeroRest(offset: offset, end: offset &+ length, mayUnmap: mayUnmap)
             _ = goesOn(buffer, after: 0)
         case .refused(let error):
             refuse(request, error)
@@ -55,10 +55,10 @@ extension FuseWorker {
 
     /// Submits the next part of a request to make zeros; false: there is none, or the request has failed.
     @inline(__always) func goesOn(_ buffer: Int, after error: Int32) -> Bool {
-        let rest = rests + buffer
-        if error != 0 { rest.pointee.end = 0 }
-        guard let part = rest.pointee.next() else { return false }
-        engine.submit(
+        let rest = unsafe rests + buffer
+        if error != 0 { unsafe rest.pointee.end = 0 }
+        guard let part = unsafe rest.pointee.next() else { return false }
+        unsafe engine.submit(
             BlockRequest(
                 .writeZeroes, slot: UInt32(truncatingIfNeeded: pool.count &+ buffer),
                 guest: GuestOffset(part.offset), length: part.length, mayUnmap: rest.pointee.mayUnmap))

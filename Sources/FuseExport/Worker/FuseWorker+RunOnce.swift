@@ -70,7 +70,7 @@ extension FuseWorker {
         guard !standing, requests.free > 0 else { return }
         let buffer = requests.take()
         guard
-            ring.prepareRead(
+            unsafe ring.prepareRead(
                 fd: fuse, buffer: requests.bytes(buffer), count: UInt32(truncatingIfNeeded: requests.size),
                 offset: Ring.currentPosition, userData: Tag.request | UInt64(buffer))
         else { return requests.give(buffer) }
@@ -81,7 +81,7 @@ extension FuseWorker {
     private func drainDevice() {
         while requests.free > 0 {
             let buffer = requests.take()
-            let count = Glibc.read(fuse, requests.bytes(buffer), requests.size)
+            let count = unsafe Glibc.read(fuse, requests.bytes(buffer), requests.size)
             guard count > 0 else {
                 requests.give(buffer)
                 return note(count < 0 ? 0 &- errno : 0 &- ENODEV)
@@ -92,11 +92,11 @@ extension FuseWorker {
 
     private func send(_ slot: Int, _ length: Int) {
         guard
-            ring.prepareWrite(
+            unsafe ring.prepareWrite(
                 fd: fuse, buffer: reply(slot), count: UInt32(truncatingIfNeeded: length),
                 offset: Ring.currentPosition, userData: Tag.reply | UInt64(slot))
         else {
-            unsent[unsentCount] = UInt16(truncatingIfNeeded: slot)
+            unsafe unsent[unsentCount] = UInt16(truncatingIfNeeded: slot)
             unsentCount &+= 1
             return
         }
@@ -107,9 +107,9 @@ extension FuseWorker {
     @inline(__always) private func postReplies() {
         while unsentCount > 0 {
             unsentCount &-= 1
-            let slot = Int(unsent[unsentCount])
+            let slot = unsafe Int(unsent[unsentCount])
             let before = unsentCount
-            send(slot, Int(reply(slot).load(as: fuse_out_header.self).len))
+            unsafe send(slot, Int(reply(slot).load(as: fuse_out_header.self).len))
             if unsentCount > before { return }
         }
     }

@@ -10,7 +10,7 @@ import Synchronization
 import SystemPackage
 
 /// The state of a worker. For the thread that makes it.
-final class FuseWorker {
+@safe final class FuseWorker {
     /// This worker's clone of the FUSE connection: replies must go where the request came from.
     let fuse: Int32
     let ring: Ring
@@ -64,24 +64,24 @@ final class FuseWorker {
         // A reply buffer's number is the slot of its read; those of request buffers follow.
         let slots = pool.count + requests.count
         engine = try RequestEngine(chain: chain, ring: ring, slots: slots)
-        lists = .allocate(capacity: requests.count)
-        rests = .allocate(capacity: requests.count)
-        lists.initialize(repeating: iovec(), count: requests.count)
-        rests.initialize(repeating: ZeroRest(), count: requests.count)
+        unsafe lists = .allocate(capacity: requests.count)
+        unsafe rests = .allocate(capacity: requests.count)
+        unsafe lists.initialize(repeating: iovec(), count: requests.count)
+        unsafe rests.initialize(repeating: ZeroRest(), count: requests.count)
         isReadOnly = file.readOnly
         imageName = printable(chain.files.first?.path ?? "")
         self.fuse = fuse
         replies = FuseReplies(file: file)
         diskSize = file.size
-        unsent = .allocate(capacity: slots)
+        unsafe unsent = .allocate(capacity: slots)
         // A read that finds no request must fail at once, not hold up the ring.
         _ = fcntl(fuse, F_SETFL, fcntl(fuse, F_GETFL) | O_NONBLOCK)
     }
 
     deinit {
-        unsent.deallocate()
-        lists.deallocate()
-        rests.deallocate()
+        unsafe unsent.deallocate()
+        unsafe lists.deallocate()
+        unsafe rests.deallocate()
     }
 
     /// Serves until the connection ends.
@@ -108,7 +108,7 @@ final class FuseWorker {
 
     /// Starts or answers the request in a request buffer. `waits`: no reply buffer is free.
     @inline(__always) private func serve(_ buffer: Int, _ count: Int) -> Served {
-        guard let request = FuseRequest(requests.bytes(buffer), count: count) else { return .taken }
+        guard let request = unsafe FuseRequest(requests.bytes(buffer), count: count) else { return .taken }
         if request.header.opcode == FuseOperation.read { return read(request) ? .taken : .waits }
         if !isReadOnly, let change = FuseChange(request, diskSize: diskSize) {
             return begin(change, request, in: buffer) ? .keepsBuffer : .taken
@@ -127,8 +127,8 @@ final class FuseWorker {
         let length = Int(min(UInt64(wanted.size), left))
         let buffer = pool.take(length)
         guard buffer >= 0 else { return false }
-        _ = FuseReplies.header(pool.start(buffer), unique: request.header.unique, payload: length)
-        engine.submitRead(
+        _ = unsafe FuseReplies.header(pool.start(buffer), unique: request.header.unique, payload: length)
+        unsafe engine.submitRead(
             slot: buffer, guest: GuestOffset(length == 0 ? 0 : wanted.offset), buffer: pool.data(buffer), length: length
         )
         return true
@@ -136,12 +136,12 @@ final class FuseWorker {
 
     /// Answers a request that is neither read nor write, at once; such requests are rare.
     @inline(never) private func answer(_ request: FuseRequest) {
-        let length = replies.answer(request, into: scratch.pointer)
-        if length > 0 { _ = Glibc.write(fuse, scratch.pointer, length) }
+        let length = unsafe replies.answer(request, into: scratch.pointer)
+        if length > 0 { _ = unsafe Glibc.write(fuse, scratch.pointer, length) }
     }
     @inline(never) func refuse(_ request: FuseRequest, _ error: Int32) {
-        let length = FuseReplies.header(scratch.pointer, unique: request.header.unique, error: error)
-        _ = Glibc.write(fuse, scratch.pointer, length)
+        let length = unsafe FuseReplies.header(scratch.pointer, unique: request.header.unique, error: error)
+        _ = unsafe Glibc.write(fuse, scratch.pointer, length)
     }
 
     // MARK: replies
@@ -149,12 +149,12 @@ final class FuseWorker {
     /// Completes the header of a reply with how the request went; returns the reply's length.
     @inline(__always) func seal(_ done: RequestEngine.Finished) -> Int {
         let slot = Int(done.slot)
-        let start = reply(slot)
-        let header = start.load(as: fuse_out_header.self)
+        let start = unsafe reply(slot)
+        let header = unsafe start.load(as: fuse_out_header.self)
         if done.error == 0 { return Int(header.len) }
         sayFailure(done)
         let error = slot < pool.count ? done.error : FuseChange.error(done.error)
-        return FuseReplies.header(start, unique: header.unique, error: error)
+        return unsafe FuseReplies.header(start, unique: header.unique, error: error)
     }
 
     /// Logs the first request of this process that fails.
@@ -167,7 +167,7 @@ final class FuseWorker {
 
     /// The start of the reply of a slot's request.
     @inline(__always) func reply(_ slot: Int) -> UnsafeMutableRawPointer {
-        slot < pool.count ? pool.start(slot) : requests.bytes(slot &- pool.count)
+        unsafe slot < pool.count ? pool.start(slot) : requests.bytes(slot &- pool.count)
     }
 
     /// Frees the buffer of a slot's request.

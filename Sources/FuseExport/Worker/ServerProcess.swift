@@ -127,5 +127,5 @@ private final class JournalMemory: Sendable {
         mapping = try Mapping(fd: fd, count: MappingJournal.usualBytes, writable: true)
     }
 
-    var journal: MappingJournal? { MappingJournal(mapping.pointer, bytes: mapping.count, keeping: self) }
+    var journal: MappingJournal? { unsafe MappingJournal(mapping.pointer, bytes: mapping.count, keeping: self) }
 }

@@ -29,7 +29,7 @@ public final class HeldFiles: Sendable {
         self.known = known
         holders = try chain.files.map { file throws(ImageError) in
             // Not a duplicate: that would share the chain's locks, and hold them after the chain is closed.
-            let copy = Glibc.open("/proc/self/fd/\(file.fd)", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+            let copy = unsafe Glibc.open("/proc/self/fd/\(file.fd)", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
             guard copy >= 0 else {
                 throw ImageError(.system, "cannot be kept open: \(errorText(errno))", path: file.path, number: errno)
             }

@@ -8,7 +8,7 @@ import QCOW2
 import Synchronization
 
 /// An image and its backing chain. Shared by all workers of the image.
-public final class ImageChain: BlockMap {
+@safe public final class ImageChain: BlockMap {
     /// From the active image down to the base.
     public let layers: [ImageLayer]
     /// Every file that an `Extent.file` or a `TableRead.file` can name.
@@ -33,16 +33,16 @@ public final class ImageChain: BlockMap {
         self.files = files
         currentSize = Atomic(layers.first?.size ?? 0)
         depth = layers.count
-        views = .allocate(capacity: max(layers.count, 1))
+        unsafe views = .allocate(capacity: max(layers.count, 1))
         for (i, layer) in layers.enumerated() {
             let canGrow = i == 0 && isWritable && layer.format == .raw
-            (views + i).initialize(to: LayerView(layer, canGrow: canGrow))
+            unsafe (views + i).initialize(to: LayerView(layer, canGrow: canGrow))
         }
     }
 
     deinit {
         do throws(ImageError) { try close() } catch {}  // A caller that wants the error has closed it before.
-        views.deallocate()
+        unsafe views.deallocate()
     }
 
     /// Brings every change of the mapping to the disk and ends writing. No request may be in flight, none may come.
@@ -78,16 +78,16 @@ public final class ImageChain: BlockMap {
         var length = length
         var layer = 0
         while true {
-            let view = views + layer
+            let view = unsafe views + layer
             // A backing file shorter than its overlay reads as zeros past its end.
-            guard guest.bytes < view.pointee.size else {
+            guard unsafe guest.bytes < view.pointee.size else {
                 return .extent(
                     Extent(guest: guest, length: length, kind: .zero, layer: UInt16(truncatingIfNeeded: layer)))
             }
-            length = min(length, view.pointee.size &- guest.bytes)
-            let answer = view.pointee.lookup(guest, length: length)
+            length = unsafe min(length, view.pointee.size &- guest.bytes)
+            let answer = unsafe view.pointee.lookup(guest, length: length)
             guard case .extent(let extent) = answer, extent.kind.isUnallocated, layer &+ 1 < depth else {
-                return Self.placed(answer, view, layer)
+                return unsafe Self.placed(answer, view, layer)
             }
             length = extent.length
             layer &+= 1
@@ -99,31 +99,31 @@ public final class ImageChain: BlockMap {
     /// each layer has on its own.
     public func lookup(_ guest: GuestOffset, length: UInt64, inLayer layer: Int) -> MapAnswer {
         precondition(layer >= 0 && layer < depth, "no such layer")
-        let view = views + layer
-        return Self.placed(view.pointee.lookup(guest, length: length), view, layer)
+        let view = unsafe views + layer
+        return unsafe Self.placed(view.pointee.lookup(guest, length: length), view, layer)
     }
 
     /// The short way for the commonest request: where the `length` bytes at `guest` are in file `activeDataFile`, when
     /// the active image holds them all as plain data and that can be told without I/O. nil means only: ask `lookup`.
     public func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
-        views.pointee.plainOffset(guest, length: length)
+        unsafe views.pointee.plainOffset(guest, length: length)
     }
 
     /// The same for a write: nil means only: ask `lookupForWrite`. Only for a chain that is writable.
     public func overwritableOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
-        views.pointee.overwritableOffset(guest, length: length)
+        unsafe views.pointee.overwritableOffset(guest, length: length)
     }
 
     /// Whether `length` (> 0) bytes at `guest` can be written where they are, in the active image. The range must lie
     /// inside `size`.
     public func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
-        let view = views
-        switch view.pointee.lookupForWrite(guest, length: length) {
+        let view = unsafe views
+        switch unsafe view.pointee.lookupForWrite(guest, length: length) {
         case .inPlace(var extent):
-            extent.file = view.pointee.dataFile
+            extent.file = unsafe view.pointee.dataFile
             return .inPlace(extent)
         case .needs(var table):
-            table.file = view.pointee.metadataFile
+            table.file = unsafe view.pointee.metadataFile
             return .needs(table)
         case .allocate(let length): return .allocate(length)
         case .damaged(let damage): return .damaged(damage)
@@ -163,14 +163,14 @@ public final class ImageChain: BlockMap {
     private func loseActiveFile() {
         hasCut.store(true, ordering: .relaxed)
         writer?.plan.foundCut()
-        views.pointee.loseRaw()
+        unsafe views.pointee.loseRaw()
     }
 
     /// Whether the active image is raw: its file is the disk.
     public var isRaw: Bool { layers.first?.format == .raw }
 
     /// The file that `plainOffset` speaks of.
-    public var activeDataFile: UInt16 { views.pointee.dataFile }
+    public var activeDataFile: UInt16 { unsafe views.pointee.dataFile }
 
     /// The layer's answer with the chain's numbers for layer and file.
     @inline(__always)
@@ -179,11 +179,11 @@ public final class ImageChain: BlockMap {
         switch answer {
         case .extent(var extent):
             extent.layer = UInt16(truncatingIfNeeded: layer)
-            extent.file = view.pointee.dataFile
+            extent.file = unsafe view.pointee.dataFile
             return .extent(extent)
         case .needs(var table):
             table.layer = UInt16(truncatingIfNeeded: layer)
-            table.file = view.pointee.metadataFile
+            table.file = unsafe view.pointee.metadataFile
             return .needs(table)
         case .damaged(var damage):
             damage.layer = UInt16(truncatingIfNeeded: layer)
@@ -193,7 +193,7 @@ public final class ImageChain: BlockMap {
 
     /// Hands in the table that `lookup` named. See `BlockMap.supply`.
     public func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
-        views[Int(table.layer)].supply(table, bytes)
+        unsafe views[Int(table.layer)].supply(table, bytes)
     }
 
     /// How compressed clusters of a layer are compressed.
@@ -221,10 +221,10 @@ public final class ImageChain: BlockMap {
         switch layer.map {
         case .raw(let map):
             raw = canGrow ? RawMap(fileLength: RawMap.largest) : map
-            qcow2 = nil
+            unsafe qcow2 = nil
         case .qcow2(let map):
             raw = RawMap(fileLength: 0)
-            qcow2 = Unmanaged.passUnretained(map)
+            unsafe qcow2 = unsafe Unmanaged.passUnretained(map)
         }
     }
 
@@ -232,26 +232,26 @@ public final class ImageChain: BlockMap {
     mutating func loseRaw() { raw.lose() }
 
     @inline(__always) func lookup(_ guest: GuestOffset, length: UInt64) -> MapAnswer {
-        guard let qcow2 else { return raw.lookup(guest, length: length) }
-        return qcow2._withUnsafeGuaranteedRef { $0.lookup(guest, length: length) }
+        guard let qcow2 = unsafe qcow2 else { return raw.lookup(guest, length: length) }
+        return unsafe qcow2._withUnsafeGuaranteedRef { $0.lookup(guest, length: length) }
     }
 
     @inline(__always) func plainOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
-        guard let qcow2 else { return raw.plainOffset(guest, length: length) }
-        return qcow2._withUnsafeGuaranteedRef { $0.plainOffset(guest, length: length) }
+        guard let qcow2 = unsafe qcow2 else { return raw.plainOffset(guest, length: length) }
+        return unsafe qcow2._withUnsafeGuaranteedRef { $0.plainOffset(guest, length: length) }
     }
 
     @inline(__always) func overwritableOffset(_ guest: GuestOffset, length: UInt64) -> HostOffset? {
-        guard let qcow2 else { return raw.plainOffset(guest, length: length) }
-        return qcow2._withUnsafeGuaranteedRef { $0.overwritableOffset(guest, length: length) }
+        guard let qcow2 = unsafe qcow2 else { return raw.plainOffset(guest, length: length) }
+        return unsafe qcow2._withUnsafeGuaranteedRef { $0.overwritableOffset(guest, length: length) }
     }
 
     func lookupForWrite(_ guest: GuestOffset, length: UInt64) -> WriteAnswer {
-        guard let qcow2 else { return raw.lookupForWrite(guest, length: length) }
-        return qcow2._withUnsafeGuaranteedRef { $0.lookupForWrite(guest, length: length) }
+        guard let qcow2 = unsafe qcow2 else { return raw.lookupForWrite(guest, length: length) }
+        return unsafe qcow2._withUnsafeGuaranteedRef { $0.lookupForWrite(guest, length: length) }
     }
 
     func supply(_ table: TableRead, _ bytes: UnsafeRawBufferPointer) {
-        qcow2?._withUnsafeGuaranteedRef { $0.supply(table, bytes) }
+        unsafe qcow2?._withUnsafeGuaranteedRef { unsafe $0.supply(table, bytes) }
     }
 }

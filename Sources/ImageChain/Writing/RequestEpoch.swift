@@ -6,19 +6,19 @@ public import Synchronization
 
 /// The number of the current epoch of an image's requests. Wraps; only its parity counts, for two epochs at most have
 /// requests in flight.
-struct RequestEpoch: ~Copyable, Sendable {
+@safe struct RequestEpoch: ~Copyable, Sendable {
     nonisolated(unsafe) let number: UnsafeMutablePointer<Atomic<UInt32>>
 
     init() {
-        number = .allocate(capacity: 1)
-        number.initialize(to: Atomic(0))
+        unsafe number = .allocate(capacity: 1)
+        unsafe number.initialize(to: Atomic(0))
     }
-    deinit { number.deallocate() }
+    deinit { unsafe number.deallocate() }
 
     /// Begins the next epoch, and gives the parity of the one before. One thread at a time, while no client comes or goes.
     func advance() -> Int {
-        let before = number.pointee.load(ordering: .relaxed)
-        number.pointee.store(before &+ 1, ordering: .sequentiallyConsistent)
+        let before = unsafe number.pointee.load(ordering: .relaxed)
+        unsafe number.pointee.store(before &+ 1, ordering: .sequentiallyConsistent)
         // What workers have stored before is seen from here on.
         MemoryBarrier.process()
         return Int(before & 1)
@@ -27,18 +27,18 @@ struct RequestEpoch: ~Copyable, Sendable {
 
 /// A worker's requests in flight, by the parity of the epoch that they began in. Only that worker changes them. Plain
 /// pointers: every request begins and ends here. Valid as long as the writer and the client are.
-@frozen public struct InFlightCounts: BitwiseCopyable {
+@safe @frozen public struct InFlightCounts: BitwiseCopyable {
     @usableFromInline let counts: UnsafeMutablePointer<Atomic<Int>>
     @usableFromInline let epoch: UnsafeMutablePointer<Atomic<UInt32>>
 
     init(_ client: WriterClient, _ epoch: borrowing RequestEpoch) {
-        counts = client.counts
-        self.epoch = epoch.number
+        unsafe counts = unsafe client.counts
+        unsafe self.epoch = unsafe epoch.number
     }
 
     /// Counts a request that begins. Gives the parity of its epoch, which `end` takes.
     @inlinable @inline(__always) public func begin() -> UInt8 {
-        let parity = UInt8(truncatingIfNeeded: epoch.pointee.load(ordering: .relaxed) & 1)
+        let parity = unsafe UInt8(truncatingIfNeeded: epoch.pointee.load(ordering: .relaxed) & 1)
         change(parity, by: 1)
         return parity
     }
@@ -47,7 +47,7 @@ struct RequestEpoch: ~Copyable, Sendable {
     @inlinable @inline(__always) public func end(_ parity: UInt8) { change(parity, by: -1) }
 
     @inlinable @inline(__always) func change(_ parity: UInt8, by step: Int) {
-        let count = counts + Int(parity)
-        count.pointee.store(count.pointee.load(ordering: .relaxed) &+ step, ordering: .releasing)
+        let count = unsafe counts + Int(parity)
+        unsafe count.pointee.store(count.pointee.load(ordering: .relaxed) &+ step, ordering: .releasing)
     }
 }

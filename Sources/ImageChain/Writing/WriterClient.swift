@@ -5,7 +5,7 @@ public import LinuxIO
 public import Synchronization
 
 /// One worker's part of an `ImageWriter`, from `addClient` to `leave`.
-public final class WriterClient: Sendable {
+@safe public final class WriterClient: Sendable {
     /// The worker's number, which no other client of the image has at the same time.
     public let number: Int
     /// Signalled when something has changed, while the worker `waits`.
@@ -17,11 +17,11 @@ public final class WriterClient: Sendable {
     init(_ number: Int, _ wakeup: consuming EventFD) {
         self.number = number
         self.wakeup = wakeup
-        counts = .allocate(capacity: 2)
-        for i in 0..<2 { (counts + i).initialize(to: Atomic(0)) }
+        unsafe counts = .allocate(capacity: 2)
+        for i in 0..<2 { unsafe (counts + i).initialize(to: Atomic(0)) }
     }
-    deinit { counts.deallocate() }
+    deinit { unsafe counts.deallocate() }
 
     /// Requests in flight that began in an epoch of `parity`.
-    func count(_ parity: Int) -> Int { counts[parity].load(ordering: .acquiring) }
+    func count(_ parity: Int) -> Int { unsafe counts[parity].load(ordering: .acquiring) }
 }

@@ -27,11 +27,11 @@ private final class Side {
         outcomes = Array(repeating: nil, count: depth)
     }
 
-    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { memory.pointer + slot * pieceSize }
+    func buffer(_ slot: Int) -> UnsafeMutableRawPointer { unsafe memory.pointer + slot * pieceSize }
 
     func submit(_ slot: Int, _ start: UInt64, _ length: UInt64) {
         outcomes[slot] = nil
-        reader.submit(slot: slot, GuestOffset(start), buffer(slot), length: Int(length))
+        unsafe reader.submit(slot: slot, GuestOffset(start), buffer(slot), length: Int(length))
     }
 
     /// Waits until the slot's bytes are here.
@@ -103,9 +103,9 @@ final class CompareWorker {
     private func difference(_ piece: PairSource.Piece, _ slot: Int) -> Int? {
         let count = Int(piece.length)
         switch piece.reads {
-        case (true, true): return ZeroScan.firstDifference(first.buffer(slot), second.buffer(slot), count)
-        case (true, false): return ZeroScan.firstData(.init(start: first.buffer(slot), count: count))
-        default: return ZeroScan.firstData(.init(start: second.buffer(slot), count: count))
+        case (true, true): return unsafe ZeroScan.firstDifference(first.buffer(slot), second.buffer(slot), count)
+        case (true, false): return unsafe ZeroScan.firstData(.init(start: first.buffer(slot), count: count))
+        default: return unsafe ZeroScan.firstData(.init(start: second.buffer(slot), count: count))
         }
     }
 }

@@ -50,7 +50,7 @@ final class ConvertWorker {
         }
     }
 
-    private func buffer(_ slot: Int) -> UnsafeMutableRawPointer { memory.pointer + slot * job.pieceSize }
+    private func buffer(_ slot: Int) -> UnsafeMutableRawPointer { unsafe memory.pointer + slot * job.pieceSize }
 
     /// Starts what can be waited for and does the rest at once.
     private func take(_ piece: CopySource.Piece, _ slot: Int, _ cursor: UInt64) {
@@ -59,7 +59,7 @@ final class ConvertWorker {
             case .data(let start, let length):
                 free.removeLast()
                 slots[slot] = Slot(start: start, length: Int(length), cursor: cursor)
-                reader.submit(slot: slot, GuestOffset(start), buffer(slot), length: Int(length))
+                unsafe reader.submit(slot: slot, GuestOffset(start), buffer(slot), length: Int(length))
             case .zero(let start, let length):
                 try lane.zero(at: start, length: length)
             case .damaged(let start, let length, let error):
@@ -73,8 +73,8 @@ final class ConvertWorker {
 
     private func finish(_ index: Int, _ slot: Slot, _ finished: RequestEngine.Finished) throws(ImageError) {
         if finished.error == 0 {
-            let bytes = UnsafeRawBufferPointer(start: buffer(index), count: slot.length)
-            return try SparseWriter.write(bytes, at: slot.start, to: lane, sparse: job.options.sparse)
+            let bytes = unsafe UnsafeRawBufferPointer(start: buffer(index), count: slot.length)
+            return try unsafe SparseWriter.write(bytes, at: slot.start, to: lane, sparse: job.options.sparse)
         }
         guard job.options.salvage else {
             throw job.chain.error(
@@ -88,14 +88,14 @@ final class ConvertWorker {
         let part = 4096
         for at in stride(from: 0, to: slot.length, by: part) {
             let place = slot.start + UInt64(at)
-            let bytes = UnsafeMutableRawBufferPointer(start: buffer(index), count: min(part, slot.length - at))
+            let bytes = unsafe UnsafeMutableRawBufferPointer(start: buffer(index), count: min(part, slot.length - at))
             do throws(ImageError) {
-                try reader.read(GuestOffset(place), into: bytes)
+                try unsafe reader.read(GuestOffset(place), into: bytes)
             } catch {
                 job.skipped(error.named(job.chain.layers[0].path))
-                bytes.initializeMemory(as: UInt8.self, repeating: 0)
+                unsafe bytes.initializeMemory(as: UInt8.self, repeating: 0)
             }
-            try SparseWriter.write(
+            try unsafe SparseWriter.write(
                 UnsafeRawBufferPointer(bytes), at: place, to: lane, sparse: job.options.sparse)
         }
     }

@@ -41,7 +41,7 @@ final class CopyTarget: TargetLane, Sendable {
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at place: UInt64) throws(ImageError) {
-        try file.write(at: start + place, from: bytes)
+        try unsafe file.write(at: start + place, from: bytes)
     }
 
     /// Makes a range read as zeros: by a hole if possible, by zeros if not.

@@ -61,30 +61,32 @@ final class PieceEncoder {
     ) throws(ImageError) -> [ClusterEncoding] {
         guard let base = bytes.baseAddress else { return [] }
         let count = (bytes.count + cluster - 1) / cluster
-        memset(base + bytes.count, 0, count * cluster - bytes.count)
-        let below = try readBacking(at: start, count: count * cluster)
+        unsafe memset(base + bytes.count, 0, count * cluster - bytes.count)
+        let below = try unsafe readBacking(at: start, count: count * cluster)
         var fates = [ClusterEncoding](repeating: .plain, count: count)
-        if job.options.sparse > 0 { findZeros(base, below, &fates) }
-        if let below { compare(base, below, &fates) }
-        if let compressor { compress(base, streams, compressor, &fates) }
+        if job.options.sparse > 0 { unsafe findZeros(base, below, &fates) }
+        if let below = unsafe below { unsafe compare(base, below, &fates) }
+        if let compressor { unsafe compress(base, streams, compressor, &fates) }
         return fates
     }
 
     /// Runs of zeros of the least length that counts are left out; where a backing file shows through, they hide it.
     private func findZeros(_ base: UnsafeRawPointer, _ below: UnsafeRawPointer?, _ fates: inout [ClusterEncoding]) {
-        let hidden: ClusterEncoding = below == nil ? .skip : job.image.options.version == 2 ? .plain : .zero
+        let hidden: ClusterEncoding = unsafe below == nil ? .skip : job.image.options.version == 2 ? .plain : .zero
         let least = min((Int(clamping: job.options.sparse) + cluster - 1) / cluster, fates.count)
         var at = 0
         while at < fates.count {
             var end = at
-            while end < fates.count, ZeroScan.isZero(base + end * cluster, cluster) { end += 1 }
+            while end < fates.count, unsafe ZeroScan.isZero(base + end * cluster, cluster) { end += 1 }
             if end - at >= least || end == fates.count { for i in at..<end { fates[i] = hidden } }
             at = end + 1
         }
     }
 
     private func compare(_ base: UnsafeRawPointer, _ below: UnsafeRawPointer, _ fates: inout [ClusterEncoding]) {
-        for i in fates.indices where memcmp(base + i * cluster, below + i * cluster, cluster) == 0 { fates[i] = .skip }
+        for i in fates.indices where unsafe memcmp(base + i * cluster, below + i * cluster, cluster) == 0 {
+            fates[i] = .skip
+        }
     }
 
     private func compress(
@@ -93,9 +95,9 @@ final class PieceEncoder {
     ) {
         var used = 0
         for i in fates.indices where fates[i] == .plain {
-            let room = UnsafeMutableRawBufferPointer(rebasing: streams[used..<(used + cluster - 1)])
-            let source = UnsafeRawBufferPointer(start: base + i * cluster, count: cluster)
-            guard let count = compressor.encode(source, into: room) else { continue }
+            let room = unsafe UnsafeMutableRawBufferPointer(rebasing: streams[used..<(used + cluster - 1)])
+            let source = unsafe UnsafeRawBufferPointer(start: base + i * cluster, count: cluster)
+            guard let count = unsafe compressor.encode(source, into: room) else { continue }
             fates[i] = .compressed(count)
             used += count
         }
@@ -104,12 +106,12 @@ final class PieceEncoder {
     /// What the backing file has there, zeros behind its end; nil without one.
     private func readBacking(at start: UInt64, count: Int) throws(ImageError) -> UnsafeRawPointer? {
         guard let backing else { return nil }
-        let below = memory.pointer
+        let below = unsafe memory.pointer
         let size = backing.chain.size
         let known = start < size ? Int(min(UInt64(count), size - start)) : 0
-        memset(below + known, 0, count - known)
+        unsafe memset(below + known, 0, count - known)
         if known > 0 {
-            try backing.read(GuestOffset(start), into: UnsafeMutableRawBufferPointer(start: below, count: known))
+            try unsafe backing.read(GuestOffset(start), into: UnsafeMutableRawBufferPointer(start: below, count: known))
         }
         return UnsafeRawPointer(below)
     }

@@ -88,11 +88,11 @@ final class PlacementWriter {
         }
     }
 
-    private func piece(_ slot: Int) -> UnsafeMutableRawPointer { memory.pointer + slot * job.pieceSize }
+    private func piece(_ slot: Int) -> UnsafeMutableRawPointer { unsafe memory.pointer + slot * job.pieceSize }
     private func streams(_ slot: Int) -> UnsafeMutableRawBufferPointer {
-        guard job.options.compress else { return UnsafeMutableRawBufferPointer(start: nil, count: 0) }
-        let start = memory.pointer + (job.depth + slot) * job.pieceSize
-        return UnsafeMutableRawBufferPointer(start: start, count: job.pieceSize)
+        guard job.options.compress else { return unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0) }
+        let start = unsafe memory.pointer + (job.depth + slot) * job.pieceSize
+        return unsafe UnsafeMutableRawBufferPointer(start: start, count: job.pieceSize)
     }
 
     /// Starts what can be waited for; of the rest only the clusters' fate has to be found out.
@@ -103,7 +103,7 @@ final class PlacementWriter {
         case .data(let start, let length):
             slots[slot].start = start
             slots[slot].length = Int(length)
-            reader.submit(slot: slot, GuestOffset(start), piece(slot), length: Int(length))
+            unsafe reader.submit(slot: slot, GuestOffset(start), piece(slot), length: Int(length))
         case .zero(let start, let length):
             slots[slot].start = start
             slots[slot].fates = try encoder.zeros(at: start, length: length)
@@ -134,7 +134,7 @@ final class PlacementWriter {
             }
             try salvage(index, slot)
         }
-        slots[index].fates = try encoder.encode(
+        slots[index].fates = try unsafe encoder.encode(
             UnsafeMutableRawBufferPointer(start: piece(index), count: slot.length), at: slot.start, streams(index))
         try place(index)
     }
@@ -142,12 +142,13 @@ final class PlacementWriter {
     /// Reads a piece again in small parts. What cannot be read becomes zeros.
     private func salvage(_ index: Int, _ slot: Slot) throws(ImageError) {
         for at in stride(from: 0, to: slot.length, by: 4096) {
-            let bytes = UnsafeMutableRawBufferPointer(start: piece(index) + at, count: min(4096, slot.length - at))
+            let bytes = unsafe UnsafeMutableRawBufferPointer(
+                start: piece(index) + at, count: min(4096, slot.length - at))
             do throws(ImageError) {
-                try reader.read(GuestOffset(slot.start + UInt64(at)), into: bytes)
+                try unsafe reader.read(GuestOffset(slot.start + UInt64(at)), into: bytes)
             } catch {
                 job.skipped(error.named(job.chain.layers[0].path))
-                bytes.initializeMemory(as: UInt8.self, repeating: 0)
+                unsafe bytes.initializeMemory(as: UInt8.self, repeating: 0)
             }
         }
     }
@@ -156,7 +157,7 @@ final class PlacementWriter {
         unplaced -= 1
         let slot = slots[placed.slot]
         attempt(slot.start) { () throws(ImageError) in
-            try writeStreams(streams(placed.slot), placed.placement)
+            try unsafe writeStreams(streams(placed.slot), placed.placement)
             try writePlain(placed.slot, slot, placed.placement.plain)
             try job.write(placed.placement.tables)
         }
@@ -167,7 +168,8 @@ final class PlacementWriter {
     private func writeStreams(_ bytes: UnsafeMutableRawBufferPointer, _ placement: ChunkPlacement) throws(ImageError) {
         var done = 0
         for run in placement.streams {
-            try job.file.write(at: run.host, from: UnsafeRawBufferPointer(rebasing: bytes[done..<(done + run.count)]))
+            try unsafe job.file.write(
+                at: run.host, from: UnsafeRawBufferPointer(rebasing: bytes[done..<(done + run.count)]))
             done += run.count
         }
     }
@@ -184,8 +186,8 @@ final class PlacementWriter {
                 // The disk's last cluster may be shorter; in a file of its own nothing follows it.
                 let whole = end * cluster
                 let count = (job.image.hasExternalData ? min(whole, slot.length) : whole) - at * cluster
-                let bytes = UnsafeRawBufferPointer(start: piece(index) + at * cluster, count: count)
-                try SparseWriter.write(bytes, at: place, to: job.data, sparse: job.options.sparse)
+                let bytes = unsafe UnsafeRawBufferPointer(start: piece(index) + at * cluster, count: count)
+                try unsafe SparseWriter.write(bytes, at: place, to: job.data, sparse: job.options.sparse)
                 place += UInt64(count)
             } else {
                 end += 1

@@ -11,29 +11,29 @@ enum SparseWriter {
     static func write(
         _ bytes: UnsafeRawBufferPointer, at place: UInt64, to target: some TargetLane, sparse: UInt64
     ) throws(ImageError) {
-        guard sparse > 0, let base = bytes.baseAddress else { return try target.write(bytes, at: place) }
+        guard sparse > 0, let base = bytes.baseAddress else { return try unsafe target.write(bytes, at: place) }
         let unit = sparse < UInt64(block) ? 512 : block
         var dataStart = 0
         var at = 0
         while at < bytes.count {
-            let zeros = zeroRun(base, from: at, count: bytes.count, place, unit)
+            let zeros = unsafe zeroRun(base, from: at, count: bytes.count, place, unit)
             guard zeros > 0, UInt64(zeros) >= sparse || at + zeros == bytes.count else {
                 at += max(zeros, step(at, place, unit))
                 continue
             }
-            try write(base, dataStart, at, place, target)
+            try unsafe write(base, dataStart, at, place, target)
             try target.zero(at: place + UInt64(at), length: UInt64(zeros))
             at += zeros
             dataStart = at
         }
-        try write(base, dataStart, bytes.count, place, target)
+        try unsafe write(base, dataStart, bytes.count, place, target)
     }
 
     private static func write(
         _ base: UnsafeRawPointer, _ from: Int, _ to: Int, _ place: UInt64, _ target: some TargetLane
     ) throws(ImageError) {
         guard from < to else { return }
-        try target.write(UnsafeRawBufferPointer(start: base + from, count: to - from), at: place + UInt64(from))
+        try unsafe target.write(UnsafeRawBufferPointer(start: base + from, count: to - from), at: place + UInt64(from))
     }
 
     /// Bytes up to the next multiple of `unit` on the disk.
@@ -48,7 +48,7 @@ enum SparseWriter {
         var at = from
         while at < count {
             let length = min(step(at, place, unit), count - at)
-            guard ZeroScan.isZero(base + at, length) else { break }
+            guard unsafe ZeroScan.isZero(base + at, length) else { break }
             at += length
         }
         return at - from

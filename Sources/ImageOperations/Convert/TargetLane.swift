@@ -25,7 +25,7 @@ struct ImageLane: TargetLane {
     func write(_ bytes: UnsafeRawBufferPointer, at place: UInt64) throws(ImageError) {
         do throws(ImageError) {
             // The engine reads from it only.
-            try writer.write(GuestOffset(place), from: UnsafeMutableRawBufferPointer(mutating: bytes))
+            try unsafe writer.write(GuestOffset(place), from: UnsafeMutableRawBufferPointer(mutating: bytes))
         } catch {
             throw error.named(path)
         }

@@ -75,7 +75,7 @@ public struct StatusReader: Sendable {
 
     private func fetch(_ table: TableRead) throws(ImageError) {
         let bytes = try chain.files[Int(table.file)].read(at: table.host, count: Int(table.length))
-        bytes.withUnsafeBytes { chain.supply(table, $0) }
+        unsafe bytes.withUnsafeBytes { unsafe chain.supply(table, $0) }
     }
 
     private mutating func tableStatus(_ extent: Extent, _ depth: Int) throws(ImageError) -> BlockStatus {

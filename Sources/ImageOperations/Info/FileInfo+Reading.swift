@@ -21,7 +21,7 @@ extension FileInfo {
         let request: UInt = 2 << 30 | 28 << 16 | UInt(UInt8(ascii: "X")) << 8 | 31
         let hasHint: UInt32 = 0x800
         var words = [UInt32](repeating: 0, count: 7)
-        guard ioctl(fd, request, &words) == 0, words[0] & hasHint != 0, words[1] != 0 else { return nil }
+        guard unsafe ioctl(fd, request, &words) == 0, words[0] & hasHint != 0, words[1] != 0 else { return nil }
         return words[1]
     }
 }

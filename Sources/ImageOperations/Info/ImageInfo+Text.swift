@@ -86,10 +86,10 @@ extension Snapshot {
 
     private static func localTime(_ seconds: UInt32) -> String {
         var time = time_t(seconds)
-        var parts = tm()
-        localtime_r(&time, &parts)
-        let date = [parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday].map { padded(UInt64(max(0, $0)), 2) }
-        let clock = [parts.tm_hour, parts.tm_min, parts.tm_sec].map { padded(UInt64(max(0, $0)), 2) }
+        var parts = unsafe tm()
+        unsafe localtime_r(&time, &parts)
+        let date = unsafe [parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday].map { padded(UInt64(max(0, $0)), 2) }
+        let clock = unsafe [parts.tm_hour, parts.tm_min, parts.tm_sec].map { padded(UInt64(max(0, $0)), 2) }
         return date.joined(separator: "-") + " " + clock.joined(separator: ":")
     }
 }

@@ -193,9 +193,9 @@ private struct ImageFileResize {
         var bytes = try reader.read(place, count: count)
         guard bytes.contains(where: { $0 != 0 }) else { return }
         bytes = [UInt8](repeating: 0, count: count)
-        let result = bytes.withUnsafeMutableBytes { bytes in
+        let result = unsafe bytes.withUnsafeMutableBytes { bytes in
             Result { () throws(ImageError) in
-                try reader.write(place, from: bytes)
+                try unsafe reader.write(place, from: bytes)
                 try reader.flush()
             }
         }

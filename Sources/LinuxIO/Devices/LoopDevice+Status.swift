@@ -50,8 +50,8 @@ extension LoopDevice {
             throw LoopDevice.loopError("ask for the state of \(path)", error)
         }
         guard let answer else { return nil }
-        let given = withUnsafeBytes(of: answer.lo_file_name) { bytes in
-            FilePath(bytes: bytes.prefix { $0 != 0 })
+        let given = unsafe withUnsafeBytes(of: answer.lo_file_name) { bytes in
+            unsafe FilePath(bytes: bytes.prefix { $0 != 0 })
         }
         let isBlock = answer.lo_rdevice != 0
         return LoopStatus(
@@ -72,7 +72,7 @@ extension LoopDevice {
             try withDevice { fd throws(Errno) in
                 guard var state = try LoopDevice.info(fd) else { throw Errno.noSuchAddressOrDevice }
                 state.lo_flags &= ~QB_LO_FLAGS_AUTOCLEAR
-                if ioctl(fd, UInt(QB_LOOP_SET_STATUS64), &state) != 0 { throw .last }
+                if unsafe ioctl(fd, UInt(QB_LOOP_SET_STATUS64), &state) != 0 { throw .last }
             }
         } catch {
             throw LoopDevice.loopError("keep \(path)", error)
@@ -98,7 +98,7 @@ extension LoopDevice {
         guard users.isEmpty else { return users }
         // The kernel refuses an exclusive open while it, or a partition of it, is mounted, mapped or swapped on:
         // also by another mount namespace, which the lists above do not show.
-        let probe = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_EXCL | O_NONBLOCK)
+        let probe = unsafe Glibc.open(path, O_RDONLY | O_CLOEXEC | O_EXCL | O_NONBLOCK)
         if probe >= 0 { close(probe) } else if errno == EBUSY { users.append("open elsewhere") }
         return users
     }
@@ -108,14 +108,14 @@ extension LoopDevice {
     /// Nil when the device is not attached.
     static func info(_ fd: Int32) throws(Errno) -> loop_info64? {
         var info = loop_info64()
-        if ioctl(fd, UInt(QB_LOOP_GET_STATUS64), &info) == 0 { return info }
+        if unsafe ioctl(fd, UInt(QB_LOOP_GET_STATUS64), &info) == 0 { return info }
         let error = Errno.last
         if error.rawValue == ENXIO { return nil }
         throw error
     }
 
     static func freeNumber() throws(Errno) -> Int32 {
-        let control = OwnedFD(taking: try retrying { Glibc.open("/dev/loop-control", O_RDWR | O_CLOEXEC) })
+        let control = OwnedFD(taking: try retrying { unsafe Glibc.open("/dev/loop-control", O_RDWR | O_CLOEXEC) })
         let raw = control.raw
         return try retrying { ioctl(raw, UInt(QB_LOOP_CTL_GET_FREE), 0) }
     }
@@ -129,7 +129,7 @@ extension LoopDevice {
         guard parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1]) else {
             throw Errno(rawValue: ENODEV)
         }
-        if qb_mknod_block(path, 0o660, major, minor) != 0, errno != EEXIST { throw .last }
+        if unsafe qb_mknod_block(path, 0o660, major, minor) != 0, errno != EEXIST { throw .last }
         return path
     }
 }

@@ -34,8 +34,8 @@ public struct LoopDevice: Sendable {
         config.info.lo_flags =
             (readOnly ? QB_LO_FLAGS_READ_ONLY : 0) | (directIO ? QB_LO_FLAGS_DIRECT_IO : 0)
             | (partitionScan ? QB_LO_FLAGS_PARTSCAN : 0) | (autoClear ? QB_LO_FLAGS_AUTOCLEAR : 0)
-        withUnsafeMutableBytes(of: &config.info.lo_file_name) { field in
-            field.copyBytes(from: name.bytes.prefix(field.count - 1))
+        unsafe withUnsafeMutableBytes(of: &config.info.lo_file_name) { field in
+            unsafe field.copyBytes(from: name.bytes.prefix(field.count - 1))
         }
         do throws(Errno) {
             // Free numbers are handed out without being reserved: another process may be faster, again and again.
@@ -58,13 +58,14 @@ public struct LoopDevice: Sendable {
         let node = try makeNode(number)
         let device: OwnedFD
         do throws(Errno) {
-            device = OwnedFD(taking: try retrying { Glibc.open(node, (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC) })
+            device = OwnedFD(
+                taking: try retrying { unsafe Glibc.open(node, (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC) })
         } catch {
             if error.rawValue == ENXIO || error == .noSuchFileOrDirectory { return nil }
             throw error
         }
         var request = config
-        if ioctl(device.raw, UInt(QB_LOOP_CONFIGURE), &request) != 0 {
+        if unsafe ioctl(device.raw, UInt(QB_LOOP_CONFIGURE), &request) != 0 {
             let error = Errno.last
             if error == .resourceBusy { return nil }
             throw error
@@ -134,7 +135,7 @@ public struct LoopDevice: Sendable {
     /// Runs `body` on a descriptor of the device: the held one or one for the moment.
     func withDevice<R>(_ body: (Int32) throws(Errno) -> R) throws(Errno) -> R {
         if let handle { return try handle.withDescriptor(or: path, body) }
-        let device = OwnedFD(taking: try retrying { Glibc.open(path, O_RDONLY | O_CLOEXEC) })
+        let device = OwnedFD(taking: try retrying { unsafe Glibc.open(path, O_RDONLY | O_CLOEXEC) })
         return try body(device.raw)
     }
 
@@ -162,7 +163,7 @@ final class LoopHandle: Sendable {
     func withDescriptor<R>(or path: String, _ body: (Int32) throws(Errno) -> R) throws(Errno) -> R {
         let raw = owned.withLock { $0?.raw ?? -1 }
         if raw >= 0 { return try body(raw) }
-        let device = OwnedFD(taking: try retrying { Glibc.open(path, O_RDONLY | O_CLOEXEC) })
+        let device = OwnedFD(taking: try retrying { unsafe Glibc.open(path, O_RDONLY | O_CLOEXEC) })
         return try body(device.raw)
     }
 }

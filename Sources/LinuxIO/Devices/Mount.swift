@@ -12,16 +12,16 @@ public enum Mount {
     public static func mount(
         source: FilePath, target: FilePath, type: String, flags: UInt = 0, data: String = ""
     ) throws(Errno) {
-        try check(
+        try unsafe check(
             source.withPlatformString { from in
-                target.withPlatformString { Glibc.mount(from, $0, type, flags, data) }
+                unsafe target.withPlatformString { unsafe Glibc.mount(from, $0, type, flags, data) }
             })
     }
 
     /// Takes a mount away. Lazily: out of sight now, truly gone when the last user lets go.
     public static func unmount(_ target: FilePath, lazy: Bool = false) throws(Errno) {
         let flags = Int32(QB_UMOUNT_NOFOLLOW) | (lazy ? Int32(QB_MNT_DETACH) : 0)
-        try check(target.withPlatformString { umount2($0, flags) })
+        try unsafe check(target.withPlatformString { unsafe umount2($0, flags) })
     }
 }
 

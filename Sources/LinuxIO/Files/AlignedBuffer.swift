@@ -17,9 +17,11 @@ public struct AlignedBuffer: ~Copyable, Sendable {
     }
 
     /// The first byte; valid as long as this value.
-    public var pointer: UnsafeMutableRawPointer { mapping.pointer }
+    public var pointer: UnsafeMutableRawPointer { unsafe mapping.pointer }
     /// All `count` bytes; valid as long as this value.
-    public var bytes: UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(start: pointer, count: count) }
+    public var bytes: UnsafeMutableRawBufferPointer {
+        unsafe UnsafeMutableRawBufferPointer(start: pointer, count: count)
+    }
 }
 
 /// A range of this process's address space, unmapped when dropped.
@@ -31,7 +33,7 @@ public struct Mapping: ~Copyable, Sendable {
     /// The first byte; valid as long as this value.
     public var pointer: UnsafeMutableRawPointer {
         // Never zero: mmap without MAP_FIXED does not hand out the null page.
-        UnsafeMutableRawPointer(bitPattern: address).unsafelyUnwrapped
+        unsafe UnsafeMutableRawPointer(bitPattern: address).unsafelyUnwrapped
     }
 
     /// Fresh zeroed memory of this process.
@@ -46,11 +48,11 @@ public struct Mapping: ~Copyable, Sendable {
 
     private init(_ count: Int, _ protection: Int32, _ flags: Int32, _ fd: Int32, _ offset: UInt64) throws(Errno) {
         guard let place = off_t(exactly: offset) else { throw .invalidArgument }
-        let start = mmap(nil, count, protection, flags, fd, place)
-        guard let start, start != MAP_FAILED else { throw .last }
+        let start = unsafe mmap(nil, count, protection, flags, fd, place)
+        guard let start = unsafe start, unsafe start != MAP_FAILED else { throw .last }
         address = UInt(bitPattern: start)
         self.count = count
     }
 
-    deinit { munmap(pointer, count) }
+    deinit { unsafe munmap(pointer, count) }
 }

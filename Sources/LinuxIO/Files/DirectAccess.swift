@@ -13,7 +13,7 @@ struct DirectAccess {
     /// A direct twin of `fd`, or nil where the file has none.
     static func probe(_ fd: Int32, writable: Bool, isBlockDevice: Bool, length: UInt64) -> DirectAccess? {
         // Through /proc, so that it is the same file whatever became of its name meanwhile.
-        let twin = Glibc.open(
+        let twin = unsafe Glibc.open(
             "/proc/self/fd/\(fd)", (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | Int32(QB_O_DIRECT))
         guard twin >= 0 else { return nil }
         if let rules = rules(twin, isBlockDevice: isBlockDevice, length: length) {
@@ -26,13 +26,13 @@ struct DirectAccess {
     private static func rules(_ fd: Int32, isBlockDevice: Bool, length: UInt64) -> (memory: Int, offset: Int)? {
         var memory: UInt32 = 0
         var offset: UInt32 = 0
-        if qb_dio_alignment(fd, &memory, &offset) == 1 {
+        if unsafe qb_dio_alignment(fd, &memory, &offset) == 1 {
             guard memory > 0, offset > 0 else { return nil }
             return (Int(memory), Int(offset))
         }
         if isBlockDevice {
             var block: Int32 = 0
-            guard ioctl(fd, UInt(QB_BLKSSZGET), &block) == 0, block > 0 else { return nil }
+            guard unsafe ioctl(fd, UInt(QB_BLKSSZGET), &block) == 0, block > 0 else { return nil }
             return (max(512, Int(block)), Int(block))
         }
         // An empty file cannot be tried; a page suits every file system.
@@ -45,7 +45,7 @@ struct DirectAccess {
     private static func canRead(_ fd: Int32, unit: Int) -> Bool {
         let memory: AlignedBuffer
         do { memory = try AlignedBuffer(count: unit * 2) } catch { return false }
-        let place = memory.pointer + unit
-        return pread(fd, place, unit, 0) >= 0 && pread(fd, place, unit, off_t(unit)) >= 0
+        let place = unsafe memory.pointer + unit
+        return unsafe pread(fd, place, unit, 0) >= 0 && pread(fd, place, unit, off_t(unit)) >= 0
     }
 }

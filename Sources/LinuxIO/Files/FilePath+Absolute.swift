@@ -6,17 +6,17 @@ package import SystemPackage
 extension FilePath {
     /// The working folder (getcwd(3)); nil where it has no name any more, or lies outside this process's root.
     package static var current: FilePath? {
-        guard let here = getcwd(nil, 0) else { return nil }
-        defer { free(here) }
+        guard let here = unsafe getcwd(nil, 0) else { return nil }
+        defer { unsafe free(here) }
         // A folder outside this process's root has a name that is no path.
-        return here.pointee == CChar(bitPattern: UInt8(ascii: "/")) ? FilePath(platformString: here) : nil
+        return unsafe here.pointee == CChar(bitPattern: UInt8(ascii: "/")) ? FilePath(platformString: here) : nil
     }
 
     /// The path without symbolic links, `.` and `..` (realpath(3)). The file must exist; otherwise its errno is thrown.
     package func realPath() throws(Errno) -> FilePath {
-        guard let real = withPlatformString({ realpath($0, nil) }) else { throw .last }
-        defer { free(real) }
-        return FilePath(platformString: real)
+        guard let real = unsafe withPlatformString({ unsafe realpath($0, nil) }) else { throw .last }
+        defer { unsafe free(real) }
+        return unsafe FilePath(platformString: real)
     }
 
     /// `realPath`, or nil where it fails for any reason.

@@ -23,8 +23,8 @@ extension FilePath {
 
     /// The path's bytes, without a terminator.
     public var bytes: [UInt8] {
-        withPlatformString { text in
-            Array(UnsafeRawBufferPointer(start: text, count: length))
+        unsafe withPlatformString { text in
+            unsafe Array(UnsafeRawBufferPointer(start: text, count: length))
         }
     }
 

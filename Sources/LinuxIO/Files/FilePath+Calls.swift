@@ -5,12 +5,12 @@ package import SystemPackage
 extension FilePath {
     /// open(2): a descriptor, or -1 and errno.
     package func open(_ flags: Int32, _ mode: UInt32 = 0) -> Int32 {
-        withPlatformString { Glibc.open($0, flags, mode) }
+        unsafe withPlatformString { unsafe Glibc.open($0, flags, mode) }
     }
 
     /// stat(2), or lstat(2): nil and errno where it fails.
     func status(followingLinks: Bool = true) -> stat? {
-        withPlatformString { fileStatus($0, followingLinks) }
+        unsafe withPlatformString { unsafe fileStatus($0, followingLinks) }
     }
 
     /// The type of the file that the path leads to, as S_IFMT has it; nil where there is none.
@@ -20,17 +20,17 @@ extension FilePath {
     package var linkCount: UInt64? { status().map { UInt64($0.st_nlink) } }
 
     /// unlink(2): 0, or -1 and errno.
-    @discardableResult package func unlink() -> Int32 { withPlatformString { Glibc.unlink($0) } }
+    @discardableResult package func unlink() -> Int32 { unsafe withPlatformString { unsafe Glibc.unlink($0) } }
 
     /// rename(2): 0, or -1 and errno.
     package func rename(to other: FilePath) -> Int32 {
-        withPlatformString { old in other.withPlatformString { Glibc.rename(old, $0) } }
+        unsafe withPlatformString { old in unsafe other.withPlatformString { unsafe Glibc.rename(old, $0) } }
     }
 
     /// Where the symbolic link at this path leads, as it stands there; nil and errno where it is none.
     package func linkTarget() -> FilePath? {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
-        let count = withPlatformString { readlink($0, &buffer, Int(PATH_MAX)) }
+        let count = unsafe withPlatformString { unsafe readlink($0, &buffer, Int(PATH_MAX)) }
         guard count > 0 else { return nil }
         return FilePath(bytes: buffer[..<count].map { UInt8(bitPattern: $0) })
     }
@@ -39,6 +39,6 @@ extension FilePath {
 /// Outside FilePath, which has a `stat` of its own.
 private func fileStatus(_ path: UnsafePointer<CChar>, _ followingLinks: Bool) -> stat? {
     var status = stat()
-    let result = followingLinks ? stat(path, &status) : lstat(path, &status)
+    let result = unsafe followingLinks ? stat(path, &status) : lstat(path, &status)
     return result == 0 ? status : nil
 }

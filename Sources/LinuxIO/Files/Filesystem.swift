@@ -7,7 +7,9 @@ public import SystemPackage
 /// Small files and directories. Paths are used as given; nothing expands them.
 public enum Filesystem {
     /// Whether the path leads to anything. False, too, where the way there may not be searched.
-    public static func exists(_ path: FilePath) -> Bool { path.withPlatformString { access($0, F_OK) } == 0 }
+    public static func exists(_ path: FilePath) -> Bool {
+        unsafe path.withPlatformString { unsafe access($0, F_OK) } == 0
+    }
 
     /// Whether the path leads to a directory.
     public static func isDirectory(_ path: FilePath) -> Bool {
@@ -24,7 +26,7 @@ public enum Filesystem {
         var made = path.isAbsolute ? FilePath("/") : FilePath(".")
         for part in path.components {
             made.append(part)
-            if made.withPlatformString({ mkdir($0, mode) }) == 0 { continue }
+            if unsafe made.withPlatformString({ unsafe mkdir($0, mode) }) == 0 { continue }
             let error = Errno.last
             if !isDirectory(made) { throw error }
         }
@@ -37,7 +39,7 @@ public enum Filesystem {
 
     /// Removes an empty directory; true when it was there.
     @discardableResult public static func removeDirectory(_ path: FilePath) throws(Errno) -> Bool {
-        try gone(path.withPlatformString { rmdir($0) })
+        try unsafe gone(path.withPlatformString { unsafe rmdir($0) })
     }
 
     private static func gone(_ result: Int32) throws(Errno) -> Bool {
@@ -67,7 +69,7 @@ public enum Filesystem {
         var piece = [UInt8](repeating: 0, count: 16384)
         while true {
             let raw = file.raw
-            let got = try retrying { Glibc.read(raw, &piece, 16384) }
+            let got = try retrying { unsafe Glibc.read(raw, &piece, 16384) }
             if got == 0 { return bytes }
             bytes += piece[..<got]
             if bytes.count > limit { throw Errno(rawValue: EFBIG) }
@@ -78,7 +80,7 @@ public enum Filesystem {
     public static func write(_ path: FilePath, _ text: String) throws(Errno) {
         let file = OwnedFD(taking: try retrying { path.open(O_WRONLY | O_CLOEXEC | O_NOCTTY) })
         let raw = file.raw
-        let put = try retrying { Glibc.write(raw, text, text.utf8.count) }
+        let put = try retrying { unsafe Glibc.write(raw, text, text.utf8.count) }
         if put != text.utf8.count { throw .ioError }
     }
 
@@ -91,7 +93,9 @@ public enum Filesystem {
             let raw = file.raw
             var bytes = Array(text.utf8)[...]
             while !bytes.isEmpty {
-                let put = try retrying { bytes.withUnsafeBytes { Glibc.write(raw, $0.baseAddress, $0.count) } }
+                let put = try retrying {
+                    unsafe bytes.withUnsafeBytes { unsafe Glibc.write(raw, $0.baseAddress, $0.count) }
+                }
                 bytes = bytes.dropFirst(put)
             }
             try retrying { fsync(raw) }
@@ -119,17 +123,17 @@ public enum Filesystem {
     /// The names in a directory, sorted, without `.` and `..`: of the kernel's folders and of our own. A name that is not
     /// UTF-8, which none of these has, is left out.
     public static func list(_ path: FilePath) throws(Errno) -> [String] {
-        guard let stream = path.withPlatformString({ opendir($0) }) else { throw .last }
-        defer { closedir(stream) }
+        guard let stream = unsafe path.withPlatformString({ unsafe opendir($0) }) else { throw .last }
+        defer { unsafe closedir(stream) }
         var names: [String] = []
         while true {
             errno = 0
-            guard let entry = readdir(stream) else {
+            guard let entry = unsafe readdir(stream) else {
                 if errno != 0 { throw .last }
                 return names.sorted()
             }
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                String(validating: bytes.prefix { $0 != 0 }, as: UTF8.self)
+            let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+                unsafe String(validating: bytes.prefix { $0 != 0 }, as: UTF8.self)
             }
             if let name, name != ".", name != ".." { names.append(name) }
         }

@@ -15,7 +15,7 @@ extension HostFile {
         while done < buffer.count {
             let (place, overflow) = start.addingReportingOverflow(off_t(done))
             if overflow { break }
-            let got = pread(fd, base + done, buffer.count - done, place)
+            let got = unsafe pread(fd, base + done, buffer.count - done, place)
             if got == 0 { break }
             if got > 0 {
                 done += got
@@ -36,8 +36,8 @@ extension HostFile {
         }
         guard count > 0, offset.bytes < known else { return [] }
         var bytes = [UInt8](repeating: 0, count: min(count, Int(clamping: known - offset.bytes)))
-        let result = bytes.withUnsafeMutableBytes { memory in
-            Result { () throws(ImageError) -> Int in try read(at: offset, into: memory) }
+        let result = unsafe bytes.withUnsafeMutableBytes { memory in
+            Result { () throws(ImageError) -> Int in try unsafe read(at: offset, into: memory) }
         }
         bytes.removeSubrange(try result.get()...)
         return bytes
@@ -50,7 +50,7 @@ extension HostFile {
         guard !overflow, end <= UInt64(Int64.max) else { throw failed("write", EFBIG, at: offset) }
         var done = 0
         while done < buffer.count {
-            let put = pwrite(fd, base + done, buffer.count - done, off_t(offset.bytes) + off_t(done))
+            let put = unsafe pwrite(fd, base + done, buffer.count - done, off_t(offset.bytes) + off_t(done))
             if put > 0 {
                 done += put
             } else if put == 0 {
@@ -64,8 +64,8 @@ extension HostFile {
 
     /// Writes all of `bytes` at `offset`.
     public func write(at offset: HostOffset, _ bytes: [UInt8]) throws(ImageError) {
-        let result = bytes.withUnsafeBytes { memory in
-            Result { () throws(ImageError) in try write(at: offset, from: memory) }
+        let result = unsafe bytes.withUnsafeBytes { memory in
+            Result { () throws(ImageError) in try unsafe write(at: offset, from: memory) }
         }
         try result.get()
     }

@@ -179,7 +179,7 @@ public final class HostFile: Sendable, ResizableStorage {
 extension HostFile {
     static func status(of fd: Int32) throws(ImageError) -> stat {
         var status = stat()
-        guard fstat(fd, &status) == 0 else {
+        guard unsafe fstat(fd, &status) == 0 else {
             throw ImageError(.system, "cannot look at the file: \(errorText(errno))", number: errno)
         }
         return status
@@ -188,7 +188,7 @@ extension HostFile {
     static func size(of fd: Int32, _ status: stat) throws(ImageError) -> UInt64 {
         guard status.st_mode & S_IFMT == S_IFBLK else { return UInt64(clamping: status.st_size) }
         var bytes: UInt64 = 0
-        guard ioctl(fd, UInt(QB_BLKGETSIZE64), &bytes) == 0 else {
+        guard unsafe ioctl(fd, UInt(QB_BLKGETSIZE64), &bytes) == 0 else {
             throw ImageError(.system, "cannot ask the device for its size: \(errorText(errno))", number: errno)
         }
         return bytes

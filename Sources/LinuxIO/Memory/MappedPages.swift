@@ -4,7 +4,7 @@ import Glibc
 public import Synchronization
 
 /// A window as the data path sees it: no counted references. `.none` holds nothing.
-@frozen public struct MappedPages: BitwiseCopyable {
+@safe @frozen public struct MappedPages: BitwiseCopyable {
     /// Bytes of a page. Where the system has others there is no window.
     public static let size = 4096
     @usableFromInline static let shift = 12
@@ -17,13 +17,13 @@ public import Synchronization
 
     /// No window.
     public static var none: MappedPages { MappedPages() }
-    private init() { (start, known, count) = (nil, nil, 0) }
+    private init() { unsafe (start, known, count) = (nil, nil, 0) }
     init(base: UnsafeMutableRawPointer, known: UnsafeMutablePointer<Atomic<UInt64>>, count: UInt64) {
-        (start, self.known, self.count) = (base, known, count)
+        unsafe (start, self.known, self.count) = unsafe (base, known, count)
     }
 
     /// Where the file's first byte is. Only with a window.
-    @inlinable @inline(__always) public var base: UnsafeMutableRawPointer { start.unsafelyUnwrapped }
+    @inlinable @inline(__always) public var base: UnsafeMutableRawPointer { unsafe start.unsafelyUnwrapped }
 
     /// There is a window.
     @inlinable @inline(__always) public var isThere: Bool { count != 0 }
@@ -34,14 +34,14 @@ public import Synchronization
 
     /// Whether all pages of the bytes were in memory when last seen.
     @inlinable @inline(__always) public func holds(_ offset: UInt64, _ length: Int) -> Bool {
-        guard contains(offset, length), let known else { return false }
+        guard contains(offset, length), let known = unsafe known else { return false }
         var page = offset >> UInt64(MappedPages.shift)
         let end = (offset &+ UInt64(truncatingIfNeeded: length) &+ MappedPages.mask) >> UInt64(MappedPages.shift)
         while page < end {
             let first = page & 63
             let number = min(64 &- first, end &- page)
             let wanted = (number == 64 ? ~0 : (1 &<< number) &- 1) &<< first
-            guard known[Int(truncatingIfNeeded: page >> 6)].load(ordering: .relaxed) & wanted == wanted else {
+            guard unsafe known[Int(truncatingIfNeeded: page >> 6)].load(ordering: .relaxed) & wanted == wanted else {
                 return false
             }
             page &+= number
@@ -53,12 +53,12 @@ public import Synchronization
     /// window must reach as far as the bytes do.
     public func populate(_ offset: UInt64, _ length: Int) -> Bool {
         let inPage = Int(truncatingIfNeeded: offset & MappedPages.mask)
-        let start = base + (Int(truncatingIfNeeded: offset) &- inPage)
-        return madvise(start, inPage &+ length, MADV_POPULATE_WRITE) == 0
+        let start = unsafe base + (Int(truncatingIfNeeded: offset) &- inPage)
+        return unsafe madvise(start, inPage &+ length, MADV_POPULATE_WRITE) == 0
     }
 
     func add(_ page: UInt64) {
-        known.unsafelyUnwrapped[Int(page >> 6)].bitwiseOr(1 << (page & 63), ordering: .relaxed)
+        unsafe known.unsafelyUnwrapped[Int(page >> 6)].bitwiseOr(1 << (page & 63), ordering: .relaxed)
     }
     func remove(_ first: UInt64, through last: UInt64) {
         var page = first
@@ -66,7 +66,7 @@ public import Synchronization
             let bit = page & 63
             let number = min(64 - bit, last - page + 1)
             let gone = (number == 64 ? ~0 : (UInt64(1) << number) - 1) << bit
-            known.unsafelyUnwrapped[Int(page >> 6)].bitwiseAnd(~gone, ordering: .relaxed)
+            unsafe known.unsafelyUnwrapped[Int(page >> 6)].bitwiseAnd(~gone, ordering: .relaxed)
             page += number
         }
     }
@@ -74,38 +74,38 @@ public import Synchronization
     /// Copies bytes of the file out. False: the file does not have them any more, or its disk does not. Where the file was
     /// cut inside the last of their pages, see `PageCopy.endsInZero`.
     public func copy(_ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) -> Bool {
-        var one = PageCopy(from: self, offset, to: memory, length)
-        return PageCopy.run(&one, 1) == 1
+        var one = unsafe PageCopy(from: self, offset, to: memory, length)
+        return unsafe PageCopy.run(&one, 1) == 1
     }
 }
 
 /// Bytes on their way out of a window.
-public struct PageCopy: BitwiseCopyable {
+@safe public struct PageCopy: BitwiseCopyable {
     private var copy: qb_copy
 
     /// The window must reach as far as the bytes do.
     @inline(__always)
     public init(from pages: MappedPages, _ offset: UInt64, to memory: UnsafeMutableRawPointer, _ length: Int) {
-        copy = qb_copy(to: memory, from: pages.base + Int(truncatingIfNeeded: offset), count: length)
+        unsafe copy = unsafe qb_copy(to: memory, from: pages.base + Int(truncatingIfNeeded: offset), count: length)
     }
     /// No copy: a place in a list.
-    public init() { copy = qb_copy(to: nil, from: nil, count: 0) }
+    public init() { unsafe copy = unsafe qb_copy(to: nil, from: nil, count: 0) }
 
     /// Whether the last byte of the copy is 0. The kernel fills the rest of the page in which a file is cut with zeros and
     /// raises no signal there; so bytes that the file has lost end in 0, and only then it need be asked for its length.
     @inlinable @inline(__always) public var endsInZero: Bool { endsIn == 0 }
     @usableFromInline var endsIn: UInt8 {
-        copy.to.unsafelyUnwrapped.load(fromByteOffset: copy.count &- 1, as: UInt8.self)
+        unsafe copy.to.unsafelyUnwrapped.load(fromByteOffset: copy.count &- 1, as: UInt8.self)
     }
 
     /// The position in the file behind the bytes, of a copy out of `pages`.
     public func end(in pages: MappedPages) -> UInt64 {
-        UInt64(truncatingIfNeeded: copy.from.unsafelyUnwrapped - UnsafeRawPointer(pages.base) &+ copy.count)
+        unsafe UInt64(truncatingIfNeeded: copy.from.unsafelyUnwrapped - UnsafeRawPointer(pages.base) &+ copy.count)
     }
 
     /// Does `count` copies; how many are done before one whose bytes the file does not have any more.
     @inline(__always)
     public static func run(_ copies: UnsafeMutablePointer<PageCopy>, _ count: Int) -> Int {
-        copies.withMemoryRebound(to: qb_copy.self, capacity: count) { qb_copy_mapped($0, count) }
+        unsafe copies.withMemoryRebound(to: qb_copy.self, capacity: count) { unsafe qb_copy_mapped($0, count) }
     }
 }

@@ -6,7 +6,7 @@ import Glibc
 import Synchronization
 
 /// A file's pages in memory, seen through a shared mapping of the whole file. For any number of threads.
-public final class PageCacheMapping: Sendable {
+@safe public final class PageCacheMapping: Sendable {
     /// Belongs to the file whose window this is, and so lasts as long.
     private let fd: Int32
     private let address: UInt
@@ -33,18 +33,20 @@ public final class PageCacheMapping: Sendable {
         guard room > 0, room <= Self.largest, sysconf(Int32(_SC_PAGESIZE)) == MappedPages.size else { return nil }
         let bytes = Int((room + part - 1) & ~(part - 1))
         let access = writable ? PROT_READ | PROT_WRITE : PROT_READ
-        guard let start = mmap(nil, bytes, access, MAP_SHARED | MAP_NORESERVE, fd, 0), start != MAP_FAILED else {
+        guard let start = unsafe mmap(nil, bytes, access, MAP_SHARED | MAP_NORESERVE, fd, 0), unsafe start != MAP_FAILED
+        else {
             return nil
         }
         let bitBytes = max(bytes >> (MappedPages.shift + 3), 4096)
-        let bits = mmap(nil, bitBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        guard let bits, bits != MAP_FAILED else {
-            munmap(start, bytes)
+        let bits = unsafe mmap(
+            nil, bitBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let bits = unsafe bits, unsafe bits != MAP_FAILED else {
+            unsafe munmap(start, bytes)
             return nil
         }
         // Random access: what is not there is fetched alone. Children have no use for it.
-        madvise(start, bytes, MADV_RANDOM)
-        madvise(start, bytes, MADV_DONTFORK)
+        unsafe madvise(start, bytes, MADV_RANDOM)
+        unsafe madvise(start, bytes, MADV_DONTFORK)
         self.fd = fd
         populates = writable && inMemory
         address = UInt(bitPattern: start)
@@ -52,21 +54,21 @@ public final class PageCacheMapping: Sendable {
         known = UInt(bitPattern: bits)
         knownBytes = bitBytes
         partWords = (bytes >> Int(Self.partShift) + 63) / 64
-        parts = .allocate(capacity: partWords)
-        for i in 0..<partWords { (parts + i).initialize(to: Atomic(0)) }
+        unsafe parts = .allocate(capacity: partWords)
+        for i in 0..<partWords { unsafe (parts + i).initialize(to: Atomic(0)) }
         partsLeft = Atomic(Self.mostParts)
         SIGBUSGuard.prepare()
     }
 
     deinit {
-        munmap(UnsafeMutableRawPointer(bitPattern: address), count)
-        munmap(UnsafeMutableRawPointer(bitPattern: known), knownBytes)
-        parts.deallocate()
+        unsafe munmap(UnsafeMutableRawPointer(bitPattern: address), count)
+        unsafe munmap(UnsafeMutableRawPointer(bitPattern: known), knownBytes)
+        unsafe parts.deallocate()
     }
 
     /// What the data path needs. Good as long as the window is.
     public var pages: MappedPages {
-        MappedPages(
+        unsafe MappedPages(
             base: UnsafeMutableRawPointer(bitPattern: address).unsafelyUnwrapped,
             known: UnsafeMutableRawPointer(bitPattern: known).unsafelyUnwrapped
                 .assumingMemoryBound(to: Atomic<UInt64>.self),
@@ -81,24 +83,28 @@ public final class PageCacheMapping: Sendable {
         let pages = self.pages
         var status = stat()
         guard pages.contains(offset, length), !pages.holds(offset, length), length <= Self.lookBytes,
-            fstat(fd, &status) == 0
+            unsafe fstat(fd, &status) == 0
         else { return }
         // Neighbours are asked about in the same call: where one page is, the next ones mostly are.
         let whole = min(UInt64(clamping: status.st_size), pages.count) >> MappedPages.shift
         let first = (offset >> MappedPages.shift) & ~Self.neighbours
         let last = min((offset &+ UInt64(length) &- 1) >> MappedPages.shift | Self.neighbours, whole &- min(whole, 1))
         guard first <= last, first < whole else { return }
-        withUnsafeTemporaryAllocation(
+        unsafe withUnsafeTemporaryAllocation(
             of: UInt8.self, capacity: Self.lookBytes >> MappedPages.shift + 2 * Int(Self.neighbours + 1)
         ) { there in
-            let start = pages.base + Int(first << MappedPages.shift)
-            guard mincore(start, Int((last - first + 1) << MappedPages.shift), there.baseAddress) == 0 else { return }
+            let start = unsafe pages.base + Int(first << MappedPages.shift)
+            guard unsafe mincore(start, Int((last - first + 1) << MappedPages.shift), there.baseAddress) == 0 else {
+                return
+            }
             var isWhole = true
             for page in first...last {
-                if there[Int(page - first)] & 1 != 0 && admit(page) { pages.add(page) } else { isWhole = false }
+                if unsafe there[Int(page - first)] & 1 != 0 && admit(page) { pages.add(page) } else { isWhole = false }
             }
             // One call for all of them costs less than a fault for each. (On a disk it would make them dirty.)
-            if isWhole, populates { madvise(start, Int((last - first + 1) << MappedPages.shift), MADV_POPULATE_WRITE) }
+            if isWhole, populates {
+                unsafe madvise(start, Int((last - first + 1) << MappedPages.shift), MADV_POPULATE_WRITE)
+            }
         }
     }
     private static let lookBytes = 1 << 20
@@ -109,7 +115,7 @@ public final class PageCacheMapping: Sendable {
     /// and the page table may have theirs.
     public func makeRoom(_ offset: UInt64, _ length: Int) -> Bool {
         var status = stat()
-        guard pages.contains(offset, length), fstat(fd, &status) == 0,
+        guard pages.contains(offset, length), unsafe fstat(fd, &status) == 0,
             offset &+ UInt64(length) <= UInt64(clamping: status.st_size)
         else { return false }
         let parts = UInt64(1) << (Self.partShift - UInt64(MappedPages.shift))
@@ -125,7 +131,7 @@ public final class PageCacheMapping: Sendable {
     /// Whether the file is `end` bytes long or longer, as the system has it now.
     public func reaches(_ end: UInt64) -> Bool {
         var status = stat()
-        return fstat(fd, &status) == 0 && end <= UInt64(clamping: status.st_size)
+        return unsafe fstat(fd, &status) == 0 && end <= UInt64(clamping: status.st_size)
     }
 
     /// The bytes were written through the page cache: whole pages are in memory for certain.
@@ -150,17 +156,17 @@ public final class PageCacheMapping: Sendable {
 
     /// Memory is short. The kernel may have what is mapped; the bits go too, as pages of zeros.
     public func forgetAll() {
-        madvise(UnsafeMutableRawPointer(bitPattern: known), knownBytes, MADV_DONTNEED)
-        madvise(UnsafeMutableRawPointer(bitPattern: address), count, MADV_DONTNEED)
+        unsafe madvise(UnsafeMutableRawPointer(bitPattern: known), knownBytes, MADV_DONTNEED)
+        unsafe madvise(UnsafeMutableRawPointer(bitPattern: address), count, MADV_DONTNEED)
     }
 
     /// Whether the page's part of the page table is there, or may be.
     private func admit(_ page: UInt64) -> Bool {
         let part = page >> (Self.partShift - UInt64(MappedPages.shift))
         let (word, bit) = (Int(part / 64), UInt64(1) << (part % 64))
-        if parts[word].load(ordering: .relaxed) & bit != 0 { return true }
+        if unsafe parts[word].load(ordering: .relaxed) & bit != 0 { return true }
         guard partsLeft.load(ordering: .relaxed) > 0 else { return false }
-        if parts[word].bitwiseOr(bit, ordering: .relaxed).oldValue & bit == 0 {
+        if unsafe parts[word].bitwiseOr(bit, ordering: .relaxed).oldValue & bit == 0 {
             partsLeft.subtract(1, ordering: .relaxed)
         }
         return true

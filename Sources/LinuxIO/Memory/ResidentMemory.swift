@@ -11,11 +11,11 @@ public enum ResidentMemory {
     public static func raiseLimit() -> Bool {
         var limit = rlimit()
         let resource = __rlimit_resource_t(UInt32(QB_RLIMIT_MEMLOCK))
-        guard getrlimit(resource, &limit) == 0 else { return Privileges.has(.ipcLock) }
+        guard unsafe getrlimit(resource, &limit) == 0 else { return Privileges.has(.ipcLock) }
         var most = rlimit(rlim_cur: rlim_t.max, rlim_max: rlim_t.max)
-        if setrlimit(resource, &most) == 0 { return true }
+        if unsafe setrlimit(resource, &most) == 0 { return true }
         limit.rlim_cur = limit.rlim_max
-        _ = setrlimit(resource, &limit)
+        _ = unsafe setrlimit(resource, &limit)
         return limit.rlim_cur == rlim_t.max || Privileges.has(.ipcLock)
     }
 
@@ -24,10 +24,10 @@ public enum ResidentMemory {
     public static func hold() throws(Errno) {
         var refusal: Errno?
         for region in regions(Filesystem.readIfThere("/proc/self/maps") ?? "") {
-            guard let start = UnsafeMutableRawPointer(bitPattern: region.start) else { continue }
-            if mlock(start, Int(region.count)) == 0 { continue }
+            guard let start = unsafe UnsafeMutableRawPointer(bitPattern: region.start) else { continue }
+            if unsafe mlock(start, Int(region.count)) == 0 { continue }
             refusal = refusal ?? .last
-            madvise(start, Int(region.count), region.isWritable ? QB_MADV_POPULATE_WRITE : QB_MADV_POPULATE_READ)
+            unsafe madvise(start, Int(region.count), region.isWritable ? QB_MADV_POPULATE_WRITE : QB_MADV_POPULATE_READ)
         }
         if let refusal { throw refusal }
     }

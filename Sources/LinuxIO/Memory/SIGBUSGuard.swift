@@ -14,11 +14,11 @@ public enum SIGBUSGuard {
     private static let page: UInt = 4096
 
     /// Start and end of each range; a start of 0 is a free place. Only atomics: a signal handler reads it.
-    private final class Table: Sendable {
+    @safe private final class Table: Sendable {
         nonisolated(unsafe) let words: UnsafeMutablePointer<Atomic<UInt>>
         init() {
-            words = .allocate(capacity: 2 * SIGBUSGuard.limit)
-            for i in 0..<2 * SIGBUSGuard.limit { (words + i).initialize(to: Atomic(0)) }
+            unsafe words = .allocate(capacity: 2 * SIGBUSGuard.limit)
+            for i in 0..<2 * SIGBUSGuard.limit { unsafe (words + i).initialize(to: Atomic(0)) }
         }
     }
     private static let table = Table()
@@ -26,15 +26,15 @@ public enum SIGBUSGuard {
 
     /// Guards `count` bytes at `start`, which are mapped pages. Nil when there are too many ranges: then they are not.
     public static func add(_ start: UnsafeMutableRawPointer, count: Int) -> Range? {
-        let words = table.words
+        let words = unsafe table.words
         return writer.withLock { isInstalled in
             if !isInstalled {
                 install()
                 isInstalled = true
             }
-            for i in 0..<limit where words[2 * i].load(ordering: .relaxed) == 0 {
-                words[2 * i + 1].store(UInt(bitPattern: start) + UInt(count), ordering: .relaxed)
-                words[2 * i].store(UInt(bitPattern: start), ordering: .releasing)
+            for i in 0..<limit where unsafe words[2 * i].load(ordering: .relaxed) == 0 {
+                unsafe words[2 * i + 1].store(UInt(bitPattern: start) + UInt(count), ordering: .relaxed)
+                unsafe words[2 * i].store(UInt(bitPattern: start), ordering: .releasing)
                 return Range(index: i)
             }
             return nil
@@ -43,7 +43,7 @@ public enum SIGBUSGuard {
 
     /// Guards the range no longer: before it is unmapped.
     public static func remove(_ range: Range) {
-        writer.withLock { _ in table.words[2 * range.index].store(0, ordering: .releasing) }
+        writer.withLock { _ in unsafe table.words[2 * range.index].store(0, ordering: .releasing) }
     }
 
     /// For who copies out of mappings of its own, guarded by `qb_copy_mapped`.
@@ -60,9 +60,9 @@ public enum SIGBUSGuard {
         // Made here, not in the handler.
         _ = table
         var action = sigaction()
-        action.__sigaction_handler.sa_sigaction = { signal, info, _ in
-            if let info { qb_end_copy(qb_fault_address(info)) }
-            let address = info.map { UInt(bitPattern: qb_fault_address($0)) } ?? 0
+        unsafe action.__sigaction_handler.sa_sigaction = { signal, info, _ in
+            if let info = unsafe info { unsafe qb_end_copy(qb_fault_address(info)) }
+            let address = unsafe info.map { unsafe UInt(bitPattern: qb_fault_address($0)) } ?? 0
             guard SIGBUSGuard.replace(address) else {
                 // Not ours: the default is what it would have been.
                 Glibc.signal(SIGBUS, SIG_DFL)
@@ -70,18 +70,20 @@ public enum SIGBUSGuard {
             }
         }
         action.sa_flags = SA_SIGINFO
-        sigaction(SIGBUS, &action, nil)
+        unsafe sigaction(SIGBUS, &action, nil)
     }
 
     /// Puts a page of zeros where one is gone. False when the address is in no guarded range.
     private static func replace(_ address: UInt) -> Bool {
-        let words = table.words
+        let words = unsafe table.words
         for i in 0..<limit {
-            let start = words[2 * i].load(ordering: .acquiring)
-            guard start != 0, address >= start, address < words[2 * i + 1].load(ordering: .relaxed) else { continue }
-            let place = UnsafeMutableRawPointer(bitPattern: address & ~(page - 1))
+            let start = unsafe words[2 * i].load(ordering: .acquiring)
+            guard start != 0, address >= start, unsafe address < words[2 * i + 1].load(ordering: .relaxed) else {
+                continue
+            }
+            let place = unsafe UnsafeMutableRawPointer(bitPattern: address & ~(page - 1))
             let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
-            return mmap(place, Int(page), PROT_READ | PROT_WRITE, flags, -1, 0) != MAP_FAILED
+            return unsafe mmap(place, Int(page), PROT_READ | PROT_WRITE, flags, -1, 0) != MAP_FAILED
         }
         return false
     }

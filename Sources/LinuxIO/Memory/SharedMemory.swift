@@ -12,7 +12,7 @@ public struct SharedMemory: ~Copyable, Sendable {
     /// `name` is what /proc shows.
     public init(_ name: String, count: Int) throws(Errno) {
         // MFD_CLOEXEC, MFD_ALLOW_SEALING
-        let file = OwnedFD(taking: try check(qb_memfd_create(name, 0x3)))
+        let file = unsafe OwnedFD(taking: try check(qb_memfd_create(name, 0x3)))
         try check(ftruncate(file.raw, off_t(count)))
         // F_SEAL_SHRINK
         try check(fcntl(file.raw, QB_F_ADD_SEALS, 0x2))
@@ -31,7 +31,7 @@ public struct SharedMemory: ~Copyable, Sendable {
     /// The descriptor, for calls and for children that inherit it. Stays this value's.
     public var fd: Int32 { file.raw }
     /// The first byte; valid as long as this value.
-    public var pointer: UnsafeMutableRawPointer { mapping.pointer }
+    public var pointer: UnsafeMutableRawPointer { unsafe mapping.pointer }
     /// Bytes, as asked for.
     public var count: Int { mapping.count }
 }

@@ -57,10 +57,10 @@ public struct ChildProcess: Sendable {
         let variables = environment ?? currentEnvironment()
         let sources = inherit.map(\.fd)
         let targets = inherit.map(\.number)
-        let pid = withCStrings(arguments) { argv in
-            withCStrings(variables) { envp in
-                executable.withPlatformString {
-                    qb_spawn($0, argv, envp, sources, targets, Int32(inherit.count), options.rawValue)
+        let pid = unsafe withCStrings(arguments) { argv in
+            unsafe withCStrings(variables) { envp in
+                unsafe executable.withPlatformString {
+                    unsafe qb_spawn($0, argv, envp, sources, targets, Int32(inherit.count), options.rawValue)
                 }
             }
         }
@@ -74,14 +74,14 @@ public struct ChildProcess: Sendable {
     /// Waits for its end. Once only.
     public func wait() throws(Errno) -> End {
         var status: Int32 = 0
-        try retrying { waitpid(pid, &status, 0) }
+        try retrying { unsafe waitpid(pid, &status, 0) }
         return ChildProcess.end(status)
     }
 
     /// Its end if it came, without waiting; after that, never ask again.
     public func poll() throws(Errno) -> End? {
         var status: Int32 = 0
-        return try retrying { waitpid(pid, &status, WNOHANG) } == 0 ? nil : ChildProcess.end(status)
+        return try retrying { unsafe waitpid(pid, &status, WNOHANG) } == 0 ? nil : ChildProcess.end(status)
     }
 
     /// Sends a signal. Safe until `wait` or `poll` reported the end: till then no other process gets the pid.
@@ -93,10 +93,10 @@ public struct ChildProcess: Sendable {
 
     private static func currentEnvironment() -> [FileName] {
         var all: [FileName] = []
-        var next = environ
-        while let entry = next.pointee {
-            all.append(FileName(UnsafeRawBufferPointer(start: entry, count: strlen(entry))))
-            next += 1
+        var next = unsafe environ
+        while let entry = unsafe next.pointee {
+            unsafe all.append(FileName(UnsafeRawBufferPointer(start: entry, count: strlen(entry))))
+            unsafe next += 1
         }
         return all
     }
@@ -104,13 +104,13 @@ public struct ChildProcess: Sendable {
     private static func withCStrings<Result>(
         _ strings: [FileName], _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> Result
     ) -> Result {
-        var copies = strings.map { string in
-            (string.bytes + [0]).withUnsafeBytes { bytes in
-                bytes.baseAddress.flatMap { strdup($0.assumingMemoryBound(to: CChar.self)) }
+        var copies = unsafe strings.map { string in
+            unsafe (string.bytes + [0]).withUnsafeBytes { bytes in
+                unsafe bytes.baseAddress.flatMap { unsafe strdup($0.assumingMemoryBound(to: CChar.self)) }
             }
         }
-        copies.append(nil)
-        defer { for copy in copies { free(copy) } }
-        return copies.withUnsafeBufferPointer { body($0.baseAddress.unsafelyUnwrapped) }
+        unsafe copies.append(nil)
+        defer { for i in unsafe copies.indices { unsafe free(copies[i]) } }
+        return unsafe copies.withUnsafeBufferPointer { unsafe body($0.baseAddress.unsafelyUnwrapped) }
     }
 }

@@ -11,11 +11,11 @@ public struct PrivateMounts: Sendable {
     public init() throws(Errno) {
         try check(qb_unshare_mounts())
         // From now on nothing may reach the namespace that was left: this must have worked before anything is unmounted.
-        try check(Glibc.mount("none", "/", nil, UInt(MS_REC) | UInt(MS_PRIVATE), nil))
+        try unsafe check(Glibc.mount("none", "/", nil, UInt(MS_REC) | UInt(MS_PRIVATE), nil))
     }
 
     /// Takes all mounts out of the namespace. Open files stay open; by a path nothing is reached any more.
     public func detachAll() throws(Errno) {
-        try check(umount2("/", Int32(QB_MNT_DETACH)))
+        try unsafe check(umount2("/", Int32(QB_MNT_DETACH)))
     }
 }

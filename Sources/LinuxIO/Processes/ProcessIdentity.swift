@@ -69,7 +69,7 @@ public struct ProcessIdentity: Hashable, Sendable, Codable {
     public func waitForEnd(milliseconds: Int32) throws(Errno) -> Bool {
         guard let target = try open() else { return true }
         var entry = pollfd(fd: target.raw, events: Int16(POLLIN), revents: 0)
-        return try retrying { poll(&entry, 1, milliseconds) } > 0
+        return try retrying { unsafe poll(&entry, 1, milliseconds) } > 0
     }
 
     /// State and start time. The command's name may hold anything, blanks and brackets too: read behind the last one.

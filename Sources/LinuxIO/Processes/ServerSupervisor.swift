@@ -44,7 +44,7 @@ package final class ServerSupervisor {
     package func step(_ disk: some SupervisedDisk, milliseconds: Int64) {
         let waits = [signals.raw] + disk.awaited
         var entries = waits.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
-        poll(&entries, nfds_t(entries.count), Int32(clamping: timeout(milliseconds)))
+        unsafe poll(&entries, nfds_t(entries.count), Int32(clamping: timeout(milliseconds)))
         disk.handle(entries.dropFirst().map { $0.revents != 0 })
         while let next = signals.next() {
             switch next.signal {

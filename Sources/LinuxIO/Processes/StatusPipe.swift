@@ -11,7 +11,7 @@ package struct StatusPipe: ~Copyable {
     /// Throws what pipe(2) failed of.
     package init() throws(Errno) {
         var ends: [Int32] = [-1, -1]
-        guard pipe(&ends) == 0 else { throw .last }
+        guard unsafe pipe(&ends) == 0 else { throw .last }
         for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
         reading = OwnedFD(taking: ends[0])
         writing = OwnedFD(taking: ends[1])
@@ -22,7 +22,7 @@ package struct StatusPipe: ~Copyable {
 
     /// Sends `line`, which ends with a line's end, in one call. False: no process reads it any more.
     @discardableResult package static func send(_ line: String, to fd: Int32) -> Bool {
-        Glibc.write(fd, line, line.utf8.count) == line.utf8.count
+        unsafe Glibc.write(fd, line, line.utf8.count) == line.utf8.count
     }
 
     /// Waits for a line, or for the end of the pipe. Nil when the writer ended without a byte; 1 MiB at most is read.
@@ -30,7 +30,7 @@ package struct StatusPipe: ~Copyable {
         var text: [UInt8] = []
         var piece = [UInt8](repeating: 0, count: 4096)
         while text.last != UInt8(ascii: "\n"), text.count < 1 << 20 {
-            let count = Glibc.read(fd, &piece, piece.count)
+            let count = unsafe Glibc.read(fd, &piece, piece.count)
             if count < 0 && errno == EINTR { continue }
             guard count > 0 else { break }
             text += piece[..<count]

@@ -26,4 +26,4 @@ package func retrying<Result: SignedInteger>(_ call: () -> Result) throws(Errno)
 }
 
 /// `No such file or directory`: the system's words for an error number (also a negative one out of a ring).
-public func errorText(_ number: Int32) -> String { String(cString: strerror(number < 0 ? 0 &- number : number)) }
+public func errorText(_ number: Int32) -> String { unsafe String(cString: strerror(number < 0 ? 0 &- number : number)) }

@@ -8,8 +8,8 @@ public enum SystemLog {
     public enum Level: Int32, Sendable { case error = 3, warning, notice, info, debug }
 
     /// Names the program in the log; facility "daemon".
-    public static func open(name: String) { qb_openlog(name, 3 << 3) }
+    public static func open(name: String) { unsafe qb_openlog(name, 3 << 3) }
 
     /// Writes one line. Nothing is reported where there is no log.
-    public static func write(_ level: Level, _ text: String) { qb_syslog(level.rawValue, text) }
+    public static func write(_ level: Level, _ text: String) { unsafe qb_syslog(level.rawValue, text) }
 }

@@ -16,15 +16,15 @@ public enum ThreadFlags {
 
     /// Asks not to be killed when memory runs out. False where that is not permitted.
     @discardableResult public static func protectFromOOM() -> Bool {
-        let fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC)
+        let fd = unsafe open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC)
         guard fd >= 0 else { return false }
         defer { close(fd) }
-        return write(fd, "-1000", 5) == 5
+        return unsafe write(fd, "-1000", 5) == 5
     }
 
     /// Names the calling thread for ps and debuggers; longer names are cut.
     public static func setThreadName(_ name: String) {
-        _ = qb_set_thread_name(String(decoding: Array(name.utf8.prefix(15)), as: UTF8.self))
+        _ = unsafe qb_set_thread_name(String(decoding: Array(name.utf8.prefix(15)), as: UTF8.self))
     }
 
     /// Keeps the calling thread off the processors of its `count - 1` siblings, within what it may use now: each gets

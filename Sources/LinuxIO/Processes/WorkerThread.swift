@@ -19,21 +19,21 @@ public struct WorkerThread: ~Copyable, Sendable {
     ) throws(Errno) -> WorkerThread {
         var all = sigset_t()
         var before = sigset_t()
-        sigfillset(&all)
+        unsafe sigfillset(&all)
         // Blocked, they would kill the process whatever handler it has.
-        for own in [SIGBUS, SIGSEGV, SIGILL, SIGFPE] { sigdelset(&all, own) }
-        pthread_sigmask(SIG_SETMASK, &all, &before)
-        defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
-        let box = Unmanaged<AnyWork>.passRetained(WorkBox(name, work)).toOpaque()
+        for own in [SIGBUS, SIGSEGV, SIGILL, SIGFPE] { unsafe sigdelset(&all, own) }
+        unsafe pthread_sigmask(SIG_SETMASK, &all, &before)
+        defer { unsafe pthread_sigmask(SIG_SETMASK, &before, nil) }
+        let box = unsafe Unmanaged<AnyWork>.passRetained(WorkBox(name, work)).toOpaque()
         var thread = pthread_t()
-        let result = pthread_create(
+        let result = unsafe pthread_create(
             &thread, nil,
             { box in
-                if let box { Unmanaged<AnyWork>.fromOpaque(box).takeRetainedValue().run() }
+                if let box = unsafe box { unsafe Unmanaged<AnyWork>.fromOpaque(box).takeRetainedValue().run() }
                 return nil
-            }, box)
+            }, unsafe box)
         if result != 0 {
-            Unmanaged<AnyWork>.fromOpaque(box).release()
+            unsafe Unmanaged<AnyWork>.fromOpaque(box).release()
             throw Errno(rawValue: result)
         }
         return WorkerThread(thread: thread)

@@ -19,20 +19,20 @@ public struct EventFD: ~Copyable, Sendable {
     /// Wakes the waiting threads. Never blocks; a counter that is full is as awake as can be.
     public borrowing func signal() {
         var one: UInt64 = 1
-        while write(raw, &one, 8) < 0 && errno == EINTR {}
+        while unsafe write(raw, &one, 8) < 0 && errno == EINTR {}
     }
 
     /// Whether a signal comes within `milliseconds` (-1: for ever). The count stays; `take` it.
     public borrowing func wait(milliseconds: Int32) throws(Errno) -> Bool {
         var entry = pollfd(fd: raw, events: Int16(POLLIN), revents: 0)
-        return try retrying { poll(&entry, 1, milliseconds) } > 0
+        return try retrying { unsafe poll(&entry, 1, milliseconds) } > 0
     }
 
     /// Takes the count and resets it: 0 when no signal came.
     @discardableResult public borrowing func take() -> UInt64 {
         var count: UInt64 = 0
         while true {
-            if read(raw, &count, 8) == 8 { return count }
+            if unsafe read(raw, &count, 8) == 8 { return count }
             if errno != EINTR { return 0 }
         }
     }
@@ -48,20 +48,20 @@ public struct SignalFD: ~Copyable, Sendable {
     /// Takes in these signals from now on. Throws where the mask cannot be set or no descriptor can be had.
     public init(_ signals: [Int32]) throws(Errno) {
         var set = sigset_t()
-        sigemptyset(&set)
+        unsafe sigemptyset(&set)
         for signal in signals where ![SIGINT, SIGHUP].contains(signal) || !SignalFD.isIgnored(signal) {
-            sigaddset(&set, signal)
+            unsafe sigaddset(&set, signal)
         }
-        let blocked = pthread_sigmask(SIG_BLOCK, &set, nil)
+        let blocked = unsafe pthread_sigmask(SIG_BLOCK, &set, nil)
         if blocked != 0 { throw Errno(rawValue: blocked) }
-        owned = OwnedFD(taking: try check(signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))))
+        owned = unsafe OwnedFD(taking: try check(signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))))
     }
 
     /// The next signal that came, or nil.
     public borrowing func next() -> (signal: Int32, sender: Int32)? {
         var info = signalfd_siginfo()
         while true {
-            if read(raw, &info, MemoryLayout<signalfd_siginfo>.size) > 0 {
+            if unsafe read(raw, &info, MemoryLayout<signalfd_siginfo>.size) > 0 {
                 let signal = Int32(bitPattern: info.ssi_signo)
                 if [SIGINT, SIGTERM].contains(signal) { Self.ending.store(signal, ordering: .relaxed) }
                 return (signal, Int32(bitPattern: info.ssi_pid))
@@ -78,8 +78,8 @@ public struct SignalFD: ~Copyable, Sendable {
     /// Whether the process ignores `signal`.
     public static func isIgnored(_ signal: Int32) -> Bool {
         var action = sigaction()
-        guard sigaction(signal, nil, &action) == 0 else { return false }
-        return unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self)
+        guard unsafe sigaction(signal, nil, &action) == 0 else { return false }
+        return unsafe unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self)
             == unsafeBitCast(SIG_IGN, to: Int.self)
     }
 

@@ -17,16 +17,16 @@ extension Ring {
         _ opcode: UInt8, _ fd: Int32, _ address: UInt64, _ length: UInt32, _ offset: UInt64, _ userData: UInt64,
         _ flags: UInt8, opFlags: UInt32 = 0, buffer: UInt16 = 0
     ) -> Bool {
-        guard let entry = entry() else { return false }
-        entry.pointee.opcode = opcode
-        entry.pointee.flags = flags
-        entry.pointee.fd = fd
-        entry.pointee.offset = offset
-        entry.pointee.address = address
-        entry.pointee.length = length
-        entry.pointee.op_flags = opFlags
-        entry.pointee.user_data = userData
-        entry.pointee.buffer_index = buffer
+        guard let entry = unsafe entry() else { return false }
+        unsafe entry.pointee.opcode = opcode
+        unsafe entry.pointee.flags = flags
+        unsafe entry.pointee.fd = fd
+        unsafe entry.pointee.offset = offset
+        unsafe entry.pointee.address = address
+        unsafe entry.pointee.length = length
+        unsafe entry.pointee.op_flags = opFlags
+        unsafe entry.pointee.user_data = userData
+        unsafe entry.pointee.buffer_index = buffer
         return true
     }
 
@@ -38,14 +38,14 @@ extension Ring {
     @inlinable public func prepareRead(
         fd: Int32, buffer: UnsafeMutableRawPointer, count: UInt32, offset: UInt64, userData: UInt64, flags: UInt8 = 0
     ) -> Bool {
-        fill(QB_OP_READ, fd, address(buffer), count, offset, userData, flags)
+        unsafe fill(QB_OP_READ, fd, address(buffer), count, offset, userData, flags)
     }
 
     /// The vector must stay put until submitted; the memory it names until completed.
     @inlinable public func prepareReadv(
         fd: Int32, iovecs: UnsafePointer<iovec>, count: UInt32, offset: UInt64, userData: UInt64, flags: UInt8 = 0
     ) -> Bool {
-        fill(QB_OP_READV, fd, address(iovecs), count, offset, userData, flags)
+        unsafe fill(QB_OP_READV, fd, address(iovecs), count, offset, userData, flags)
     }
 
     /// `durable`: on the medium before it completes.
@@ -53,7 +53,7 @@ extension Ring {
         fd: Int32, buffer: UnsafeRawPointer, count: UInt32, offset: UInt64, userData: UInt64, flags: UInt8 = 0,
         durable: Bool = false
     ) -> Bool {
-        fill(
+        unsafe fill(
             QB_OP_WRITE, fd, address(buffer), count, offset, userData, flags, opFlags: durable ? QB_RWF_DSYNC : 0)
     }
 
@@ -62,7 +62,7 @@ extension Ring {
         fd: Int32, iovecs: UnsafePointer<iovec>, count: UInt32, offset: UInt64, userData: UInt64, flags: UInt8 = 0,
         durable: Bool = false
     ) -> Bool {
-        fill(
+        unsafe fill(
             QB_OP_WRITEV, fd, address(iovecs), count, offset, userData, flags, opFlags: durable ? QB_RWF_DSYNC : 0)
     }
 
@@ -93,7 +93,7 @@ extension Ring {
     @inlinable public func prepareTimeout(
         _ time: UnsafePointer<timespec>, userData: UInt64, flags: UInt8 = 0
     ) -> Bool {
-        fill(QB_OP_TIMEOUT, -1, address(time), 1, 0, userData, flags)
+        unsafe fill(QB_OP_TIMEOUT, -1, address(time), 1, 0, userData, flags)
     }
 
     /// Does nothing and completes with 0.

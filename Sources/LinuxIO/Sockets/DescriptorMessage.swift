@@ -11,7 +11,9 @@ public enum DescriptorMessage {
 
     /// Sends `bytes` (at least one) and copies of the descriptors; the sender keeps its own.
     public static func send(_ bytes: [UInt8], descriptors: [Int32], over socket: Int32) throws(Errno) {
-        let sent = try retrying { qb_send_fds(socket, bytes, bytes.count, descriptors, Int32(descriptors.count)) }
+        let sent = try retrying {
+            unsafe qb_send_fds(socket, bytes, bytes.count, descriptors, Int32(descriptors.count))
+        }
         if sent != bytes.count { throw .ioError }
     }
 
@@ -25,13 +27,13 @@ public enum DescriptorMessage {
         let room = min(descriptors, mostDescriptors)
         var failure: Errno?
         var fds: [Int32] = []
-        let bytes = [UInt8](unsafeUninitializedCapacity: limit) { memory, used in
-            fds = [Int32](unsafeUninitializedCapacity: max(room, 1)) { places, came in
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: limit) { memory, used in
+            fds = unsafe [Int32](unsafeUninitializedCapacity: max(room, 1)) { places, came in
                 var count = Int32(room)
                 do throws(Errno) {
                     used = try retrying {
                         count = Int32(room)
-                        return qb_recv_fds(socket, memory.baseAddress, limit, places.baseAddress, &count, flags)
+                        return unsafe qb_recv_fds(socket, memory.baseAddress, limit, places.baseAddress, &count, flags)
                     }
                     came = Int(count)
                 } catch { failure = error }

@@ -28,9 +28,9 @@ public struct UnixListener: ~Copyable, Sendable {
         while flock(lock.raw, LOCK_EX) != 0, errno == EINTR {}
         try Self.clear(path)
         var address = UnixSocket.address(path)
-        let bound = withUnsafePointer(to: &address) { place in
-            place.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(socket.raw, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+        let bound = unsafe withUnsafePointer(to: &address) { place in
+            unsafe place.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe bind(socket.raw, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
             }
         }
         guard bound == 0, Glibc.listen(socket.raw, backlog) == 0 else {
@@ -73,7 +73,7 @@ public struct UnixListener: ~Copyable, Sendable {
     /// The next who connects; nil when none does within `milliseconds` (-1: for ever).
     public borrowing func accept(milliseconds: Int32 = -1) throws(Errno) -> UnixSocket? {
         var entry = pollfd(fd: raw, events: Int16(POLLIN), revents: 0)
-        if try retrying({ poll(&entry, 1, milliseconds) }) == 0 { return nil }
+        if try retrying({ unsafe poll(&entry, 1, milliseconds) }) == 0 { return nil }
         let listener = raw
         let fd: Int32
         do throws(Errno) {

@@ -42,7 +42,7 @@ public struct UnixSocket: ~Copyable, Sendable {
         /// Throws what socketpair(2) failed of.
         public init() throws(Errno) {
             var both: [Int32] = [-1, -1]
-            try check(socketpair(AF_UNIX, streamType, 0, &both))
+            try unsafe check(socketpair(AF_UNIX, streamType, 0, &both))
             near = UnixSocket(taking: OwnedFD(taking: both[0]))
             far = UnixSocket(taking: OwnedFD(taking: both[1]))
         }
@@ -51,7 +51,7 @@ public struct UnixSocket: ~Copyable, Sendable {
     /// Whether bytes (or the end) can be read within `milliseconds` (-1: for ever).
     public borrowing func waitReadable(milliseconds: Int32) throws(Errno) -> Bool {
         var entry = pollfd(fd: raw, events: Int16(POLLIN), revents: 0)
-        return try retrying { poll(&entry, 1, milliseconds) } > 0
+        return try retrying { unsafe poll(&entry, 1, milliseconds) } > 0
     }
 
     /// No more bytes in either direction; the other side sees the end even if other processes hold the descriptor.
@@ -62,7 +62,7 @@ public struct UnixSocket: ~Copyable, Sendable {
         // struct ucred: pid, uid, gid.
         var words: [UInt32] = [0, 0, 0]
         var length = socklen_t(12)
-        try check(getsockopt(raw, SOL_SOCKET, SO_PEERCRED, &words, &length))
+        try unsafe check(getsockopt(raw, SOL_SOCKET, SO_PEERCRED, &words, &length))
         return (Int32(bitPattern: words[0]), words[1])
     }
 
@@ -89,8 +89,10 @@ public struct UnixSocket: ~Copyable, Sendable {
         var address = address(path)
         let size = socklen_t(MemoryLayout<sockaddr_un>.size)
         try retrying {
-            withUnsafePointer(to: &address) { place in
-                place.withMemoryRebound(to: sockaddr.self, capacity: 1) { Glibc.connect(socket, $0, size) }
+            unsafe withUnsafePointer(to: &address) { place in
+                unsafe place.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    unsafe Glibc.connect(socket, $0, size)
+                }
             }
         }
     }
@@ -99,7 +101,9 @@ public struct UnixSocket: ~Copyable, Sendable {
     static func address(_ path: FilePath) -> sockaddr_un {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
-        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.bytes.prefix(longestPath)) }
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) {
+            unsafe $0.copyBytes(from: path.bytes.prefix(longestPath))
+        }
         return address
     }
 }

@@ -35,7 +35,7 @@ private func nextConnection(
             pollfd(fd: listener.raw, events: Int16(POLLIN), revents: 0),
             pollfd(fd: stop.fd, events: Int16(POLLIN), revents: 0),
         ]
-        if poll(&entries, 2, -1) < 0, errno != EINTR { return nil }
+        if unsafe poll(&entries, 2, -1) < 0, errno != EINTR { return nil }
         if entries[1].revents != 0 { return nil }
         do throws(Errno) {
             if let connection = try listener.accept(milliseconds: 0) { return connection }

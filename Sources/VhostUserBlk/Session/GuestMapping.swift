@@ -19,7 +19,7 @@ final class GuestMapping: Sendable {
 
     /// The region as virtqueues know it.
     var guestRegion: GuestRegion {
-        GuestRegion(
+        unsafe GuestRegion(
             guest: GuestAddress(region.guestAddress), size: region.size, user: region.userAddress,
             host: mapping.pointer + Int(truncatingIfNeeded: region.mmapOffset))
     }
@@ -28,7 +28,7 @@ final class GuestMapping: Sendable {
     init(_ region: MemoryRegion, _ descriptor: SharedFD) throws(Refusal) {
         let fd = descriptor.raw
         var status = stat()
-        guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+        guard unsafe fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw Refusal("a memory region's descriptor is not a file")
         }
         // Both are 64-bit numbers, and so is their sum: the decoder has checked that.
@@ -50,8 +50,9 @@ final class GuestMapping: Sendable {
         self.descriptor = descriptor
         // Other files that can be mapped may return something else when they are read.
         file =
-            SharedMemory.isMemory(fd) ? GuestMemoryFile(start: mapping.pointer, count: count, fd: fd, offset: 0) : nil
-        guarded = SIGBUSGuard.add(mapping.pointer, count: count)
+            unsafe SharedMemory.isMemory(fd)
+            ? GuestMemoryFile(start: mapping.pointer, count: count, fd: fd, offset: 0) : nil
+        guarded = unsafe SIGBUSGuard.add(mapping.pointer, count: count)
     }
 
     deinit { if let guarded { SIGBUSGuard.remove(guarded) } }
@@ -64,13 +65,13 @@ final class SharedArea: Sendable {
     private let start: Int
     private let guarded: SIGBUSGuard.Range?
 
-    var base: UnsafeMutableRawPointer { mapping.pointer + start }
+    var base: UnsafeMutableRawPointer { unsafe mapping.pointer + start }
 
     /// Maps `size` bytes at `offset` of a file. Refuses an area that is empty, longer than `most`, or not wholly inside
     /// the file.
     init(fd: Int32, offset: UInt64, size: UInt64, most: UInt64) throws(Refusal) {
         var status = stat()
-        guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+        guard unsafe fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw Refusal("a shared area's descriptor is not a file")
         }
         let (end, overflow) = offset.addingReportingOverflow(size)
@@ -85,7 +86,7 @@ final class SharedArea: Sendable {
         }
         start = Int(offset - place)
         count = Int(size)
-        guarded = SIGBUSGuard.add(mapping.pointer, count: Int(end - place))
+        guarded = unsafe SIGBUSGuard.add(mapping.pointer, count: Int(end - place))
     }
 
     deinit { if let guarded { SIGBUSGuard.remove(guarded) } }

@@ -42,30 +42,30 @@ final class InflightArea: Sendable {
     /// all that is there: its capacity is part of its layout.
     var journal: MappingJournal? {
         let rest = area.count - layout.queueBytes
-        return MappingJournal(
+        return unsafe MappingJournal(
             area.base + layout.queueBytes, bytes: owner == nil ? rest : rest - RecordOwner.bytes, keeping: self)
     }
 
     /// The last part: which image the record is about. Nil in a record that another version made without it.
     var owner: RecordOwner? {
-        area.count == layout.bytes ? RecordOwner(area.base + area.count - RecordOwner.bytes) : nil
+        unsafe area.count == layout.bytes ? RecordOwner(area.base + area.count - RecordOwner.bytes) : nil
     }
 
     /// Makes the record of one ring that of a ring which never ran.
     func forget(_ index: Int) {
         guard index < layout.queues else { return }
-        InflightMemory(base: area.base + index * layout.stride, bytes: layout.stride).forget()
+        unsafe InflightMemory(base: area.base + index * layout.stride, bytes: layout.stride).forget()
     }
 
     func memory(of index: Int) throws(Refusal) -> InflightMemory {
         guard index < layout.queues else { throw Refusal("ring \(index) has no record of requests in flight") }
-        return InflightMemory(base: area.base + index * layout.stride, bytes: layout.stride)
+        return unsafe InflightMemory(base: area.base + index * layout.stride, bytes: layout.stride)
     }
 }
 
 /// Which file the image was that a record is about. The next server's image may have the same name and be another file:
 /// the guest of a killed server must not get that file's bytes.
-struct RecordOwner {
+@safe struct RecordOwner {
     static let bytes = 64
 
     private enum Field {
@@ -80,20 +80,20 @@ struct RecordOwner {
     /// `base`: aligned to 8 bytes, zeros in a new record, mapped as long as this value is used.
     init?(_ base: UnsafeMutableRawPointer) {
         guard UInt(bitPattern: base) & 7 == 0 else { return nil }
-        self.base = base
+        unsafe self.base = unsafe base
     }
 
     /// The file; nil in a record that is new, or whose server ended in order.
     var file: FileIdentity? {
-        guard acquire64(base + Field.magic) == Self.magic else { return nil }
-        return FileIdentity(device: load64(base + Field.device), inode: load64(base + Field.inode))
+        guard unsafe acquire64(base + Field.magic) == Self.magic else { return nil }
+        return unsafe FileIdentity(device: load64(base + Field.device), inode: load64(base + Field.inode))
     }
 
     func claim(_ file: FileIdentity) {
-        store64(base + Field.device, file.device)
-        store64(base + Field.inode, file.inode)
-        release64(base + Field.magic, Self.magic)
+        unsafe store64(base + Field.device, file.device)
+        unsafe store64(base + Field.inode, file.inode)
+        unsafe release64(base + Field.magic, Self.magic)
     }
 
-    func release() { release64(base + Field.magic, 0) }
+    func release() { unsafe release64(base + Field.magic, 0) }
 }

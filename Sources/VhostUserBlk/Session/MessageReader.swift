@@ -102,7 +102,7 @@ struct MessageReader {
         var entries = [
             pollfd(fd: socket, events: Int16(POLLOUT), revents: 0), pollfd(fd: stop, events: Int16(POLLIN), revents: 0),
         ]
-        while poll(&entries, 2, -1) < 0 {
+        while unsafe poll(&entries, 2, -1) < 0 {
             if errno != EINTR { throw .broken("poll fails: \(errorText(errno))") }
         }
         if entries[0].revents == 0 { throw .stopped }
@@ -114,7 +114,7 @@ struct MessageReader {
             pollfd(fd: socket, events: listen, revents: 0), pollfd(fd: stop, events: listen, revents: 0),
             pollfd(fd: notice, events: listen, revents: 0),
         ]
-        while poll(&entries, isStart ? 3 : 2, -1) < 0 {
+        while unsafe poll(&entries, isStart ? 3 : 2, -1) < 0 {
             if errno != EINTR { throw .broken("poll fails: \(errorText(errno))") }
         }
         if entries[1].revents != 0 { throw .stopped }

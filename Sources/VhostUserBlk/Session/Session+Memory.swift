@@ -86,7 +86,7 @@ extension Session {
     /// The log that rings use now.
     var dirtyLog: DirtyLog {
         guard features & VirtioBlk.Feature.logAll != 0, let logArea else { return .off }
-        return DirtyLog(bits: logArea.base, bytes: logArea.count)
+        return unsafe DirtyLog(bits: logArea.base, bytes: logArea.count)
     }
 
     func updateLogs() {

@@ -123,10 +123,10 @@ extension Session {
     /// A worker writes to these descriptors and polls them: one that is no eventfd could make it wait or never sleep.
     private static func requireEventFD(_ fd: Int32) throws(Refusal) {
         let wanted: StaticString = "anon_inode:[eventfd]"
-        let isEventFD = withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { name in
+        let isEventFD = unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { name in
             guard let text = name.baseAddress else { return false }
-            let count = readlink("/proc/self/fd/\(fd)", text, name.count)
-            return count == wanted.utf8CodeUnitCount && memcmp(text, wanted.utf8Start, count) == 0
+            let count = unsafe readlink("/proc/self/fd/\(fd)", unsafe text, name.count)
+            return unsafe count == wanted.utf8CodeUnitCount && memcmp(text, wanted.utf8Start, count) == 0
         }
         guard isEventFD else { throw Refusal("a ring's descriptor is no eventfd") }
         let flags = fcntl(fd, F_GETFL)

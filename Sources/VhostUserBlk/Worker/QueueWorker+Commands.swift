@@ -20,26 +20,26 @@ extension QueueWorker {
         case .enable(let id, let isEnabled, let answer):
             answer.give(
                 with(id) { place in
-                    queues[place].isEnabled = isEnabled
-                    queues[place].reopen()
+                    unsafe queues[place].isEnabled = isEnabled
+                    unsafe queues[place].reopen()
                 })
         case .event(let id, let event, let fd, let answer): answer.give(with(id) { setEvent($0, event, fd) })
         case .memory(let export, let snapshot, let files, let places, let answer):
             for place in self.places(of: export) {
-                queues[place].engine._withUnsafeGuaranteedRef { $0.setGuestMemoryFiles(files) }
-                queues[place].virtqueue.adopt(snapshot, places[queues[place].id])
+                unsafe queues[place].engine._withUnsafeGuaranteedRef { $0.setGuestMemoryFiles(files) }
+                unsafe queues[place].virtqueue.adopt(snapshot, places[queues[place].id])
             }
             settling.append((export, answer))
             hasEnds = true
         case .log(let id, let dirty, let ring, let used, let answer):
             answer.give(
                 with(id) { place in
-                    queues[place].virtqueue.setLog(dirty, ring: ring, usedGuestAddress: GuestAddress(used))
+                    unsafe queues[place].virtqueue.setLog(dirty, ring: ring, usedGuestAddress: GuestAddress(used))
                 })
         case .disk(let export, let disk, let isDurable, let answer):
             for place in self.places(of: export) {
-                queues[place].disk = disk
-                queues[place].engine._withUnsafeGuaranteedRef { $0.writeThrough = isDurable }
+                unsafe queues[place].disk = disk
+                unsafe queues[place].engine._withUnsafeGuaranteedRef { $0.writeThrough = isDurable }
             }
             answer.give(true)
         case .quit: quits = true
@@ -48,12 +48,13 @@ extension QueueWorker {
 
     /// The places of an export's queues.
     private func places(of export: Int) -> [Int] {
-        (0..<activeCount).map { Int(active[$0]) }.filter { queues[$0].id.export == export }
+        (0..<activeCount).map { unsafe Int(active[$0]) }.filter { unsafe queues[$0].id.export == export }
     }
 
     /// Calls `body` with the queue's place; false when this worker has no such queue.
     private func with(_ id: QueueID, _ body: (Int) -> Void) -> Bool {
-        guard let place = (0..<activeCount).map({ Int(active[$0]) }).first(where: { queues[$0].id == id }) else {
+        guard let place = (0..<activeCount).map({ unsafe Int(active[$0]) }).first(where: { unsafe queues[$0].id == id })
+        else {
             return false
         }
         body(place)
@@ -79,22 +80,22 @@ extension QueueWorker {
                 start.places, base: start.base, inflight: start.inflight,
                 usedGuestAddress: GuestAddress(start.usedGuestAddress))
             freePlaces.removeLast()
-            (queues + place).initialize(to: ServedQueue(start, virtqueue: virtqueue, engine: engine))
+            unsafe (queues + place).initialize(to: ServedQueue(start, virtqueue: virtqueue, engine: engine))
         } catch {
             return "\(error)"
         }
-        active[activeCount] = Int32(place)
+        unsafe active[activeCount] = Int32(place)
         activeCount += 1
-        queues[place].virtqueue.disableKicks()
-        if let call = queues[place].call { wake(call) }
+        unsafe queues[place].virtqueue.disableKicks()
+        if let call = unsafe queues[place].call { wake(call) }
         return nil
     }
 
     private func stop(_ id: QueueID, _ answer: Answer<StoppedQueue?>) {
         let found = with(id) { place in
-            queues[place].state = .stopping(answer)
-            queues[place].reopen()
-            if queues[place].kickArmed {
+            unsafe queues[place].state = .stopping(answer)
+            unsafe queues[place].reopen()
+            if unsafe queues[place].kickArmed {
                 _ = ring.prepareCancel(userData: WorkerTag.kick | UInt64(place), userData: WorkerTag.cancel)
             }
         }
@@ -107,9 +108,9 @@ extension QueueWorker {
         var waits = false
         var i = 0
         while i < activeCount {
-            let place = Int(active[i])
-            if case .stopping(let answer) = queues[place].state {
-                if queues[place].inFlight == 0, !queues[place].kickArmed {
+            let place = unsafe Int(active[i])
+            if case .stopping(let answer) = unsafe queues[place].state {
+                if unsafe queues[place].inFlight == 0, unsafe !queues[place].kickArmed {
                     giveUp(at: i, answer)
                     continue
                 }
@@ -118,7 +119,7 @@ extension QueueWorker {
             i += 1
         }
         settling.removeAll { change in
-            let isSettled = places(of: change.export).allSatisfy { queues[$0].virtqueue.isSettled }
+            let isSettled = places(of: change.export).allSatisfy { unsafe queues[$0].virtqueue.isSettled }
             if isSettled { change.answer.give(true) }
             return isSettled
         }
@@ -126,11 +127,11 @@ extension QueueWorker {
     }
 
     private func giveUp(at i: Int, _ answer: Answer<StoppedQueue?>) {
-        let place = Int(active[i])
-        let hasReplays = queues[place].virtqueue.replaysLeft > 0
-        let base = queues[place].virtqueue.stop()
-        (queues + place).deinitialize(count: 1)
-        active[i] = active[activeCount - 1]
+        let place = unsafe Int(active[i])
+        let hasReplays = unsafe queues[place].virtqueue.replaysLeft > 0
+        let base = unsafe queues[place].virtqueue.stop()
+        unsafe (queues + place).deinitialize(count: 1)
+        unsafe active[i] = unsafe active[activeCount - 1]
         activeCount -= 1
         freePlaces.append(place)
         answer.give(StoppedQueue(base: base, hasReplays: hasReplays))
@@ -140,19 +141,19 @@ extension QueueWorker {
         switch event {
         case .kick:
             // The poll that is armed watches the old descriptor, which the ring holds until the poll ends.
-            if queues[place].kickArmed {
+            if unsafe queues[place].kickArmed {
                 _ = ring.prepareCancel(userData: WorkerTag.kick | UInt64(place), userData: WorkerTag.cancel)
             }
-            queues[place].kick = fd
-            queues[place].kickFailed = false
-            queues[place].reopen()
+            unsafe queues[place].kick = fd
+            unsafe queues[place].kickFailed = false
+            unsafe queues[place].reopen()
         case .call:
-            queues[place].call = fd
-            queues[place].callFD = fd?.raw ?? -1
+            unsafe queues[place].call = fd
+            unsafe queues[place].callFD = fd?.raw ?? -1
             // The old descriptor may have missed a signal. One signal too many does no harm, one too few makes the
             // guest hang.
             if let fd { wake(fd) }
-        case .err: queues[place].err = fd
+        case .err: unsafe queues[place].err = fd
         }
     }
 

@@ -11,32 +11,34 @@ extension QueueWorker {
         moved = false
         let drained = ring.drain { userData, result in
             if RequestEngine.owns(userData) {
-                let queue = queues + RequestEngine.number(of: userData)
-                queue.pointee.engine._withUnsafeGuaranteedRef { $0.complete(userData, result) }
+                let queue = unsafe queues + RequestEngine.number(of: userData)
+                unsafe queue.pointee.engine._withUnsafeGuaranteedRef { $0.complete(userData, result) }
             } else {
                 takeOwn(userData, result)
             }
         }
         if drained > 0 { moved = true }
-        for i in 0..<activeCount { serve(Int(active[i])) }
+        for i in 0..<activeCount { unsafe serve(Int(active[i])) }
     }
 
     @inline(__always) private func serve(_ place: Int) {
-        let queue = queues + place
+        let queue = unsafe queues + place
         var pushed = false
-        if queue.pointee.isOpen { pushed = take(queue) }
-        queue.pointee.engine._withUnsafeGuaranteedRef { engine in
+        if unsafe queue.pointee.isOpen { pushed = unsafe take(queue) }
+        unsafe queue.pointee.engine._withUnsafeGuaranteedRef { engine in
             engine.submit()
             while let done = engine.nextFinished() {
-                let chain = queue.pointee.virtqueue.chain(Int(done.slot))
-                let status = done.error == 0 ? RequestStatus.ok : failed(queue, done)
-                queue.pointee.virtqueue.push(chain, written: VirtioBlk.finish(chain, status))
+                let chain = unsafe queue.pointee.virtqueue.chain(Int(done.slot))
+                let status = unsafe done.error == 0 ? RequestStatus.ok : failed(queue, done)
+                unsafe queue.pointee.virtqueue.push(chain, written: VirtioBlk.finish(chain, status))
                 pushed = true
             }
         }
         guard pushed else { return }
         moved = true
-        if queue.pointee.virtqueue.publish(), queue.pointee.callFD >= 0 { signal(queue.pointee.callFD) }
+        if unsafe queue.pointee.virtqueue.publish(), unsafe queue.pointee.callFD >= 0 {
+            unsafe signal(queue.pointee.callFD)
+        }
     }
 
     /// Takes chains from the queue; true when some were answered at once.
@@ -44,26 +46,26 @@ extension QueueWorker {
         var answered = false
         var taken = 0
         var bytes = 0
-        let most = queue.pointee.batch
-        while taken < most, bytes < Self.batchBytes, let chain = queue.pointee.virtqueue.pop() {
+        let most = unsafe queue.pointee.batch
+        while taken < most, bytes < Self.batchBytes, let chain = unsafe queue.pointee.virtqueue.pop() {
             taken &+= 1
-            switch VirtioBlk.decode(chain, queue.pointee.disk) {
+            switch unsafe VirtioBlk.decode(chain, queue.pointee.disk) {
             case .request(let request):
                 bytes &+= Int(truncatingIfNeeded: request.length & 0x7fff_ffff)
-                queue.pointee.engine._withUnsafeGuaranteedRef { $0.submit(request) }
+                unsafe queue.pointee.engine._withUnsafeGuaranteedRef { $0.submit(request) }
             case .answered(let written):
-                queue.pointee.virtqueue.push(chain, written: written)
+                unsafe queue.pointee.virtqueue.push(chain, written: written)
                 answered = true
             }
         }
-        if taken > 0 { moved = true } else if queue.pointee.virtqueue.damage != .none { broken(queue) }
+        if taken > 0 { moved = true } else if unsafe queue.pointee.virtqueue.damage != .none { unsafe broken(queue) }
         return answered
     }
 
     /// Signals the driver. The descriptor does not block: when its counter is full, the driver has a signal already.
     @inline(__always) func signal(_ fd: Int32) {
         var one: UInt64 = 1
-        while write(fd, &one, 8) < 0, errno == EINTR {}
+        while unsafe write(fd, &one, 8) < 0, errno == EINTR {}
     }
 
     // MARK: errors and the worker's own completions
@@ -71,22 +73,22 @@ extension QueueWorker {
     @inline(never) private func failed(
         _ queue: UnsafeMutablePointer<ServedQueue>, _ done: RequestEngine.Finished
     ) -> RequestStatus {
-        if !queue.pointee.saidDamage {
-            queue.pointee.saidDamage = true
+        if unsafe !queue.pointee.saidDamage {
+            unsafe queue.pointee.saidDamage = true
             let why = done.damage.map { "\($0)" } ?? errorText(done.error)
-            log.error("\(queue.pointee.settings.name): a request fails: \(why)")
+            log.error(unsafe "\(queue.pointee.settings.name): a request fails: \(why)")
         }
         return .ioError
     }
 
     @inline(never) private func broken(_ queue: UnsafeMutablePointer<ServedQueue>) {
-        queue.pointee.reopen()
-        guard !queue.pointee.saidBroken else { return }
-        queue.pointee.saidBroken = true
+        unsafe queue.pointee.reopen()
+        guard unsafe !queue.pointee.saidBroken else { return }
+        unsafe queue.pointee.saidBroken = true
         log.error(
-            "\(queue.pointee.settings.name): queue \(queue.pointee.id.index) stops: \(queue.pointee.virtqueue.damage.message)"
+            unsafe "\(queue.pointee.settings.name): queue \(queue.pointee.id.index) stops: \(queue.pointee.virtqueue.damage.message)"
         )
-        if let err = queue.pointee.err { signal(err.raw) }
+        if let err = unsafe queue.pointee.err { signal(err.raw) }
     }
 
     /// Completions of the worker's own operations, not of an engine's.
@@ -103,16 +105,17 @@ extension QueueWorker {
 
     /// The kick descriptor is readable, or cannot be polled any more.
     private func kicked(_ place: Int, _ result: Int32) {
-        queues[place].kickArmed = false
-        guard let kick = queues[place].kick else { return }
+        unsafe queues[place].kickArmed = false
+        guard let kick = unsafe queues[place].kick else { return }
         var count: UInt64 = 0
-        if result > 0, result & 1 != 0 { _ = read(kick.raw, &count, 8) }
+        if result > 0, result & 1 != 0 { _ = unsafe read(kick.raw, &count, 8) }
         if result != -ECANCELED, result < 0 || result & 1 == 0 {
-            queues[place].kickFailed = true
-            queues[place].reopen()
+            unsafe queues[place].kickFailed = true
+            unsafe queues[place].reopen()
             log.error(
-                "\(queues[place].settings.name): the kick descriptor of queue \(queues[place].id.index) is useless")
+                unsafe "\(queues[place].settings.name): the kick descriptor of queue \(queues[place].id.index) is useless"
+            )
         }
-        if case .stopping = queues[place].state { hasEnds = true }
+        if case .stopping = unsafe queues[place].state { hasEnds = true }
     }
 }

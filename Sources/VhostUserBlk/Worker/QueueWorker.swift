@@ -28,7 +28,7 @@ enum WorkerTag {
 }
 
 /// The state of a worker. For the thread that makes it.
-final class QueueWorker {
+@safe final class QueueWorker {
     /// Queues that one worker can carry.
     static let queueLimit = 256
     /// Chains taken from one queue before the next queue follows. Many at a time are better for requests that go to a
@@ -76,15 +76,15 @@ final class QueueWorker {
         self.poll = poll
         self.log = log
         polling = AdaptivePolling(limit: Self.longestLook)
-        queues = .allocate(capacity: Self.queueLimit)
-        active = .allocate(capacity: Self.queueLimit)
+        unsafe queues = .allocate(capacity: Self.queueLimit)
+        unsafe active = .allocate(capacity: Self.queueLimit)
         freePlaces = Array((0..<Self.queueLimit).reversed())
     }
 
     deinit {
-        for i in 0..<activeCount { (queues + Int(active[i])).deinitialize(count: 1) }
-        queues.deallocate()
-        active.deallocate()
+        for i in 0..<activeCount { unsafe (queues + Int(active[i])).deinitialize(count: 1) }
+        unsafe queues.deallocate()
+        unsafe active.deallocate()
     }
 
     /// Carries queues until it is told to quit and the last queue is given up.
@@ -129,8 +129,8 @@ final class QueueWorker {
 
     @inline(__always) private func anyAvailable() -> Bool {
         for i in 0..<activeCount {
-            let queue = queues + Int(active[i])
-            if queue.pointee.isOpen, queue.pointee.virtqueue.hasAvailable { return true }
+            let queue = unsafe queues + Int(active[i])
+            if unsafe queue.pointee.isOpen, unsafe queue.pointee.virtqueue.hasAvailable { return true }
         }
         return false
     }
@@ -139,11 +139,11 @@ final class QueueWorker {
     private func sleep() {
         var missed = false
         for i in 0..<activeCount {
-            let place = Int(active[i])
-            guard queues[place].isOpen else { continue }
+            let place = unsafe Int(active[i])
+            guard unsafe queues[place].isOpen else { continue }
             armKick(place)
             // A queue without a kick descriptor is to be polled.
-            if queues[place].kick == nil || queues[place].virtqueue.enableKicks() { missed = true }
+            if unsafe queues[place].kick == nil || queues[place].virtqueue.enableKicks() { missed = true }
         }
         if missed {
             ring.submitAndWait(0)
@@ -151,8 +151,8 @@ final class QueueWorker {
             ring.submitAndWait(1)
             if poll == .adaptive { polling.recordSleep() }
         }
-        for i in 0..<activeCount where queues[Int(active[i])].isOpen {
-            queues[Int(active[i])].virtqueue.disableKicks()
+        for i in 0..<activeCount where unsafe queues[Int(active[i])].isOpen {
+            unsafe queues[Int(active[i])].virtqueue.disableKicks()
         }
     }
 
@@ -162,8 +162,8 @@ final class QueueWorker {
     }
 
     func armKick(_ place: Int) {
-        guard !queues[place].kickArmed, let kick = queues[place].kick else { return }
-        queues[place].kickArmed = ring.preparePollAdd(
+        guard unsafe !queues[place].kickArmed, let kick = unsafe queues[place].kick else { return }
+        unsafe queues[place].kickArmed = ring.preparePollAdd(
             fd: kick.raw, events: 1, userData: WorkerTag.kick | UInt64(place))
     }
 }

@@ -6,7 +6,7 @@ import LinuxIO
 import Virtqueue
 
 /// One virtqueue and the engine that carries its requests.
-struct ServedQueue: ~Copyable {
+@safe struct ServedQueue: ~Copyable {
     enum State {
         case running
         /// No new requests; ends when nothing is in flight.
@@ -44,7 +44,7 @@ struct ServedQueue: ~Copyable {
     init(_ start: QueueStart, virtqueue: consuming Virtqueue, engine: RequestEngine) {
         id = start.id
         self.virtqueue = virtqueue
-        self.engine = Unmanaged.passRetained(engine)
+        unsafe self.engine = unsafe Unmanaged.passRetained(engine)
         batch = engine.seesPages ? QueueWorker.shortBatch : QueueWorker.batch
         settings = start.export
         disk = start.disk
@@ -56,10 +56,10 @@ struct ServedQueue: ~Copyable {
         callFD = start.call?.raw ?? -1
     }
 
-    deinit { engine.release() }
+    deinit { unsafe engine.release() }
 
     /// Requests of the guest in flight, and the flushes and tables they wait for.
-    var inFlight: Int { engine._withUnsafeGuaranteedRef { $0.inFlight } }
+    var inFlight: Int { unsafe engine._withUnsafeGuaranteedRef { $0.inFlight } }
 
     /// Computes `isOpen`; called after a change of anything that it depends on.
     mutating func reopen() {

@@ -20,49 +20,49 @@ extension VirtioBlk {
     /// chain's iovecs, as is the status byte; what stays there is the data.
     @inline(__always)
     public static func decode(_ chain: UnsafeMutablePointer<DescriptorChain>, _ disk: VirtioBlkDisk) -> Decoded {
-        guard chain.pointee.fault == .none, chain.pointee.lastWritable != nil,
-            chain.pointee.readableBytes >= UInt64(Header.bytes)
-        else { return .answered(refuse(chain)) }
+        guard unsafe chain.pointee.fault == .none, unsafe chain.pointee.lastWritable != nil,
+            unsafe chain.pointee.readableBytes >= UInt64(Header.bytes)
+        else { return unsafe .answered(refuse(chain)) }
         var type: UInt64 = 0
         var sector: UInt64 = 0
-        takeHeader(chain, &type, &sector)
-        dropStatus(chain)
+        unsafe takeHeader(chain, &type, &sector)
+        unsafe dropStatus(chain)
         let kind = UInt32(truncatingIfNeeded: type) & ~RequestType.barrier
         if kind <= RequestType.write {
             let isWrite = kind == RequestType.write
             let length =
-                isWrite ? chain.pointee.readableBytes &- UInt64(Header.bytes) : chain.pointee.writableBytes &- 1
+                unsafe isWrite ? chain.pointee.readableBytes &- UInt64(Header.bytes) : chain.pointee.writableBytes &- 1
             guard !(isWrite && disk.isReadOnly), isInside(disk, sector, length) else {
-                return .answered(finish(chain, .ioError))
+                return unsafe .answered(finish(chain, .ioError))
             }
-            guard length > 0 else { return .answered(finish(chain, .ok)) }
-            let count = isWrite ? chain.pointee.readableCount : chain.pointee.writableCount
-            guard Int(count) <= ChainLimits.segments else { return .answered(finish(chain, .ioError)) }
-            return .request(
+            guard length > 0 else { return unsafe .answered(finish(chain, .ok)) }
+            let count = unsafe isWrite ? chain.pointee.readableCount : chain.pointee.writableCount
+            guard Int(count) <= ChainLimits.segments else { return unsafe .answered(finish(chain, .ioError)) }
+            return unsafe .request(
                 BlockRequest(
                     isWrite ? .write : .read, slot: chain.pointee.slot, guest: GuestOffset(sector << sectorBits),
                     length: length,
                     iovecs: UnsafePointer(isWrite ? chain.pointee.readable : chain.pointee.writable),
                     iovecCount: count))
         }
-        return decodeOther(chain, disk, UInt32(truncatingIfNeeded: type))
+        return unsafe decodeOther(chain, disk, UInt32(truncatingIfNeeded: type))
     }
 
     /// Writes the status byte and returns the bytes to push the chain with: QEMU counts everything writable, written or
     /// not. 0 when the chain has no writable byte.
     @inline(__always)
     public static func finish(_ chain: UnsafeMutablePointer<DescriptorChain>, _ status: RequestStatus) -> UInt32 {
-        guard let place = chain.pointee.lastWritable else { return 0 }
-        place.pointee = status.rawValue
-        return UInt32(truncatingIfNeeded: min(chain.pointee.writableBytes, UInt64(UInt32.max)))
+        guard let place = unsafe chain.pointee.lastWritable else { return 0 }
+        unsafe place.pointee = status.rawValue
+        return unsafe UInt32(truncatingIfNeeded: min(chain.pointee.writableBytes, UInt64(UInt32.max)))
     }
 
     /// Answers a chain that is no request: I/O error where a status byte can be reached, else only the chain goes back.
     @inline(never) private static func refuse(_ chain: UnsafeMutablePointer<DescriptorChain>) -> UInt32 {
-        guard let place = chain.pointee.lastWritable else { return 0 }
-        place.pointee = RequestStatus.ioError.rawValue
+        guard let place = unsafe chain.pointee.lastWritable else { return 0 }
+        unsafe place.pointee = RequestStatus.ioError.rawValue
         // The buffers in front of the status hold nothing, and the driver is told so.
-        return chain.pointee.writableBytes == 1 ? 1 : 0
+        return unsafe chain.pointee.writableBytes == 1 ? 1 : 0
     }
 
     /// Whether the range is whole sectors, begins on a block, is no longer than `maxSectors` and inside the disk.
@@ -79,14 +79,16 @@ extension VirtioBlk {
     @inline(__always) private static func takeHeader(
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ type: inout UInt64, _ sector: inout UInt64
     ) {
-        let first = chain.pointee.iovecs
-        if first.pointee.iov_len == Header.bytes, let base = first.pointee.iov_base, UInt(bitPattern: base) & 7 == 0 {
-            type = load64(base)
-            sector = load64(base + Header.sector)
-            chain.pointee.iovecs = first + 1
-            chain.pointee.readableCount &-= 1
+        let first = unsafe chain.pointee.iovecs
+        if unsafe first.pointee.iov_len == Header.bytes, let base = unsafe first.pointee.iov_base,
+            UInt(bitPattern: base) & 7 == 0
+        {
+            type = unsafe load64(base)
+            sector = unsafe load64(base + Header.sector)
+            unsafe chain.pointee.iovecs = unsafe first + 1
+            unsafe chain.pointee.readableCount &-= 1
         } else {
-            (type, sector) = takeSplitHeader(chain)
+            (type, sector) = unsafe takeSplitHeader(chain)
         }
     }
 
@@ -94,8 +96,8 @@ extension VirtioBlk {
         _ chain: UnsafeMutablePointer<DescriptorChain>
     ) -> (UInt64, UInt64) {
         var words: (UInt64, UInt64) = (0, 0)
-        withUnsafeMutableBytes(of: &words) { target in
-            _ = takeFront(chain, target.baseAddress, Header.bytes)
+        unsafe withUnsafeMutableBytes(of: &words) { target in
+            _ = unsafe takeFront(chain, target.baseAddress, Header.bytes)
         }
         return (UInt64(littleEndian: words.0), UInt64(littleEndian: words.1))
     }
@@ -105,18 +107,18 @@ extension VirtioBlk {
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ target: UnsafeMutableRawPointer?, _ count: Int
     ) -> Int {
         var done = 0
-        while done < count, chain.pointee.readableCount > 0, let target {
-            let buffer = chain.pointee.iovecs
-            guard let base = buffer.pointee.iov_base else { break }
-            let part = min(buffer.pointee.iov_len, count - done)
-            (target + done).copyMemory(from: base, byteCount: part)
+        while done < count, unsafe chain.pointee.readableCount > 0, let target = unsafe target {
+            let buffer = unsafe chain.pointee.iovecs
+            guard let base = unsafe buffer.pointee.iov_base else { break }
+            let part = unsafe min(buffer.pointee.iov_len, count - done)
+            unsafe (target + done).copyMemory(from: base, byteCount: part)
             done += part
-            if part == buffer.pointee.iov_len {
-                chain.pointee.iovecs += 1
-                chain.pointee.readableCount -= 1
+            if unsafe part == buffer.pointee.iov_len {
+                unsafe chain.pointee.iovecs += 1
+                unsafe chain.pointee.readableCount -= 1
             } else {
-                buffer.pointee.iov_base = base + part
-                buffer.pointee.iov_len -= part
+                unsafe buffer.pointee.iov_base = unsafe base + part
+                unsafe buffer.pointee.iov_len -= part
             }
         }
         return done
@@ -124,9 +126,9 @@ extension VirtioBlk {
 
     /// Removes the status byte from the end of the writable buffers.
     @inline(__always) private static func dropStatus(_ chain: UnsafeMutablePointer<DescriptorChain>) {
-        let last = chain.pointee.writable + Int(chain.pointee.writableCount &- 1)
-        last.pointee.iov_len &-= 1
-        if last.pointee.iov_len == 0 { chain.pointee.writableCount &-= 1 }
+        let last = unsafe chain.pointee.writable + Int(chain.pointee.writableCount &- 1)
+        unsafe last.pointee.iov_len &-= 1
+        if unsafe last.pointee.iov_len == 0 { unsafe chain.pointee.writableCount &-= 1 }
     }
 
     // MARK: the other types
@@ -136,27 +138,27 @@ extension VirtioBlk {
     ) -> Decoded {
         switch type & ~RequestType.barrier {
         case RequestType.flush:
-            return .request(BlockRequest(.flush, slot: chain.pointee.slot))
+            return unsafe .request(BlockRequest(.flush, slot: chain.pointee.slot))
         case RequestType.getID:
-            giveID(chain, disk)
-            return .answered(finish(chain, .ok))
+            unsafe giveID(chain, disk)
+            return unsafe .answered(finish(chain, .ok))
         case RequestType.discard, RequestType.writeZeroes:
-            guard !disk.isReadOnly else { return .answered(finish(chain, .ioError)) }
-            return decodeRange(chain, disk, type)
+            guard !disk.isReadOnly else { return unsafe .answered(finish(chain, .ioError)) }
+            return unsafe decodeRange(chain, disk, type)
         default:
-            return .answered(finish(chain, .unsupported))
+            return unsafe .answered(finish(chain, .unsupported))
         }
     }
 
     /// GET_ID: copies the serial number and its terminator, as far as there is room.
     private static func giveID(_ chain: UnsafeMutablePointer<DescriptorChain>, _ disk: VirtioBlkDisk) {
-        withUnsafeBytes(of: disk.serial) { serial in
+        unsafe withUnsafeBytes(of: disk.serial) { serial in
             var done = 0
-            for i in 0..<Int(chain.pointee.writableCount) {
-                let buffer = chain.pointee.writable[i]
-                let part = min(buffer.iov_len, disk.serialBytes - done)
+            for i in unsafe 0..<Int(chain.pointee.writableCount) {
+                let buffer = unsafe chain.pointee.writable[i]
+                let part = unsafe min(buffer.iov_len, disk.serialBytes - done)
                 guard part > 0, let source = serial.baseAddress else { return }
-                buffer.iov_base?.copyMemory(from: source + done, byteCount: part)
+                unsafe buffer.iov_base?.copyMemory(from: source + done, byteCount: part)
                 done += part
             }
         }
@@ -166,11 +168,11 @@ extension VirtioBlk {
     private static func decodeRange(
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ disk: VirtioBlkDisk, _ type: UInt32
     ) -> Decoded {
-        let payload = chain.pointee.readableBytes - UInt64(Header.bytes)
-        guard payload <= UInt64(Segment.bytes) else { return .answered(finish(chain, .unsupported)) }
+        let payload = unsafe chain.pointee.readableBytes - UInt64(Header.bytes)
+        guard payload <= UInt64(Segment.bytes) else { return unsafe .answered(finish(chain, .unsupported)) }
         var words: (UInt64, UInt64) = (0, 0)
-        let taken = withUnsafeMutableBytes(of: &words) { takeFront(chain, $0.baseAddress, Segment.bytes) }
-        guard taken == Segment.bytes else { return .answered(finish(chain, .ioError)) }
+        let taken = unsafe withUnsafeMutableBytes(of: &words) { unsafe takeFront(chain, $0.baseAddress, Segment.bytes) }
+        guard taken == Segment.bytes else { return unsafe .answered(finish(chain, .ioError)) }
         let sector = UInt64(littleEndian: words.0)
         let second = UInt64(littleEndian: words.1)
         let sectors = UInt32(truncatingIfNeeded: second)
@@ -179,13 +181,13 @@ extension VirtioBlk {
         let length = UInt64(sectors) << sectorBits
         guard sectors <= (isZeroes ? disk.maxWriteZeroesSectors : disk.maxDiscardSectors),
             isInside(disk, sector, length)
-        else { return .answered(finish(chain, .ioError)) }
-        guard flags & ~Segment.unmap == 0 else { return .answered(finish(chain, .unsupported)) }
+        else { return unsafe .answered(finish(chain, .ioError)) }
+        guard flags & ~Segment.unmap == 0 else { return unsafe .answered(finish(chain, .unsupported)) }
         // With the barrier flag the type is neither of the two any more; QEMU fails it here.
-        guard type & RequestType.barrier == 0 else { return .answered(finish(chain, .ioError)) }
-        guard isZeroes || flags == 0 else { return .answered(finish(chain, .unsupported)) }
-        guard sectors > 0 else { return .answered(finish(chain, .ok)) }
-        return .request(
+        guard type & RequestType.barrier == 0 else { return unsafe .answered(finish(chain, .ioError)) }
+        guard isZeroes || flags == 0 else { return unsafe .answered(finish(chain, .unsupported)) }
+        guard sectors > 0 else { return unsafe .answered(finish(chain, .ok)) }
+        return unsafe .request(
             BlockRequest(
                 isZeroes ? .writeZeroes : .discard, slot: chain.pointee.slot,
                 guest: GuestOffset(sector << sectorBits), length: length, mayUnmap: isZeroes && flags != 0))

@@ -3,7 +3,7 @@
 public import Glibc
 
 /// One descriptor chain (virtio 1.3, sections 2.7.5 and 2.8.6), copied and checked.
-public struct DescriptorChain: BitwiseCopyable {
+@safe public struct DescriptorChain: BitwiseCopyable {
     /// The buffers in order: `readableCount` that the device reads, then `writableCount` that it writes. The decoder
     /// may trim the list; it is valid until the chain is pushed.
     public internal(set) var iovecs: UnsafeMutablePointer<iovec>
@@ -38,14 +38,14 @@ public struct DescriptorChain: BitwiseCopyable {
 
     init(slot: UInt32, iovecs: UnsafeMutablePointer<iovec>, memory: GuestMemorySnapshot) {
         self.slot = slot
-        self.iovecs = iovecs
+        unsafe self.iovecs = unsafe iovecs
         self.memory = memory
     }
 
     /// The first buffer that the device reads.
-    @inlinable public var readable: UnsafeMutablePointer<iovec> { iovecs }
+    @inlinable public var readable: UnsafeMutablePointer<iovec> { unsafe iovecs }
     /// The first buffer that the device writes.
-    @inlinable public var writable: UnsafeMutablePointer<iovec> { iovecs + Int(readableCount) }
+    @inlinable public var writable: UnsafeMutablePointer<iovec> { unsafe iovecs + Int(readableCount) }
 }
 
 /// Named maxima of a chain.
@@ -69,50 +69,50 @@ public enum ChainLimits {
     _ count: Int, of record: Record
 ) -> UnsafeMutablePointer<Record> {
     let memory = UnsafeMutablePointer<Record>.allocate(capacity: max(count, 1))
-    memory.initialize(repeating: record, count: max(count, 1))
-    return memory
+    unsafe memory.initialize(repeating: record, count: max(count, 1))
+    return unsafe memory
 }
 
 /// A handle on a stack of free indices; copies share the stack. Last in, first out: the index that was in use last,
 /// whose memory may be in a CPU cache, is taken first.
-struct IndexStack: BitwiseCopyable {
+@safe struct IndexStack: BitwiseCopyable {
     /// The count, then the indices.
     private let words: UnsafeMutablePointer<Int32>
 
     /// A stack of all indices `0..<count`.
     init(count: Int) {
-        words = slab(count + 1, of: 0)
-        words[0] = Int32(count)
-        for i in 0..<count { words[i + 1] = Int32(count - 1 - i) }
+        unsafe words = unsafe slab(count + 1, of: 0)
+        unsafe words[0] = Int32(count)
+        for i in 0..<count { unsafe words[i + 1] = Int32(count - 1 - i) }
     }
-    @inline(__always) var isEmpty: Bool { words[0] == 0 }
+    @inline(__always) var isEmpty: Bool { unsafe words[0] == 0 }
     /// The stack must not be empty.
     @inline(__always) func take() -> Int32 {
-        words[0] &-= 1
-        return words[Int(words[0]) &+ 1]
+        unsafe words[0] &-= 1
+        return unsafe words[Int(words[0]) &+ 1]
     }
     @inline(__always) func give(_ index: Int32) {
-        words[Int(words[0]) &+ 1] = index
-        words[0] &+= 1
+        unsafe words[Int(words[0]) &+ 1] = index
+        unsafe words[0] &+= 1
     }
-    func free() { words.deallocate() }
+    func free() { unsafe words.deallocate() }
 }
 
 /// The long iovec lists of a queue: address space for the worst case, memory only for what was ever used.
-struct ListPool: BitwiseCopyable {
+@safe struct ListPool: BitwiseCopyable {
     private let lists: UnsafeMutablePointer<iovec>
     let free: IndexStack
 
     init(count: Int) {
         // Left as it comes: initialising would touch every page of it.
-        lists = .allocate(capacity: count * ChainLimits.iovecs)
+        unsafe lists = .allocate(capacity: count * ChainLimits.iovecs)
         free = IndexStack(count: count)
     }
     @inline(__always) func list(_ index: Int32) -> UnsafeMutablePointer<iovec> {
-        lists + Int(index) &* ChainLimits.iovecs
+        unsafe lists + Int(index) &* ChainLimits.iovecs
     }
     func deallocate() {
-        lists.deallocate()
+        unsafe lists.deallocate()
         free.free()
     }
 }

@@ -5,7 +5,7 @@
 import Glibc
 
 /// The state of a walk through one chain, between its first descriptor and `finish`.
-struct DescriptorChainWalker: BitwiseCopyable {
+@safe struct DescriptorChainWalker: BitwiseCopyable {
     /// Where the next iovec goes, and where room ends. After a fault there is no room, so every buffer is rare.
     var cursor: UnsafeMutablePointer<iovec>
     var limit: UnsafeMutablePointer<iovec>
@@ -21,14 +21,14 @@ struct DescriptorChainWalker: BitwiseCopyable {
         _ chain: UnsafeMutablePointer<DescriptorChain>, list: UnsafeMutablePointer<iovec>,
         memory: GuestMemorySnapshot, region: UnsafePointer<GuestRegion>
     ) {
-        cursor = list
-        limit = list + ChainLimits.shortList
-        firstWritable = list
-        self.region = region
-        chain.pointee.iovecs = list
-        chain.pointee.fault = .none
-        chain.pointee.slowSteps = 0
-        chain.pointee.memory = memory
+        unsafe cursor = unsafe list
+        unsafe limit = unsafe list + ChainLimits.shortList
+        unsafe firstWritable = unsafe list
+        unsafe self.region = unsafe region
+        unsafe chain.pointee.iovecs = unsafe list
+        unsafe chain.pointee.fault = .none
+        unsafe chain.pointee.slowSteps = 0
+        unsafe chain.pointee.memory = memory
     }
 
     /// Adds one buffer of the guest; false when the walk must end, because the chain's structure is wrong.
@@ -36,27 +36,27 @@ struct DescriptorChainWalker: BitwiseCopyable {
         _ address: UInt64, _ length: UInt32, isWritable: Bool, _ chain: UnsafeMutablePointer<DescriptorChain>,
         _ pool: ListPool
     ) -> Bool {
-        let offset = address &- region.pointee.guest.raw
-        let size = region.pointee.size
+        let offset = unsafe address &- region.pointee.guest.raw
+        let size = unsafe region.pointee.size
         // An empty buffer wraps around to a length that fits nowhere.
-        guard offset < size, UInt64(length) &- 1 < size &- offset, cursor < limit,
-            isWritable || cursor == firstWritable
+        guard offset < size, UInt64(length) &- 1 < size &- offset, unsafe cursor < limit,
+            unsafe isWritable || cursor == firstWritable
         else {
-            self = addSlowly(address, length, isWritable, chain, pool)
-            return !chain.pointee.fault.isStructural
+            self = unsafe addSlowly(address, length, isWritable, chain, pool)
+            return unsafe !chain.pointee.fault.isStructural
         }
-        append(region.pointee.host + Int(truncatingIfNeeded: offset), UInt64(length), isWritable)
+        unsafe append(region.pointee.host + Int(truncatingIfNeeded: offset), UInt64(length), isWritable)
         return true
     }
 
     @inline(__always)
     private mutating func append(_ host: UnsafeMutableRawPointer, _ length: UInt64, _ isWritable: Bool) {
-        cursor.pointee = iovec(iov_base: host, iov_len: Int(truncatingIfNeeded: length))
-        cursor += 1
+        unsafe cursor.pointee = unsafe iovec(iov_base: host, iov_len: Int(truncatingIfNeeded: length))
+        unsafe cursor += 1
         if isWritable {
             writableBytes &+= length
         } else {
-            firstWritable = cursor
+            unsafe firstWritable = unsafe cursor
             readableBytes &+= length
         }
     }
@@ -69,17 +69,17 @@ struct DescriptorChainWalker: BitwiseCopyable {
     ) -> Self {
         var result = self
         // The fast half is bounded by the room in the list; this one counts.
-        chain.pointee.slowSteps &+= 1
-        guard chain.pointee.slowSteps <= ChainLimits.descriptors else { return givenUp(.endless, chain) }
+        unsafe chain.pointee.slowSteps &+= 1
+        guard unsafe chain.pointee.slowSteps <= ChainLimits.descriptors else { return unsafe givenUp(.endless, chain) }
         // An empty buffer is legal and nothing: its address need not exist.
         guard length > 0 else { return result }
-        if !isWritable, cursor != firstWritable, chain.pointee.fault == .none {
-            result.fail(.readableAfterWritable, chain)
+        if !isWritable, unsafe cursor != firstWritable, unsafe chain.pointee.fault == .none {
+            unsafe result.fail(.readableAfterWritable, chain)
         }
-        if chain.pointee.fault == .none {
-            result.addPieces(address, UInt64(length), isWritable, chain, pool)
+        if unsafe chain.pointee.fault == .none {
+            unsafe result.addPieces(address, UInt64(length), isWritable, chain, pool)
         }
-        if chain.pointee.fault != .none, isWritable { result.rememberLast(address, length, chain) }
+        if unsafe chain.pointee.fault != .none, isWritable { unsafe result.rememberLast(address, length, chain) }
         return result
     }
 
@@ -91,89 +91,93 @@ struct DescriptorChainWalker: BitwiseCopyable {
         var at = address
         var left = length
         while true {
-            guard let piece = chain.pointee.memory.piece(at: at, length: left, region: &region) else {
-                return fail(.addressOutsideMemory, chain)
+            guard let piece = unsafe chain.pointee.memory.piece(at: at, length: left, region: &region) else {
+                return unsafe fail(.addressOutsideMemory, chain)
             }
-            guard makeRoom(chain, pool) else { return fail(.tooManySegments, chain) }
-            append(piece.host, piece.length, isWritable)
-            left &-= piece.length
+            guard unsafe makeRoom(chain, pool) else { return unsafe fail(.tooManySegments, chain) }
+            unsafe append(piece.host, piece.length, isWritable)
+            unsafe left &-= piece.length
             if left == 0 { return }
             // Addresses do not start again at 0.
-            let (next, overflow) = at.addingReportingOverflow(piece.length)
-            guard !overflow else { return fail(.addressOutsideMemory, chain) }
+            let (next, overflow) = unsafe at.addingReportingOverflow(piece.length)
+            guard !overflow else { return unsafe fail(.addressOutsideMemory, chain) }
             at = next
         }
     }
 
     /// The last byte of the writable part, as far as the chain has been walked.
     @inline(__always) private var lastByte: UnsafeMutablePointer<UInt8>? {
-        guard cursor != firstWritable else { return nil }
-        let last = (cursor - 1).pointee
-        return UnsafeMutablePointer(bitPattern: UInt(bitPattern: last.iov_base) &+ UInt(bitPattern: last.iov_len) &- 1)
+        guard unsafe cursor != firstWritable else { return nil }
+        let last = unsafe (cursor - 1).pointee
+        return unsafe UnsafeMutablePointer(
+            bitPattern: UInt(bitPattern: last.iov_base) &+ UInt(bitPattern: last.iov_len) &- 1)
     }
 
     /// Records the first fault of a chain. The walk goes on only to find the status byte.
     private mutating func fail(_ why: ChainFault, _ chain: UnsafeMutablePointer<DescriptorChain>) {
-        chain.pointee.lastWritable = lastByte
-        chain.pointee.fault = why
-        limit = chain.pointee.iovecs
+        unsafe chain.pointee.lastWritable = unsafe lastByte
+        unsafe chain.pointee.fault = why
+        unsafe limit = unsafe chain.pointee.iovecs
     }
 
     /// The request has failed; its status byte is the last byte of this buffer, if that is inside the memory.
     private mutating func rememberLast(
         _ address: UInt64, _ length: UInt32, _ chain: UnsafeMutablePointer<DescriptorChain>
     ) {
-        chain.pointee.lastWritable = nil
+        unsafe chain.pointee.lastWritable = nil
         let (at, overflow) = address.addingReportingOverflow(UInt64(length) - 1)
-        guard !overflow, let piece = chain.pointee.memory.piece(at: at, length: 1, region: &region) else { return }
-        chain.pointee.lastWritable = piece.host.assumingMemoryBound(to: UInt8.self)
+        guard !overflow, let piece = unsafe chain.pointee.memory.piece(at: at, length: 1, region: &region) else {
+            return
+        }
+        unsafe chain.pointee.lastWritable = unsafe piece.host.assumingMemoryBound(to: UInt8.self)
     }
 
     /// Room for one more iovec, in a long list when the short one is full.
     private mutating func makeRoom(_ chain: UnsafeMutablePointer<DescriptorChain>, _ pool: ListPool) -> Bool {
-        if cursor < limit { return true }
-        guard chain.pointee.longList < 0, !pool.free.isEmpty else { return false }
+        if unsafe cursor < limit { return true }
+        guard unsafe chain.pointee.longList < 0, !pool.free.isEmpty else { return false }
         let index = pool.free.take()
-        let short = chain.pointee.iovecs
-        let long = pool.list(index)
-        let count = cursor - short
-        long.initialize(from: short, count: count)
-        firstWritable = long + (firstWritable - short)
-        cursor = long + count
-        limit = long + ChainLimits.iovecs
-        chain.pointee.iovecs = long
-        chain.pointee.longList = index
+        let short = unsafe chain.pointee.iovecs
+        let long = unsafe pool.list(index)
+        let count = unsafe cursor - short
+        unsafe long.initialize(from: short, count: count)
+        unsafe firstWritable = unsafe long + (firstWritable - short)
+        unsafe cursor = unsafe long + count
+        unsafe limit = unsafe long + ChainLimits.iovecs
+        unsafe chain.pointee.iovecs = unsafe long
+        unsafe chain.pointee.longList = index
         return true
     }
 
     /// The walk ends here: what follows is unknown, so no byte can be trusted to be the status.
     @inline(never) func givenUp(_ why: ChainFault, _ chain: UnsafeMutablePointer<DescriptorChain>) -> Self {
         var result = self
-        chain.pointee.fault = why
-        chain.pointee.lastWritable = nil
-        result.limit = chain.pointee.iovecs
+        unsafe chain.pointee.fault = why
+        unsafe chain.pointee.lastWritable = nil
+        unsafe result.limit = unsafe chain.pointee.iovecs
         return result
     }
 
     /// A fault of the whole chain, whose buffers are all known.
     mutating func failWhole(_ why: ChainFault, _ chain: UnsafeMutablePointer<DescriptorChain>) {
-        if chain.pointee.fault == .none { fail(why, chain) }
+        if unsafe chain.pointee.fault == .none { unsafe fail(why, chain) }
     }
 
     /// Writes the result to the chain's record.
     @inline(__always) func finish(_ chain: UnsafeMutablePointer<DescriptorChain>) {
-        let list = chain.pointee.iovecs
-        chain.pointee.readableCount = distance(list, firstWritable)
-        chain.pointee.writableCount = distance(firstWritable, cursor)
-        chain.pointee.readableBytes = readableBytes
-        chain.pointee.writableBytes = writableBytes
-        if chain.pointee.fault == .none { chain.pointee.lastWritable = lastByte }
+        let list = unsafe chain.pointee.iovecs
+        unsafe chain.pointee.readableCount = unsafe distance(list, firstWritable)
+        unsafe chain.pointee.writableCount = unsafe distance(firstWritable, cursor)
+        unsafe chain.pointee.readableBytes = readableBytes
+        unsafe chain.pointee.writableBytes = writableBytes
+        if unsafe chain.pointee.fault == .none { unsafe chain.pointee.lastWritable = unsafe lastByte }
     }
 
     /// Iovecs between two positions, the second of which is not before the first: a shift, no signed division.
     @inline(__always) private func distance(
         _ from: UnsafeMutablePointer<iovec>, _ to: UnsafeMutablePointer<iovec>
     ) -> Int32 {
-        Int32(truncatingIfNeeded: (UInt(bitPattern: to) &- UInt(bitPattern: from)) / UInt(MemoryLayout<iovec>.stride))
+        unsafe Int32(
+            truncatingIfNeeded: (UInt(bitPattern: to) &- UInt(bitPattern: from)) / UInt(MemoryLayout<iovec>.stride))
     }
 }

@@ -12,20 +12,20 @@ extension Virtqueue {
         _ chain: UnsafeMutablePointer<DescriptorChain>, isPacked: Bool
     ) {
         let bytes = UInt64(descriptor.length)
-        let region = walker.region
-        let offset = descriptor.address &- region.pointee.guest.raw
-        let size = region.pointee.size
-        let table = region.pointee.host + Int(truncatingIfNeeded: offset & 0x7FFF_FFFF_FFFF_FFFF)
+        let region = unsafe walker.region
+        let offset = unsafe descriptor.address &- region.pointee.guest.raw
+        let size = unsafe region.pointee.size
+        let table = unsafe region.pointee.host + Int(truncatingIfNeeded: offset & 0x7FFF_FFFF_FFFF_FFFF)
         guard features.contains(.indirect), flags & RingLayout.flagNext == 0, bytes > 0, bytes & 15 == 0,
             bytes <= UInt64(ChainLimits.indirectEntries) << 4, offset < size, bytes <= size &- offset,
             UInt(bitPattern: table) & 7 == 0
         else {
-            walker = gatherAwkward(walker, descriptor, flags, chain)
+            walker = unsafe gatherAwkward(walker, descriptor, flags, chain)
             return
         }
-        walk(&walker, Int(truncatingIfNeeded: bytes >> 4), chain, isPacked: isPacked) { index, descriptor in
-            let place = table + index &* RingLayout.descriptorBytes
-            descriptor = Descriptor(address: load64(place), word: load64(place + 8))
+        unsafe walk(&walker, Int(truncatingIfNeeded: bytes >> 4), chain, isPacked: isPacked) { index, descriptor in
+            let place = unsafe table + index &* RingLayout.descriptorBytes
+            descriptor = unsafe Descriptor(address: load64(place), word: load64(place + 8))
             return true
         }
     }
@@ -36,23 +36,23 @@ extension Virtqueue {
         _ chain: UnsafeMutablePointer<DescriptorChain>
     ) -> DescriptorChainWalker {
         var walker = start
-        guard features.contains(.indirect) else { return walker.givenUp(.indirectNotNegotiated, chain) }
+        guard features.contains(.indirect) else { return unsafe walker.givenUp(.indirectNotNegotiated, chain) }
         let entries = Int(table.length) / RingLayout.descriptorBytes
         guard table.length > 0, table.length & 15 == 0, entries <= ChainLimits.indirectEntries else {
-            return walker.givenUp(.indirectLength, chain)
+            return unsafe walker.givenUp(.indirectLength, chain)
         }
         let memory = memory
-        let scratch = scratch
-        var region = walker.region
-        walk(&walker, entries, chain, isPacked: isPacked) { index, descriptor in
+        let scratch = unsafe scratch
+        var region = unsafe walker.region
+        unsafe walk(&walker, entries, chain, isPacked: isPacked) { index, descriptor in
             let (at, overflow) = table.address.addingReportingOverflow(UInt64(index &* RingLayout.descriptorBytes))
             guard !overflow,
-                memory.copyOut(at, to: scratch, length: RingLayout.descriptorBytes, region: &region)
+                unsafe memory.copyOut(at, to: scratch, length: RingLayout.descriptorBytes, region: &region)
             else { return false }
-            descriptor = Descriptor(address: load64(scratch), word: load64(scratch + 8))
+            descriptor = unsafe Descriptor(address: load64(scratch), word: load64(scratch + 8))
             return true
         }
-        if flags & RingLayout.flagNext != 0 { walker.failWhole(.indirectWithNext, chain) }
+        if flags & RingLayout.flagNext != 0 { unsafe walker.failWhole(.indirectWithNext, chain) }
         return walker
     }
 
@@ -66,17 +66,17 @@ extension Virtqueue {
         var descriptor = Descriptor(address: 0, word: 0)
         while true {
             guard load(index, &descriptor) else {
-                walker = walker.givenUp(.indirectOutsideMemory, chain)
+                walker = unsafe walker.givenUp(.indirectOutsideMemory, chain)
                 return
             }
             // Packed tables are read in order, and of the flags only WRITE means anything in them.
             let flags = isPacked ? descriptor.packedFlags & RingLayout.flagWrite : descriptor.splitFlags
             guard flags & RingLayout.flagIndirect == 0 else {
-                walker = walker.givenUp(.indirectInIndirect, chain)
+                walker = unsafe walker.givenUp(.indirectInIndirect, chain)
                 return
             }
             guard
-                walker.add(
+                unsafe walker.add(
                     descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
             else { return }
             if isPacked {
@@ -86,7 +86,7 @@ extension Virtqueue {
                 if flags & RingLayout.flagNext == 0 { return }
                 index = Int(descriptor.splitNext)
                 guard index < entries else {
-                    walker = walker.givenUp(.nextOutOfRange, chain)
+                    walker = unsafe walker.givenUp(.nextOutOfRange, chain)
                     return
                 }
             }

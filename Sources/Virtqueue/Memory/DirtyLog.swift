@@ -5,7 +5,7 @@ import Glibc
 import Synchronization
 
 /// The shared bitmap of dirty pages (vhost-user specification: "Migration").
-public struct DirtyLog: BitwiseCopyable {
+@safe public struct DirtyLog: BitwiseCopyable {
     /// Bytes of a page, for which there is one bit: 2 to this power.
     public static let pageBits: UInt64 = 12
 
@@ -13,28 +13,28 @@ public struct DirtyLog: BitwiseCopyable {
     let bytes: UInt64
 
     /// No log: no migration is under way.
-    public static let off = DirtyLog(bits: nil, bytes: 0)
+    public static let off = unsafe DirtyLog(bits: nil, bytes: 0)
 
     private init(bits: UnsafeMutableRawPointer?, bytes: UInt64) {
-        self.bits = bits
+        unsafe self.bits = unsafe bits
         self.bytes = bytes
     }
     /// `bytes` of shared memory at `bits`; pages beyond it are not logged.
     public init(bits: UnsafeMutableRawPointer, bytes: Int) {
-        self.init(bits: bits, bytes: UInt64(max(bytes, 0)))
+        unsafe self.init(bits: bits, bytes: UInt64(max(bytes, 0)))
     }
 
-    @inline(__always) var isOn: Bool { bits != nil }
+    @inline(__always) var isOn: Bool { unsafe bits != nil }
 
     /// Sets the bits of the pages of `length` bytes at the guest's `address`, by atomic operations with release order.
     public func mark(_ address: UInt64, _ length: UInt64) {
-        guard let bits, length > 0, bytes > 0 else { return }
+        guard let bits = unsafe bits, length > 0, bytes > 0 else { return }
         let last = address.addingReportingOverflow(length - 1)
         var page = address >> Self.pageBits
         let end = min((last.overflow ? UInt64.max : last.partialValue) >> Self.pageBits, bytes &* 8 &- 1)
         while page <= end {
-            let byte = (bits + Int(truncatingIfNeeded: page >> 3)).assumingMemoryBound(to: Atomic<UInt8>.self)
-            byte.pointee.bitwiseOr(1 << UInt8(truncatingIfNeeded: page & 7), ordering: .releasing)
+            let byte = unsafe (bits + Int(truncatingIfNeeded: page >> 3)).assumingMemoryBound(to: Atomic<UInt8>.self)
+            unsafe byte.pointee.bitwiseOr(1 << UInt8(truncatingIfNeeded: page & 7), ordering: .releasing)
             page &+= 1
         }
     }
@@ -55,13 +55,15 @@ extension Virtqueue {
     /// Logs all that the device may have written for this request, under the addresses of the snapshot with which it
     /// was read.
     @inline(never) mutating func logWritten(_ chain: UnsafeMutablePointer<DescriptorChain>) {
-        let memory = chain.pointee.memory
-        for i in 0..<Int(chain.pointee.writableCount) {
-            let buffer = chain.pointee.writable[i]
-            guard let base = buffer.iov_base, let address = memory.guestAddress(of: base) else { continue }
-            log.mark(address, UInt64(buffer.iov_len))
+        let memory = unsafe chain.pointee.memory
+        for i in unsafe 0..<Int(chain.pointee.writableCount) {
+            let buffer = unsafe chain.pointee.writable[i]
+            guard let base = unsafe buffer.iov_base, let address = unsafe memory.guestAddress(of: base) else {
+                continue
+            }
+            unsafe log.mark(address, UInt64(buffer.iov_len))
         }
-        if let status = chain.pointee.lastWritable, let address = memory.guestAddress(of: status) {
+        if let status = unsafe chain.pointee.lastWritable, let address = unsafe memory.guestAddress(of: status) {
             log.mark(address, 1)
         }
     }

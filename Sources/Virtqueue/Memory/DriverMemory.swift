@@ -21,7 +21,7 @@ public final class DriverMemory {
     public func reset() {
         for (i, region) in regions.enumerated() {
             let used = min(next[i] - region.guest.raw + 4096, region.size)
-            region.host.initializeMemory(as: UInt8.self, repeating: 0, count: Int(used))
+            unsafe region.host.initializeMemory(as: UInt8.self, repeating: 0, count: Int(used))
             next[i] = region.guest.raw
         }
     }
@@ -39,7 +39,7 @@ public final class DriverMemory {
     public func host(_ address: UInt64) -> UnsafeMutableRawPointer? {
         for region in regions {
             let offset = address &- region.guest.raw
-            if offset < region.size { return region.host + Int(offset) }
+            if offset < region.size { return unsafe region.host + Int(offset) }
         }
         return nil
     }
@@ -47,12 +47,12 @@ public final class DriverMemory {
     /// Writes the bytes that lie inside the regions; others are dropped.
     public func write(_ bytes: [UInt8], at address: UInt64) {
         for (i, byte) in bytes.enumerated() {
-            host(address &+ UInt64(i))?.storeBytes(of: byte, as: UInt8.self)
+            unsafe host(address &+ UInt64(i))?.storeBytes(of: byte, as: UInt8.self)
         }
     }
     /// `count` bytes; 0 for each that lies outside.
     public func read(_ count: Int, at address: UInt64) -> [UInt8] {
-        (0..<count).map { host(address &+ UInt64($0))?.load(as: UInt8.self) ?? 0 }
+        (0..<count).map { unsafe host(address &+ UInt64($0))?.load(as: UInt8.self) ?? 0 }
     }
     /// Writes a little-endian integer.
     public func store<T: FixedWidthInteger>(_ value: T, at address: UInt64) {

@@ -8,9 +8,9 @@ extension GuestMemorySnapshot {
         var high = Int(count)
         while low < high {
             let middle = (low &+ high) >> 1
-            if regions[middle].guest.raw <= address { low = middle &+ 1 } else { high = middle }
+            if unsafe regions[middle].guest.raw <= address { low = middle &+ 1 } else { high = middle }
         }
-        guard low > 0, address &- regions[low &- 1].guest.raw < regions[low &- 1].size else { return -1 }
+        guard low > 0, unsafe address &- regions[low &- 1].guest.raw < regions[low &- 1].size else { return -1 }
         return low &- 1
     }
 
@@ -20,31 +20,32 @@ extension GuestMemorySnapshot {
     func piece(
         at address: UInt64, length: UInt64, region: inout UnsafePointer<GuestRegion>
     ) -> (host: UnsafeMutableRawPointer, length: UInt64)? {
-        if address &- region.pointee.guest.raw >= region.pointee.size {
+        if unsafe address &- region.pointee.guest.raw >= region.pointee.size {
             let found = index(of: address)
             guard found >= 0 else { return nil }
-            region = regions + found
+            unsafe region = unsafe regions + found
         }
-        let offset = address &- region.pointee.guest.raw
-        let room = region.pointee.size &- offset
-        return (region.pointee.host + Int(truncatingIfNeeded: offset), min(length, room))
+        let offset = unsafe address &- region.pointee.guest.raw
+        let room = unsafe region.pointee.size &- offset
+        return unsafe (region.pointee.host + Int(truncatingIfNeeded: offset), min(length, room))
     }
 
     /// `length` bytes at `address`, when they are in one region; nil otherwise.
     public func contiguous(_ address: GuestAddress, _ length: UInt64) -> UnsafeMutableRawPointer? {
-        var region = regions
-        guard let found = piece(at: address.raw, length: length, region: &region), found.length == length else {
+        var region = unsafe regions
+        guard let found = unsafe piece(at: address.raw, length: length, region: &region), unsafe found.length == length
+        else {
             return nil
         }
-        return found.host
+        return unsafe found.host
     }
 
     /// The same for an address in the front-end's own address space.
     public func contiguous(user address: UInt64, _ length: UInt64) -> UnsafeMutableRawPointer? {
         for i in 0..<Int(count) {
-            let offset = address &- regions[i].user
-            if offset < regions[i].size, length <= regions[i].size - offset {
-                return regions[i].host + Int(truncatingIfNeeded: offset)
+            let offset = unsafe address &- regions[i].user
+            if unsafe offset < regions[i].size, unsafe length <= regions[i].size - offset {
+                return unsafe regions[i].host + Int(truncatingIfNeeded: offset)
             }
         }
         return nil
@@ -58,10 +59,10 @@ extension GuestMemorySnapshot {
         while done < length {
             // An address that wraps around starts again at 0, which the driver did not ask for.
             let (at, overflow) = address.addingReportingOverflow(UInt64(done))
-            guard !overflow, let found = piece(at: at, length: UInt64(length - done), region: &region)
+            guard !overflow, let found = unsafe piece(at: at, length: UInt64(length - done), region: &region)
             else { return false }
-            (target + done).copyMemory(from: found.host, byteCount: Int(found.length))
-            done += Int(found.length)
+            unsafe (target + done).copyMemory(from: found.host, byteCount: Int(found.length))
+            unsafe done += Int(found.length)
         }
         return true
     }
@@ -70,8 +71,8 @@ extension GuestMemorySnapshot {
     func guestAddress(of host: UnsafeRawPointer) -> UInt64? {
         let position = UInt(bitPattern: host)
         for i in 0..<Int(count) {
-            let offset = UInt64(position &- UInt(bitPattern: regions[i].host))
-            if offset < regions[i].size { return regions[i].guest.raw &+ offset }
+            let offset = unsafe UInt64(position &- UInt(bitPattern: regions[i].host))
+            if unsafe offset < regions[i].size { return unsafe regions[i].guest.raw &+ offset }
         }
         return nil
     }

@@ -13,7 +13,7 @@
 }
 
 /// A range of guest memory that is also contiguous in this process's address space.
-@frozen public struct GuestRegion: BitwiseCopyable {
+@safe @frozen public struct GuestRegion: BitwiseCopyable {
     /// The region's first address in the guest.
     public var guest: GuestAddress
     /// Bytes; 0 only in the one region of an empty snapshot.
@@ -28,12 +28,12 @@
         self.guest = guest
         self.size = size
         self.user = user ?? guest.raw
-        self.host = host
+        unsafe self.host = unsafe host
     }
 }
 
 /// The regions at one moment, sorted by guest address. Plain bytes: a request has a copy without counting references.
-@frozen public struct GuestMemorySnapshot: BitwiseCopyable {
+@safe @frozen public struct GuestMemorySnapshot: BitwiseCopyable {
     /// Never empty: without regions it holds one of size 0, so that the region of the last address can always be looked
     /// at.
     @usableFromInline let regions: UnsafePointer<GuestRegion>
@@ -63,8 +63,8 @@ public final class GuestMemory {
     }
 
     deinit {
-        for old in retired { old.regions.deallocate() }
-        snapshot.regions.deallocate()
+        for old in retired { unsafe old.regions.deallocate() }
+        unsafe snapshot.regions.deallocate()
     }
 
     /// Makes `regions` the guest's memory from the next `adopt` on, and returns their snapshot. Throws
@@ -80,13 +80,13 @@ public final class GuestMemory {
 
     /// Frees every snapshot but the current one. To be called only when no queue uses an older one any more.
     public func releaseRetired() {
-        for old in retired { old.regions.deallocate() }
+        for old in retired { unsafe old.regions.deallocate() }
         retired = []
     }
 
     /// The current regions, sorted by guest address.
     public var regions: [GuestRegion] {
-        (0..<Int(snapshot.count)).map { snapshot.regions[$0] }
+        (0..<Int(snapshot.count)).map { unsafe snapshot.regions[$0] }
     }
 
     private static func table(
@@ -95,7 +95,7 @@ public final class GuestMemory {
         guard regions.count <= maxRegions else { throw .tooManyRegions(regions.count) }
         let sorted = regions.sorted { $0.guest < $1.guest }
         for (i, region) in sorted.enumerated() {
-            let host = UInt64(UInt(bitPattern: region.host))
+            let host = unsafe UInt64(UInt(bitPattern: region.host))
             // The last byte must have an address; one past it need not.
             guard region.size > 0, !region.guest.raw.addingReportingOverflow(region.size - 1).overflow,
                 !host.addingReportingOverflow(region.size).overflow,
@@ -107,9 +107,9 @@ public final class GuestMemory {
         }
         let table = UnsafeMutablePointer<GuestRegion>.allocate(capacity: max(sorted.count, 1))
         let nowhere = UnsafeMutableRawPointer(table)
-        table.initialize(to: GuestRegion(guest: GuestAddress(0), size: 0, host: nowhere))
-        for (i, region) in sorted.enumerated() { (table + i).initialize(to: region) }
-        return GuestMemorySnapshot(
+        unsafe table.initialize(to: GuestRegion(guest: GuestAddress(0), size: 0, host: nowhere))
+        for (i, region) in sorted.enumerated() { unsafe (table + i).initialize(to: region) }
+        return unsafe GuestMemorySnapshot(
             regions: UnsafePointer(table), count: Int32(sorted.count), generation: generation)
     }
 }

@@ -4,7 +4,7 @@
 
 /// The in-flight record of one packed ring: 32 bytes of header, then 32 bytes for each descriptor (vhost-user
 /// specification: "Inflight I/O tracking", QueueRegionPacked).
-public struct InflightPacked: BitwiseCopyable {
+@safe public struct InflightPacked: BitwiseCopyable {
     static let version: UInt16 = 1
     static let headerBytes = 32
     static let entryBytes = 32
@@ -50,15 +50,15 @@ public struct InflightPacked: BitwiseCopyable {
     public init(base: UnsafeMutableRawPointer, bytes: Int, size: Int) throws(VirtqueueError) {
         guard bytes >= Self.bytes(size: size) else { throw .badInflightRegion("\(bytes) bytes for \(size) entries") }
         guard UInt(bitPattern: base) & 7 == 0 else { throw .badInflightRegion("misaligned") }
-        self.base = base
+        unsafe self.base = unsafe base
         self.size = size
     }
 
     /// The record has not been written yet.
-    var isNew: Bool { load16(base + Field.version) == 0 }
+    var isNew: Bool { unsafe load16(base + Field.version) == 0 }
 
     @inline(__always) private func entry(_ index: Int) -> UnsafeMutableRawPointer {
-        base + (Self.headerBytes &+ index &* Self.entryBytes)
+        unsafe base + (Self.headerBytes &+ index &* Self.entryBytes)
     }
 
     // MARK: while running
@@ -66,59 +66,59 @@ public struct InflightPacked: BitwiseCopyable {
     /// Copies a descriptor of the chain that is being read; false when the record is damaged.
     @inline(__always) mutating func note(_ descriptor: Descriptor, isHead: Bool) -> Bool {
         if isHead {
-            free = Int(load16(base + Field.oldFreeHead))
+            free = unsafe Int(load16(base + Field.oldFreeHead))
             head = free
             noted = 0
         }
         guard free < size, Int(noted) < size else { return false }
-        let place = entry(free)
+        let place = unsafe entry(free)
         if isHead {
-            store64(place + Entry.counter, counter)
+            unsafe store64(place + Entry.counter, counter)
             counter &+= 1
-            release8(place + Entry.inflight, 1)
+            unsafe release8(place + Entry.inflight, 1)
         }
-        store64(place + Entry.address, descriptor.address)
-        store16(place + Entry.id, descriptor.packedID)
-        store16(place + Entry.flags, descriptor.packedFlags)
-        (place + Entry.length).storeBytes(of: descriptor.length.littleEndian, as: UInt32.self)
+        unsafe store64(place + Entry.address, descriptor.address)
+        unsafe store16(place + Entry.id, descriptor.packedID)
+        unsafe store16(place + Entry.flags, descriptor.packedFlags)
+        unsafe (place + Entry.length).storeBytes(of: descriptor.length.littleEndian, as: UInt32.self)
         last = free
         noted &+= 1
-        free = Int(load16(place + Entry.next))
+        free = unsafe Int(load16(place + Entry.next))
         return true
     }
 
     /// The chain is complete: from here on it survives a crash. Returns the index of its first entry.
     @inline(__always) mutating func enter() -> UInt16 {
-        let place = entry(head)
-        store16(place + Entry.last, UInt16(truncatingIfNeeded: last))
-        store16(place + Entry.count, noted)
-        release16(base + Field.freeHead, UInt16(truncatingIfNeeded: free))
-        release16(base + Field.oldFreeHead, UInt16(truncatingIfNeeded: free))
+        let place = unsafe entry(head)
+        unsafe store16(place + Entry.last, UInt16(truncatingIfNeeded: last))
+        unsafe store16(place + Entry.count, noted)
+        unsafe release16(base + Field.freeHead, UInt16(truncatingIfNeeded: free))
+        unsafe release16(base + Field.oldFreeHead, UInt16(truncatingIfNeeded: free))
         return UInt16(truncatingIfNeeded: head)
     }
 
     /// The chain at `index` is about to be published: its entries are free in the new state.
     @inline(__always) func retire(_ index: Int) {
-        let last = Int(load16(entry(index) + Entry.last))
+        let last = unsafe Int(load16(entry(index) + Entry.last))
         guard last < size else { return }
-        release16(entry(last) + Entry.next, load16(base + Field.freeHead))
-        release16(base + Field.freeHead, UInt16(truncatingIfNeeded: index))
+        unsafe release16(entry(last) + Entry.next, load16(base + Field.freeHead))
+        unsafe release16(base + Field.freeHead, UInt16(truncatingIfNeeded: index))
     }
 
     /// Records the used position of the ring once the batch is published.
     @inline(__always) func announce(usedIndex: UInt16, wrap: Bool) {
-        release16(base + Field.usedIndex, usedIndex)
-        release8(base + Field.usedWrap, wrap ? 1 : 0)
+        unsafe release16(base + Field.usedIndex, usedIndex)
+        unsafe release8(base + Field.usedWrap, wrap ? 1 : 0)
     }
 
     /// The chain at `index` is no longer in flight.
-    @inline(__always) func clear(_ index: Int) { release8(entry(index) + Entry.inflight, 0) }
+    @inline(__always) func clear(_ index: Int) { unsafe release8(entry(index) + Entry.inflight, 0) }
 
     /// Makes the new state the one that a restarted process goes by.
     @inline(__always) func commit() {
-        release16(base + Field.oldFreeHead, load16(base + Field.freeHead))
-        release16(base + Field.oldUsedIndex, load16(base + Field.usedIndex))
-        release8(base + Field.oldUsedWrap, (base + Field.usedWrap).load(as: UInt8.self))
+        unsafe release16(base + Field.oldFreeHead, load16(base + Field.freeHead))
+        unsafe release16(base + Field.oldUsedIndex, load16(base + Field.usedIndex))
+        unsafe release8(base + Field.oldUsedWrap, (base + Field.usedWrap).load(as: UInt8.self))
     }
 
     // MARK: after a crash
@@ -142,20 +142,22 @@ public struct InflightPacked: BitwiseCopyable {
             reset(usedIndex: usedIndex, usedWrap: usedWrap)
             return Recovered(usedIndex: usedIndex, usedWrap: usedWrap)
         }
-        guard load16(base + Field.version) == Self.version else { throw .badInflightRegion("unknown version") }
-        guard Int(load16(base + Field.count)) == size else { throw .badInflightRegion("made for another queue size") }
-        try settle(ring)
+        guard unsafe load16(base + Field.version) == Self.version else { throw .badInflightRegion("unknown version") }
+        guard unsafe Int(load16(base + Field.count)) == size else {
+            throw .badInflightRegion("made for another queue size")
+        }
+        try unsafe settle(ring)
         clearFreeList()
-        var result = Recovered(
+        var result = unsafe Recovered(
             usedIndex: load16(base + Field.usedIndex), usedWrap: (base + Field.usedWrap).load(as: UInt8.self) != 0)
         var found: [(counter: UInt64, index: UInt16)] = []
-        for index in 0..<size where entry(index).load(as: UInt8.self) != 0 {
-            let count = Int(load16(entry(index) + Entry.count))
+        for index in 0..<size where unsafe entry(index).load(as: UInt8.self) != 0 {
+            let count = unsafe Int(load16(entry(index) + Entry.count))
             guard count > 0, count <= size - result.ringEntries else {
                 throw .badInflightRegion("more descriptors in flight than the ring has")
             }
             result.ringEntries += count
-            found.append((load64(entry(index) + Entry.counter), UInt16(index)))
+            unsafe found.append((load64(entry(index) + Entry.counter), UInt16(index)))
         }
         found.sort { $0.counter < $1.counter }
         if let last = found.last { counter = last.counter &+ 1 }
@@ -165,40 +167,40 @@ public struct InflightPacked: BitwiseCopyable {
 
     /// Writes a new record.
     private func reset(usedIndex: UInt16, usedWrap: Bool) {
-        base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.bytes(size: size))
-        for index in 0..<size { store16(entry(index) + Entry.next, UInt16(truncatingIfNeeded: index + 1)) }
-        store16(base + Field.count, UInt16(truncatingIfNeeded: size))
+        unsafe base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.bytes(size: size))
+        for index in 0..<size { unsafe store16(entry(index) + Entry.next, UInt16(truncatingIfNeeded: index + 1)) }
+        unsafe store16(base + Field.count, UInt16(truncatingIfNeeded: size))
         announce(usedIndex: usedIndex, wrap: usedWrap)
         commit()
-        release16(base + Field.version, Self.version)
+        unsafe release16(base + Field.version, Self.version)
     }
 
     /// Decides whether the batch that was under way was published, and makes new and old state the same.
     private func settle(_ ring: UnsafeMutableRawPointer) throws(VirtqueueError) {
-        let old = Int(load16(base + Field.oldUsedIndex))
-        guard old < size, Int(load16(base + Field.usedIndex)) < size else {
+        let old = unsafe Int(load16(base + Field.oldUsedIndex))
+        guard old < size, unsafe Int(load16(base + Field.usedIndex)) < size else {
             throw .badInflightRegion("the used index is outside the ring")
         }
-        let oldWrap = (base + Field.oldUsedWrap).load(as: UInt8.self) != 0
-        let wrap = (base + Field.usedWrap).load(as: UInt8.self) != 0
-        if Int(load16(base + Field.usedIndex)) != old || wrap != oldWrap {
+        let oldWrap = unsafe (base + Field.oldUsedWrap).load(as: UInt8.self) != 0
+        let wrap = unsafe (base + Field.usedWrap).load(as: UInt8.self) != 0
+        if unsafe Int(load16(base + Field.usedIndex)) != old || wrap != oldWrap {
             // Still as the driver made it available: the driver has seen nothing of the batch.
             let bits = RingLayout.flagAvail | RingLayout.flagUsed
-            let flags = load16(ring + old * RingLayout.descriptorBytes + 14) & bits
+            let flags = unsafe load16(ring + old * RingLayout.descriptorBytes + 14) & bits
             if flags != (oldWrap ? RingLayout.flagAvail : RingLayout.flagUsed) { commit() }
         }
-        release16(base + Field.freeHead, load16(base + Field.oldFreeHead))
-        announce(
+        unsafe release16(base + Field.freeHead, load16(base + Field.oldFreeHead))
+        unsafe announce(
             usedIndex: load16(base + Field.oldUsedIndex), wrap: (base + Field.oldUsedWrap).load(as: UInt8.self) != 0)
     }
 
     /// Marks the entries of the free list as not in flight, whatever they say.
     private func clearFreeList() {
-        var index = Int(load16(base + Field.freeHead))
+        var index = unsafe Int(load16(base + Field.freeHead))
         for _ in 0..<size {
             guard index < size else { return }
             clear(index)
-            index = Int(load16(entry(index) + Entry.next))
+            index = unsafe Int(load16(entry(index) + Entry.next))
         }
     }
 
@@ -214,17 +216,18 @@ public struct InflightPacked: BitwiseCopyable {
         init(record: InflightPacked, index: Int) {
             self.record = record
             self.index = index
-            left = min(Int(load16(record.entry(index) + Entry.count)), record.size)
+            left = unsafe min(Int(load16(record.entry(index) + Entry.count)), record.size)
         }
 
         mutating func next() -> Descriptor? {
             guard left > 0, index < record.size else { return nil }
-            let place = record.entry(index)
+            let place = unsafe record.entry(index)
             left -= 1
-            index = Int(load16(place + Entry.next))
-            let length = UInt64(UInt32(littleEndian: (place + Entry.length).load(as: UInt32.self)))
-            let word = length | UInt64(load16(place + Entry.id)) << 32 | UInt64(load16(place + Entry.flags)) << 48
-            return Descriptor(address: load64(place + Entry.address), word: word)
+            index = unsafe Int(load16(place + Entry.next))
+            let length = unsafe UInt64(UInt32(littleEndian: (place + Entry.length).load(as: UInt32.self)))
+            let word =
+                unsafe length | UInt64(load16(place + Entry.id)) << 32 | UInt64(load16(place + Entry.flags)) << 48
+            return unsafe Descriptor(address: load64(place + Entry.address), word: word)
         }
     }
 }

@@ -4,7 +4,7 @@
 
 /// The in-flight record of one split ring: 16 bytes of header, then 16 bytes for each head (vhost-user specification:
 /// "Inflight I/O tracking", QueueRegionSplit).
-public struct InflightSplit: BitwiseCopyable {
+@safe public struct InflightSplit: BitwiseCopyable {
     static let version: UInt16 = 1
     static let headerBytes = 16
     static let entryBytes = 16
@@ -36,38 +36,38 @@ public struct InflightSplit: BitwiseCopyable {
     public init(base: UnsafeMutableRawPointer, bytes: Int, size: Int) throws(VirtqueueError) {
         guard bytes >= Self.bytes(size: size) else { throw .badInflightRegion("\(bytes) bytes for \(size) entries") }
         guard UInt(bitPattern: base) & 7 == 0 else { throw .badInflightRegion("misaligned") }
-        self.base = base
+        unsafe self.base = unsafe base
         self.size = size
     }
 
     /// The record has not been written yet.
-    var isNew: Bool { load16(base + Field.version) == 0 }
+    var isNew: Bool { unsafe load16(base + Field.version) == 0 }
 
     @inline(__always) private func entry(_ head: Int) -> UnsafeMutableRawPointer {
-        base + (Self.headerBytes &+ head &* Self.entryBytes)
+        unsafe base + (Self.headerBytes &+ head &* Self.entryBytes)
     }
 
     // MARK: while running
 
     /// The request at `head` is in flight.
     @inline(__always) mutating func enter(_ head: Int) {
-        let place = entry(head)
-        store64(place + Entry.counter, counter)
+        let place = unsafe entry(head)
+        unsafe store64(place + Entry.counter, counter)
         counter &+= 1
-        release8(place + Entry.inflight, 1)
+        unsafe release8(place + Entry.inflight, 1)
     }
 
     /// The used element of a request is about to be published: links it to the batch.
     @inline(__always) func retire(_ head: Int) {
-        store16(entry(head) + Entry.next, load16(base + Field.lastBatchHead))
-        release16(base + Field.lastBatchHead, UInt16(truncatingIfNeeded: head))
+        unsafe store16(entry(head) + Entry.next, load16(base + Field.lastBatchHead))
+        unsafe release16(base + Field.lastBatchHead, UInt16(truncatingIfNeeded: head))
     }
 
     /// The request at `head` is no longer in flight: the used index that covers it is published.
-    @inline(__always) func clear(_ head: Int) { release8(entry(head) + Entry.inflight, 0) }
+    @inline(__always) func clear(_ head: Int) { unsafe release8(entry(head) + Entry.inflight, 0) }
 
     /// The batch is complete: no request before `usedIndex` is in flight.
-    @inline(__always) func commit(usedIndex: UInt16) { release16(base + Field.usedIndex, usedIndex) }
+    @inline(__always) func commit(usedIndex: UInt16) { unsafe release16(base + Field.usedIndex, usedIndex) }
 
     // MARK: after a crash
 
@@ -76,27 +76,29 @@ public struct InflightSplit: BitwiseCopyable {
     /// queue's or of an unknown version.
     public mutating func recover(usedIndex: UInt16) throws(VirtqueueError) -> [UInt16] {
         if isNew {
-            base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.bytes(size: size))
-            store16(base + Field.count, UInt16(truncatingIfNeeded: size))
-            store16(base + Field.usedIndex, usedIndex)
-            release16(base + Field.version, Self.version)
+            unsafe base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.bytes(size: size))
+            unsafe store16(base + Field.count, UInt16(truncatingIfNeeded: size))
+            unsafe store16(base + Field.usedIndex, usedIndex)
+            unsafe release16(base + Field.version, Self.version)
             return []
         }
-        guard load16(base + Field.version) == Self.version else { throw .badInflightRegion("unknown version") }
-        guard Int(load16(base + Field.count)) == size else { throw .badInflightRegion("made for another queue size") }
+        guard unsafe load16(base + Field.version) == Self.version else { throw .badInflightRegion("unknown version") }
+        guard unsafe Int(load16(base + Field.count)) == size else {
+            throw .badInflightRegion("made for another queue size")
+        }
         // The crash may have come between the used index and the clearing of what it covers.
-        let batch = usedIndex &- load16(base + Field.usedIndex)
+        let batch = unsafe usedIndex &- load16(base + Field.usedIndex)
         guard Int(batch) <= size else { throw .badInflightRegion("the used index is not the ring's") }
-        var head = Int(load16(base + Field.lastBatchHead))
+        var head = unsafe Int(load16(base + Field.lastBatchHead))
         for _ in 0..<Int(batch) {
             guard head < size else { throw .badInflightRegion("a batch leaves the queue") }
             clear(head)
-            head = Int(load16(entry(head) + Entry.next))
+            head = unsafe Int(load16(entry(head) + Entry.next))
         }
         commit(usedIndex: usedIndex)
         var found: [(counter: UInt64, head: UInt16)] = []
-        for head in 0..<size where entry(head).load(as: UInt8.self) != 0 {
-            found.append((load64(entry(head) + Entry.counter), UInt16(head)))
+        for head in 0..<size where unsafe entry(head).load(as: UInt8.self) != 0 {
+            unsafe found.append((load64(entry(head) + Entry.counter), UInt16(head)))
         }
         found.sort { $0.counter < $1.counter }
         if let last = found.last { counter = last.counter &+ 1 }

@@ -5,10 +5,10 @@ extension Virtqueue {
     /// The next request of a split ring's record; nil while no long list is free.
     @inline(never) mutating func replaySplit() -> UnsafeMutablePointer<DescriptorChain>? {
         guard !pool.free.isEmpty else { return nil }
-        let head = Int(replay[replayed])
+        let head = unsafe Int(replay[replayed])
         replayed &+= 1
-        gatherSplit(chains + head, head)
-        return chains + head
+        unsafe gatherSplit(chains + head, head)
+        return unsafe chains + head
     }
 
     /// The next request of a packed ring's record, from its copies of the descriptors; nil while no long list is free,
@@ -19,34 +19,34 @@ extension Virtqueue {
             markBroken(.inflightRecord)
             return nil
         }
-        let index = Int(replay[replayed])
+        let index = unsafe Int(replay[replayed])
         let slot = Int(freeSlots.take())
-        let chain = chains + slot
-        var walker = DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
+        let chain = unsafe chains + slot
+        var walker = unsafe DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
         var walk = record.descriptors(of: index)
         let entries = walk.left
         var id: UInt16 = 0
         while let descriptor = walk.next() {
             id = descriptor.packedID
             let flags = descriptor.packedFlags
-            if chain.pointee.fault.isStructural { continue }
+            if unsafe chain.pointee.fault.isStructural { continue }
             if flags & RingLayout.flagIndirect != 0 {
-                gatherIndirect(&walker, descriptor, flags: flags, chain, isPacked: true)
+                unsafe gatherIndirect(&walker, descriptor, flags: flags, chain, isPacked: true)
             } else {
-                _ = walker.add(
+                _ = unsafe walker.add(
                     descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
             }
         }
-        walker.finish(chain)
+        unsafe walker.finish(chain)
         guard walk.left == 0, mark(id) else {
             freeSlots.give(Int32(truncatingIfNeeded: slot))
-            brokenChain(chain, .inflightRecord)
+            unsafe brokenChain(chain, .inflightRecord)
             return nil
         }
         replayed &+= 1
-        chain.pointee.ringEntries = UInt16(truncatingIfNeeded: entries)
-        chain.pointee.record = UInt16(truncatingIfNeeded: index)
-        enter(chain, id: id)
-        return chain
+        unsafe chain.pointee.ringEntries = UInt16(truncatingIfNeeded: entries)
+        unsafe chain.pointee.record = UInt16(truncatingIfNeeded: index)
+        unsafe enter(chain, id: id)
+        return unsafe chain
     }
 }

@@ -74,47 +74,47 @@ public enum RingLayout {
 }
 
 @inline(__always) private func word16(_ place: UnsafeMutableRawPointer) -> UnsafeMutablePointer<Atomic<UInt16>> {
-    place.assumingMemoryBound(to: Atomic<UInt16>.self)
+    unsafe place.assumingMemoryBound(to: Atomic<UInt16>.self)
 }
 @inline(__always) private func word64(_ place: UnsafeMutableRawPointer) -> UnsafeMutablePointer<Atomic<UInt64>> {
-    place.assumingMemoryBound(to: Atomic<UInt64>.self)
+    unsafe place.assumingMemoryBound(to: Atomic<UInt64>.self)
 }
 
 /// The word at `place`, without ordering.
 @inline(__always) package func load16(_ place: UnsafeMutableRawPointer) -> UInt16 {
-    UInt16(littleEndian: word16(place).pointee.load(ordering: .relaxed))
+    unsafe UInt16(littleEndian: word16(place).pointee.load(ordering: .relaxed))
 }
 /// The word at `place`; what the other side wrote before it is visible.
 @inline(__always) package func acquire16(_ place: UnsafeMutableRawPointer) -> UInt16 {
-    UInt16(littleEndian: word16(place).pointee.load(ordering: .acquiring))
+    unsafe UInt16(littleEndian: word16(place).pointee.load(ordering: .acquiring))
 }
 /// Writes the word at `place`, without ordering.
 @inline(__always) package func store16(_ place: UnsafeMutableRawPointer, _ value: UInt16) {
-    word16(place).pointee.store(value.littleEndian, ordering: .relaxed)
+    unsafe word16(place).pointee.store(value.littleEndian, ordering: .relaxed)
 }
 /// Writes the word at `place`; the other side that reads it sees all that was written before.
 @inline(__always) package func release16(_ place: UnsafeMutableRawPointer, _ value: UInt16) {
-    word16(place).pointee.store(value.littleEndian, ordering: .releasing)
+    unsafe word16(place).pointee.store(value.littleEndian, ordering: .releasing)
 }
 /// The word at `place`, without ordering.
 @inline(__always) package func load64(_ place: UnsafeMutableRawPointer) -> UInt64 {
-    UInt64(littleEndian: word64(place).pointee.load(ordering: .relaxed))
+    unsafe UInt64(littleEndian: word64(place).pointee.load(ordering: .relaxed))
 }
 /// The word at `place`; what the other side wrote before it is visible.
 @inline(__always) package func acquire64(_ place: UnsafeMutableRawPointer) -> UInt64 {
-    UInt64(littleEndian: word64(place).pointee.load(ordering: .acquiring))
+    unsafe UInt64(littleEndian: word64(place).pointee.load(ordering: .acquiring))
 }
 /// Writes the word at `place`, without ordering.
 @inline(__always) package func store64(_ place: UnsafeMutableRawPointer, _ value: UInt64) {
-    word64(place).pointee.store(value.littleEndian, ordering: .relaxed)
+    unsafe word64(place).pointee.store(value.littleEndian, ordering: .relaxed)
 }
 /// Writes the word at `place`; the other side that reads it sees all that was written before.
 @inline(__always) package func release64(_ place: UnsafeMutableRawPointer, _ value: UInt64) {
-    word64(place).pointee.store(value.littleEndian, ordering: .releasing)
+    unsafe word64(place).pointee.store(value.littleEndian, ordering: .releasing)
 }
 /// Writes the byte at `place`, with release order: for marks in shared memory that a restarted process reads.
 @inline(__always) func release8(_ place: UnsafeMutableRawPointer, _ value: UInt8) {
-    place.assumingMemoryBound(to: Atomic<UInt8>.self).pointee.store(value, ordering: .releasing)
+    unsafe place.assumingMemoryBound(to: Atomic<UInt8>.self).pointee.store(value, ordering: .releasing)
 }
 
 /// The barrier between telling the other side something and reading what it has told.

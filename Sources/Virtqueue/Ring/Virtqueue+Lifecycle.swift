@@ -3,7 +3,7 @@
 
 /// The three areas of a ring (virtio 1.3, section 2.6) as host memory, each checked to be inside one region and
 /// aligned.
-public struct RingAddresses: BitwiseCopyable {
+@safe public struct RingAddresses: BitwiseCopyable {
     /// Descriptor area: the descriptor table (split) or the ring (packed).
     public let descriptors: UnsafeMutableRawPointer
     /// Driver area: the available ring (split) or the driver's event suppression (packed).
@@ -35,43 +35,45 @@ public struct RingAddresses: BitwiseCopyable {
         let found: [UnsafeMutableRawPointer?]
         switch addresses {
         case .guest(let descriptors, let driver, let device):
-            found = zip([descriptors, driver, device], lengths).map { memory.contiguous($0, $1) }
+            unsafe found = unsafe zip([descriptors, driver, device], lengths).map { unsafe memory.contiguous($0, $1) }
         case .user(let descriptors, let driver, let device):
-            found = zip([descriptors, driver, device], lengths).map { memory.contiguous(user: $0, $1) }
+            unsafe found = unsafe zip([descriptors, driver, device], lengths).map {
+                unsafe memory.contiguous(user: $0, $1)
+            }
         }
-        descriptors = try Self.checked(found[0], .descriptors, alignment: 16)
-        driver = try Self.checked(found[1], .driver, alignment: isPacked ? 4 : 2)
-        device = try Self.checked(found[2], .device, alignment: 4)
-        descriptorsAddress = try Self.guestAddress(of: descriptors, .descriptors, in: memory)
-        deviceAddress = try Self.guestAddress(of: device, .device, in: memory)
+        unsafe descriptors = try unsafe Self.checked(found[0], .descriptors, alignment: 16)
+        unsafe driver = try unsafe Self.checked(found[1], .driver, alignment: isPacked ? 4 : 2)
+        unsafe device = try unsafe Self.checked(found[2], .device, alignment: 4)
+        descriptorsAddress = try unsafe Self.guestAddress(of: descriptors, .descriptors, in: memory)
+        deviceAddress = try unsafe Self.guestAddress(of: device, .device, in: memory)
     }
 
     private static func guestAddress(
         of place: UnsafeMutableRawPointer, _ part: RingPart, in memory: GuestMemorySnapshot
     ) throws(VirtqueueError) -> UInt64 {
-        guard let address = memory.guestAddress(of: place) else { throw .ringOutsideMemory(part) }
+        guard let address = unsafe memory.guestAddress(of: place) else { throw .ringOutsideMemory(part) }
         return address
     }
 
     private static func checked(
         _ place: UnsafeMutableRawPointer?, _ part: RingPart, alignment: UInt
     ) throws(VirtqueueError) -> UnsafeMutableRawPointer {
-        guard let place else { throw .ringOutsideMemory(part) }
+        guard let place = unsafe place else { throw .ringOutsideMemory(part) }
         guard UInt(bitPattern: place) & (alignment - 1) == 0 else { throw .ringMisaligned(part) }
-        return place
+        return unsafe place
     }
 }
 
 /// The shared memory of a queue's in-flight record (vhost-user specification: "Inflight I/O tracking"). It must stay
 /// mapped while the queue runs.
-public struct InflightMemory: BitwiseCopyable {
+@safe public struct InflightMemory: BitwiseCopyable {
     /// The record's first byte.
     public let base: UnsafeMutableRawPointer
     /// Bytes of memory there.
     public let bytes: Int
     /// Nothing is checked before `start`.
     public init(base: UnsafeMutableRawPointer, bytes: Int) {
-        self.base = base
+        unsafe self.base = unsafe base
         self.bytes = bytes
     }
     /// Bytes that the record of one queue with `size` entries needs.
@@ -84,7 +86,7 @@ public struct InflightMemory: BitwiseCopyable {
     public func forget() {
         // Both kinds have their version there; 0 means that nothing of the record counts.
         guard bytes >= InflightSplit.headerBytes else { return }
-        release16(base + InflightSplit.Field.version, 0)
+        unsafe release16(base + InflightSplit.Field.version, 0)
     }
 }
 
@@ -101,9 +103,9 @@ extension Virtqueue {
         guard inFlight == 0 else { throw .busy }
         isRunning = false
         refresh()
-        descriptors = places.descriptors
-        driver = places.driver
-        device = places.device
+        unsafe descriptors = unsafe places.descriptors
+        unsafe driver = unsafe places.driver
+        unsafe device = unsafe places.device
         setLogAddresses(places, used: usedGuestAddress)
         replayCount = 0
         replayed = 0
@@ -121,11 +123,11 @@ extension Virtqueue {
 
     private mutating func startSplit(_ base: UInt32, _ inflight: InflightMemory?) throws(VirtqueueError) {
         guard let start = UInt16(exactly: base) else { throw .badBase(base) }
-        nextUsed = acquire16(device + RingLayout.usedIndexOffset)
+        nextUsed = unsafe acquire16(device + RingLayout.usedIndexOffset)
         nextAvail = start
         inflightSplit = nil
         guard let inflight else { return }
-        var record = try InflightSplit(base: inflight.base, bytes: inflight.bytes, size: size)
+        var record = try unsafe InflightSplit(base: inflight.base, bytes: inflight.bytes, size: size)
         let isNew = record.isNew
         let heads = try record.recover(usedIndex: nextUsed)
         setReplay(heads)
@@ -142,9 +144,9 @@ extension Virtqueue {
         guard Int(nextAvail) < size, Int(nextUsed) < size else { throw .badBase(base) }
         inflightPacked = nil
         guard let inflight else { return }
-        var record = try InflightPacked(base: inflight.base, bytes: inflight.bytes, size: size)
+        var record = try unsafe InflightPacked(base: inflight.base, bytes: inflight.bytes, size: size)
         let isNew = record.isNew
-        let state = try record.recover(usedIndex: nextUsed, usedWrap: usedWrap, ring: descriptors)
+        let state = try unsafe record.recover(usedIndex: nextUsed, usedWrap: usedWrap, ring: descriptors)
         inflightPacked = record
         guard !isNew else { return }
         nextUsed = state.usedIndex
@@ -164,7 +166,7 @@ extension Virtqueue {
         var wrap = usedWrap
         for _ in 0..<entries {
             let flags = wrap ? RingLayout.flagAvail : RingLayout.flagUsed
-            release16(descriptors + index * RingLayout.descriptorBytes + 14, flags)
+            unsafe release16(descriptors + index * RingLayout.descriptorBytes + 14, flags)
             if logRing { logEntry(index) }
             index += 1
             if index == size {
@@ -175,7 +177,7 @@ extension Virtqueue {
     }
 
     private mutating func setReplay(_ list: [UInt16]) {
-        for (i, item) in list.enumerated() { replay[i] = item }
+        for (i, item) in list.enumerated() { unsafe replay[i] = item }
         replayCount = list.count
     }
 
@@ -206,11 +208,11 @@ extension Virtqueue {
         unsettled = inFlight
         refresh()
         memory = next
-        lastRegion = next.regions
+        unsafe lastRegion = unsafe next.regions
         guard let places else { return }
-        descriptors = places.descriptors
-        driver = places.driver
-        device = places.device
+        unsafe descriptors = unsafe places.descriptors
+        unsafe driver = unsafe places.driver
+        unsafe device = unsafe places.device
         setLogAddresses(places, used: nil)
     }
 

@@ -9,29 +9,29 @@ extension Virtqueue {
     }
 
     @inline(__always) private func entry(_ index: UInt16) -> UnsafeMutableRawPointer {
-        descriptors + Int(index) &* RingLayout.descriptorBytes
+        unsafe descriptors + Int(index) &* RingLayout.descriptorBytes
     }
 
-    @inline(__always) var packedHasAvailable: Bool { isAvailable(load16(entry(nextAvail) + 14)) }
+    @inline(__always) var packedHasAvailable: Bool { unsafe isAvailable(load16(entry(nextAvail) + 14)) }
 
     /// The next request of a packed ring; see `pop`.
     @inline(never) mutating func popPacked() -> UnsafeMutablePointer<DescriptorChain>? {
         guard isRunning, damage == .none else { return nil }
-        if replayed < replayCount { return replayPacked() }
+        if replayed < replayCount { return unsafe replayPacked() }
         while true {
-            let place = entry(nextAvail)
+            let place = unsafe entry(nextAvail)
             // One load decides and fetches: length, id and flags are one word, the address is read behind it.
-            let word = acquire64(place + 8)
+            let word = unsafe acquire64(place + 8)
             let first = Descriptor(address: 0, word: word)
             guard isAvailable(first.packedFlags) else { return nil }
-            guard !freeSlots.isEmpty, !pool.free.isEmpty else { return waitOrBreak() }
+            guard !freeSlots.isEmpty, !pool.free.isEmpty else { return unsafe waitOrBreak() }
             let slot = Int(freeSlots.take())
-            guard let id = gatherPacked(chains + slot, Descriptor(address: load64(place), word: word)) else {
+            guard let id = unsafe gatherPacked(chains + slot, Descriptor(address: load64(place), word: word)) else {
                 freeSlots.give(Int32(truncatingIfNeeded: slot))
                 return nil
             }
-            if mark(id) { return chains + slot }
-            refusePacked(chains + slot, id)
+            if mark(id) { return unsafe chains + slot }
+            unsafe refusePacked(chains + slot, id)
         }
     }
 
@@ -44,10 +44,10 @@ extension Virtqueue {
 
     /// Marks a buffer id as in flight; false when it is already.
     @inline(__always) mutating func mark(_ id: UInt16) -> Bool {
-        let word = idsInFlight + Int(id >> 6)
+        let word = unsafe idsInFlight + Int(id >> 6)
         let bit = UInt64(1) << UInt64(id & 63)
-        guard word.pointee & bit == 0 else { return false }
-        word.pointee |= bit
+        guard unsafe word.pointee & bit == 0 else { return false }
+        unsafe word.pointee |= bit
         return true
     }
 
@@ -55,11 +55,11 @@ extension Virtqueue {
     @inline(__always) private mutating func gatherPacked(
         _ chain: UnsafeMutablePointer<DescriptorChain>, _ first: Descriptor
     ) -> UInt16? {
-        let slot = Int(chain.pointee.slot)
-        var walker = DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
+        let slot = unsafe Int(chain.pointee.slot)
+        var walker = unsafe DescriptorChainWalker(chain, list: shortList(slot), memory: memory, region: lastRegion)
         let pool = pool
         let size = size
-        let ring = descriptors
+        let ring = unsafe descriptors
         let isRecorded = inflightPacked != nil
         var descriptor = first
         var index = nextAvail
@@ -68,20 +68,20 @@ extension Virtqueue {
         let most = size &- entriesInFlight &- pendingEntries
         while true {
             guard entries < most else {
-                brokenChain(chain, entries == size ? .endlessChain : .overcommitted)
+                unsafe brokenChain(chain, entries == size ? .endlessChain : .overcommitted)
                 return nil
             }
             let flags = descriptor.packedFlags
-            if chain.pointee.fault.isStructural {
+            if unsafe chain.pointee.fault.isStructural {
                 // Only the id, which is in the last entry, matters now.
             } else if flags & RingLayout.flagIndirect != 0 {
-                gatherIndirect(&walker, descriptor, flags: flags, chain, isPacked: true)
+                unsafe gatherIndirect(&walker, descriptor, flags: flags, chain, isPacked: true)
             } else {
-                _ = walker.add(
+                _ = unsafe walker.add(
                     descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool)
             }
             if isRecorded, inflightPacked?.note(descriptor, isHead: entries == 0) != true {
-                brokenChain(chain, .inflightRecord)
+                unsafe brokenChain(chain, .inflightRecord)
                 return nil
             }
             entries &+= 1
@@ -91,23 +91,23 @@ extension Virtqueue {
                 wrap.toggle()
             }
             if flags & RingLayout.flagNext == 0 { break }
-            let place = ring + Int(index) &* RingLayout.descriptorBytes
-            descriptor = Descriptor(address: load64(place), word: load64(place + 8))
+            let place = unsafe ring + Int(index) &* RingLayout.descriptorBytes
+            descriptor = unsafe Descriptor(address: load64(place), word: load64(place + 8))
         }
         nextAvail = index
         availWrap = wrap
-        walker.finish(chain)
-        lastRegion = walker.region
-        chain.pointee.ringEntries = UInt16(truncatingIfNeeded: entries)
+        unsafe walker.finish(chain)
+        unsafe lastRegion = unsafe walker.region
+        unsafe chain.pointee.ringEntries = UInt16(truncatingIfNeeded: entries)
         entriesInFlight &+= entries
-        if isRecorded, let entry = inflightPacked?.enter() { chain.pointee.record = entry }
-        enter(chain, id: descriptor.packedID)
+        if isRecorded, let entry = inflightPacked?.enter() { unsafe chain.pointee.record = entry }
+        unsafe enter(chain, id: descriptor.packedID)
         return descriptor.packedID
     }
 
     @inline(never)
     mutating func brokenChain(_ chain: UnsafeMutablePointer<DescriptorChain>, _ why: RingError) {
-        if chain.pointee.longList >= 0 { returnList(chain) }
+        if unsafe chain.pointee.longList >= 0 { unsafe returnList(chain) }
         markBroken(why)
     }
 
@@ -115,8 +115,8 @@ extension Virtqueue {
     /// back.
     @inline(never)
     private mutating func refusePacked(_ chain: UnsafeMutablePointer<DescriptorChain>, _ id: UInt16) {
-        if chain.pointee.fault == .none { refused &+= 1 }
-        push(chain, written: 0)
+        if unsafe chain.pointee.fault == .none { refused &+= 1 }
+        unsafe push(chain, written: 0)
         // `push` removed the mark of the request in flight.
         _ = mark(id)
     }
@@ -125,20 +125,20 @@ extension Virtqueue {
 
     /// Frees the chain's slot and its buffer id.
     @inline(__always) mutating func leavePacked(_ chain: UnsafeMutablePointer<DescriptorChain>) {
-        let id = chain.pointee.id
-        idsInFlight[Int(id >> 6)] &= ~(UInt64(1) << UInt64(id & 63))
-        freeSlots.give(Int32(truncatingIfNeeded: chain.pointee.slot))
+        let id = unsafe chain.pointee.id
+        unsafe idsInFlight[Int(id >> 6)] &= ~(UInt64(1) << UInt64(id & 63))
+        unsafe freeSlots.give(Int32(truncatingIfNeeded: chain.pointee.slot))
     }
 
     @inline(__always)
     mutating func writeUsedPacked(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
-        let id = chain.pointee.id
+        let id = unsafe chain.pointee.id
         var flags: UInt16 = usedWrap ? RingLayout.flagAvail | RingLayout.flagUsed : 0
         if written > 0 { flags |= RingLayout.flagWrite }
         let word = UInt64(written) | UInt64(id) << 32 | UInt64(flags) << 48
         // The first of a batch is stored last: the driver looks at it first, and behind it only when it is used.
-        if pendingEntries == 0 { pendingWord = word } else { store64(entry(nextUsed) + 8, word) }
-        let entries = Int(chain.pointee.ringEntries)
+        if pendingEntries == 0 { pendingWord = word } else { unsafe store64(entry(nextUsed) + 8, word) }
+        let entries = unsafe Int(chain.pointee.ringEntries)
         pendingEntries &+= entries
         entriesInFlight &-= entries
         advanceUsed(entries)
@@ -157,7 +157,7 @@ extension Virtqueue {
         if let record = inflightPacked {
             publishRecorded(record)
         } else {
-            release64(entry(publishedUsed) + 8, pendingWord)
+            unsafe release64(entry(publishedUsed) + 8, pendingWord)
         }
         if logRing { logEntry(Int(publishedUsed)) }
         var old = publishedUsed
@@ -169,12 +169,12 @@ extension Virtqueue {
             return true
         }
         if features.contains(.notifyOnEmpty), inFlight == 0, !packedHasAvailable { return true }
-        let flags = load16(driver + RingLayout.eventFlagsOffset)
+        let flags = unsafe load16(driver + RingLayout.eventFlagsOffset)
         guard flags == RingLayout.eventDescriptor, features.contains(.eventIndex) else {
             return flags != RingLayout.eventDisable
         }
         // Positions of this lap count from 0; those of the lap before are negative.
-        let wish = load16(driver)
+        let wish = unsafe load16(driver)
         var event = wish & ~RingLayout.eventWrapBit
         if (wish & RingLayout.eventWrapBit != 0) != usedWrap { event &-= UInt16(size) }
         if nextUsed <= old { old &-= UInt16(size) }
@@ -184,10 +184,10 @@ extension Virtqueue {
     /// Publishes in steps, between any two of which a crash may come; the record's transaction tells the next process
     /// whether the batch was published.
     private mutating func publishRecorded(_ record: InflightPacked) {
-        for i in 0..<batchCount { record.retire(Int(batch[i])) }
+        for i in 0..<batchCount { unsafe record.retire(Int(batch[i])) }
         record.announce(usedIndex: nextUsed, wrap: usedWrap)
-        release64(entry(publishedUsed) + 8, pendingWord)
-        for i in 0..<batchCount { record.clear(Int(batch[i])) }
+        unsafe release64(entry(publishedUsed) + 8, pendingWord)
+        for i in 0..<batchCount { unsafe record.clear(Int(batch[i])) }
         record.commit()
         batchCount = 0
     }
@@ -196,10 +196,10 @@ extension Virtqueue {
 
     mutating func setPackedKicks(_ isOn: Bool) {
         if isOn, features.contains(.eventIndex) {
-            store16(device, nextAvail | (availWrap ? RingLayout.eventWrapBit : 0))
-            release16(device + RingLayout.eventFlagsOffset, RingLayout.eventDescriptor)
+            unsafe store16(device, nextAvail | (availWrap ? RingLayout.eventWrapBit : 0))
+            unsafe release16(device + RingLayout.eventFlagsOffset, RingLayout.eventDescriptor)
         } else {
-            store16(
+            unsafe store16(
                 device + RingLayout.eventFlagsOffset, isOn ? RingLayout.eventEnable : RingLayout.eventDisable)
         }
         if logRing { logDeviceArea(0, RingLayout.eventBytes) }

@@ -9,8 +9,8 @@ extension Virtqueue {
     /// returned too: the caller answers it, in its status byte where it has one.
     @inline(__always)
     public mutating func pop() -> UnsafeMutablePointer<DescriptorChain>? {
-        if isPacked { return popPacked() }
-        return popSplit()
+        if isPacked { return unsafe popPacked() }
+        return unsafe popSplit()
     }
 
     /// Whether `pop` may return something: what a polling worker asks. One load, no ordering.
@@ -27,16 +27,16 @@ extension Virtqueue {
     /// Traps for a chain that is not in flight.
     @inline(__always)
     public mutating func push(_ chain: UnsafeMutablePointer<DescriptorChain>, written: UInt32) {
-        precondition(chain.pointee.isInFlight, "the chain is not in flight")
-        chain.pointee.isInFlight = false
+        unsafe precondition(chain.pointee.isInFlight, "the chain is not in flight")
+        unsafe chain.pointee.isInFlight = false
         inFlight &-= 1
-        if chain.pointee.longList >= 0 { returnList(chain) }
-        guard isPlain else { return pushCarefully(chain, written) }
+        if unsafe chain.pointee.longList >= 0 { unsafe returnList(chain) }
+        guard isPlain else { return unsafe pushCarefully(chain, written) }
         if isPacked {
-            leavePacked(chain)
-            writeUsedPacked(chain, written)
+            unsafe leavePacked(chain)
+            unsafe writeUsedPacked(chain, written)
         } else {
-            writeUsedSplit(chain.pointee.id, written)
+            unsafe writeUsedSplit(chain.pointee.id, written)
         }
     }
 
@@ -50,7 +50,7 @@ extension Virtqueue {
     // MARK: available
 
     @inline(__always) var splitHasAvailable: Bool {
-        load16(driver + RingLayout.availIndexOffset) != nextAvail
+        unsafe load16(driver + RingLayout.availIndexOffset) != nextAvail
     }
 
     @inline(__always) mutating func popSplit() -> UnsafeMutablePointer<DescriptorChain>? {
@@ -58,15 +58,15 @@ extension Virtqueue {
         // be replayed.
         if shadowAvail == nextAvail {
             guard isRunning, damage == .none else { return nil }
-            if replayed < replayCount { return replaySplit() }
+            if replayed < replayCount { return unsafe replaySplit() }
             guard refreshAvailIndex() else { return nil }
         }
-        return takeSplit()
+        return unsafe takeSplit()
     }
 
     /// Reads avail.idx; false when nothing is new.
     private mutating func refreshAvailIndex() -> Bool {
-        shadowAvail = acquire16(driver + RingLayout.availIndexOffset)
+        shadowAvail = unsafe acquire16(driver + RingLayout.availIndexOffset)
         guard shadowAvail != nextAvail else { return false }
         guard Int(shadowAvail &- nextAvail) <= size else {
             damageRing(.availOverrun)
@@ -83,7 +83,7 @@ extension Virtqueue {
 
     @inline(__always) private mutating func takeSplit() -> UnsafeMutablePointer<DescriptorChain>? {
         while true {
-            let head = Int(load16(driver + RingLayout.availRingOffset + 2 &* (Int(nextAvail) & mask)))
+            let head = unsafe Int(load16(driver + RingLayout.availRingOffset + 2 &* (Int(nextAvail) & mask)))
             guard head < size else {
                 damageRing(.headOutOfRange)
                 return nil
@@ -94,11 +94,11 @@ extension Virtqueue {
             }
             guard !pool.free.isEmpty else { return nil }
             nextAvail &+= 1
-            let chain = chains + head
-            if !chain.pointee.isInFlight {
+            let chain = unsafe chains + head
+            if unsafe !chain.pointee.isInFlight {
                 inflightSplit?.enter(head)
-                gatherSplit(chain, head)
-                return chain
+                unsafe gatherSplit(chain, head)
+                return unsafe chain
             }
             // The head is in flight already. This publication is answered at once, and the request in flight is not
             // touched.
@@ -116,33 +116,33 @@ extension Virtqueue {
     }
 
     @inline(__always) mutating func gatherSplit(_ chain: UnsafeMutablePointer<DescriptorChain>, _ head: Int) {
-        var walker = DescriptorChainWalker(chain, list: shortList(head), memory: memory, region: lastRegion)
-        let descriptors = descriptors
+        var walker = unsafe DescriptorChainWalker(chain, list: shortList(head), memory: memory, region: lastRegion)
+        let descriptors = unsafe descriptors
         let size = size
         let pool = pool
         var index = head
         while true {
-            let place = descriptors + index &* RingLayout.descriptorBytes
-            let descriptor = Descriptor(address: load64(place), word: load64(place + 8))
+            let place = unsafe descriptors + index &* RingLayout.descriptorBytes
+            let descriptor = unsafe Descriptor(address: load64(place), word: load64(place + 8))
             let flags = descriptor.splitFlags
             if flags & RingLayout.flagIndirect != 0 {
-                gatherIndirect(&walker, descriptor, flags: flags, chain, isPacked: false)
+                unsafe gatherIndirect(&walker, descriptor, flags: flags, chain, isPacked: false)
                 break
             }
             guard
-                walker.add(
+                unsafe walker.add(
                     descriptor.address, descriptor.length, isWritable: flags & RingLayout.flagWrite != 0, chain, pool),
                 flags & RingLayout.flagNext != 0
             else { break }
             index = Int(descriptor.splitNext)
             guard index < size else {
-                walker = walker.givenUp(.nextOutOfRange, chain)
+                walker = unsafe walker.givenUp(.nextOutOfRange, chain)
                 break
             }
         }
-        walker.finish(chain)
-        lastRegion = walker.region
-        enter(chain, id: UInt16(truncatingIfNeeded: head))
+        unsafe walker.finish(chain)
+        unsafe lastRegion = unsafe walker.region
+        unsafe enter(chain, id: UInt16(truncatingIfNeeded: head))
     }
 
     // MARK: used
@@ -150,9 +150,9 @@ extension Virtqueue {
     @inline(__always) mutating func writeUsedSplit(_ id: UInt16, _ written: UInt32) {
         let offset = RingLayout.usedRingOffset + RingLayout.usedElementBytes &* (Int(nextUsed) & mask)
         // Two words of four bytes each: the element is aligned to no more than that.
-        let place = device + offset
-        place.storeBytes(of: UInt32(id).littleEndian, as: UInt32.self)
-        place.storeBytes(of: written.littleEndian, toByteOffset: 4, as: UInt32.self)
+        let place = unsafe device + offset
+        unsafe place.storeBytes(of: UInt32(id).littleEndian, as: UInt32.self)
+        unsafe place.storeBytes(of: written.littleEndian, toByteOffset: 4, as: UInt32.self)
         nextUsed &+= 1
         pendingEntries &+= 1
     }
@@ -161,7 +161,7 @@ extension Virtqueue {
         if let record = inflightSplit {
             publishRecorded(record)
         } else {
-            release16(device + RingLayout.usedIndexOffset, nextUsed)
+            unsafe release16(device + RingLayout.usedIndexOffset, nextUsed)
         }
         if logRing { logDeviceArea(RingLayout.usedIndexOffset, 2) }
         let old = publishedUsed
@@ -175,16 +175,16 @@ extension Virtqueue {
             return true
         }
         if features.contains(.notifyOnEmpty), inFlight == 0, !splitHasAvailable { return true }
-        guard features.contains(.eventIndex) else { return load16(driver) & RingLayout.availNoInterrupt == 0 }
-        let event = load16(driver + RingLayout.availRingOffset + 2 &* size)
+        guard features.contains(.eventIndex) else { return unsafe load16(driver) & RingLayout.availNoInterrupt == 0 }
+        let event = unsafe load16(driver + RingLayout.availRingOffset + 2 &* size)
         return needsEvent(event, new: nextUsed, old: old)
     }
 
     /// Publishes in steps, between any two of which a crash may come: the batch is linked, visible, cleared, done.
     private mutating func publishRecorded(_ record: InflightSplit) {
-        for i in 0..<batchCount { record.retire(Int(batch[i])) }
-        release16(device + RingLayout.usedIndexOffset, nextUsed)
-        for i in 0..<batchCount { record.clear(Int(batch[i])) }
+        for i in 0..<batchCount { unsafe record.retire(Int(batch[i])) }
+        unsafe release16(device + RingLayout.usedIndexOffset, nextUsed)
+        for i in 0..<batchCount { unsafe record.clear(Int(batch[i])) }
         record.commit(usedIndex: nextUsed)
         batchCount = 0
     }
@@ -196,10 +196,10 @@ extension Virtqueue {
             // To switch off, nothing is written: an index already passed does not come again for 65536 requests.
             guard isOn else { return }
             let offset = RingLayout.usedRingOffset + RingLayout.usedElementBytes * size
-            store16(device + offset, nextAvail)
+            unsafe store16(device + offset, nextAvail)
             if logRing { logDeviceArea(offset, 2) }
         } else {
-            store16(device, isOn ? 0 : RingLayout.usedNoNotify)
+            unsafe store16(device, isOn ? 0 : RingLayout.usedNoNotify)
             if logRing { logDeviceArea(0, 2) }
         }
     }

@@ -26,7 +26,7 @@ public struct RingFeatures: OptionSet, Sendable, BitwiseCopyable {
 ///     queue.push(chain, written: bytes)                            // requests out, not visible yet
 ///     if queue.publish() { signal the call eventfd }               // once per pass
 ///     queue.disableKicks() ... if queue.enableKicks() { look again } else { sleep }
-public struct Virtqueue: ~Copyable {
+@safe public struct Virtqueue: ~Copyable {
     /// Entries of the ring: 1 to 32768, and a power of two in a split ring.
     public let size: Int
     /// What was negotiated; fixed for the life of the queue.
@@ -110,31 +110,31 @@ public struct Virtqueue: ~Copyable {
         self.features = features
         self.isPacked = isPacked
         self.memory = memory
-        lastRegion = memory.regions
+        unsafe lastRegion = unsafe memory.regions
         mask = size - 1
-        shortLists = slab(size * ChainLimits.shortList, of: iovec())
-        chains = slab(size, of: DescriptorChain(slot: 0, iovecs: shortLists, memory: memory))
-        for i in 0..<size { chains[i].slot = UInt32(i) }
+        unsafe shortLists = unsafe slab(size * ChainLimits.shortList, of: iovec())
+        unsafe chains = unsafe slab(size, of: DescriptorChain(slot: 0, iovecs: shortLists, memory: memory))
+        for i in 0..<size { unsafe chains[i].slot = UInt32(i) }
         pool = ListPool(count: min(size, ChainLimits.longLists))
         freeSlots = IndexStack(count: isPacked ? size : 0)
-        idsInFlight = slab(isPacked ? 65536 / 64 : 0, of: 0)
-        scratch = .allocate(byteCount: RingLayout.descriptorBytes, alignment: 16)
-        replay = slab(size, of: 0)
-        batch = slab(size, of: 0)
-        descriptors = scratch
-        driver = scratch
-        device = scratch
+        unsafe idsInFlight = unsafe slab(isPacked ? 65536 / 64 : 0, of: 0)
+        unsafe scratch = .allocate(byteCount: RingLayout.descriptorBytes, alignment: 16)
+        unsafe replay = unsafe slab(size, of: 0)
+        unsafe batch = unsafe slab(size, of: 0)
+        unsafe descriptors = unsafe scratch
+        unsafe driver = unsafe scratch
+        unsafe device = unsafe scratch
     }
 
     deinit {
-        chains.deallocate()
-        shortLists.deallocate()
+        unsafe chains.deallocate()
+        unsafe shortLists.deallocate()
         pool.deallocate()
         freeSlots.free()
-        idsInFlight.deallocate()
-        scratch.deallocate()
-        replay.deallocate()
-        batch.deallocate()
+        unsafe idsInFlight.deallocate()
+        unsafe scratch.deallocate()
+        unsafe replay.deallocate()
+        unsafe batch.deallocate()
     }
 
     // MARK: requests
@@ -142,19 +142,19 @@ public struct Virtqueue: ~Copyable {
     /// `push` with a dirty log, an in-flight record or an older snapshot of the memory, or after `stop`.
     @inline(never)
     mutating func pushCarefully(_ chain: UnsafeMutablePointer<DescriptorChain>, _ written: UInt32) {
-        if isRunning, log.isOn { logWritten(chain) }
-        if isPacked { leavePacked(chain) }
-        if chain.pointee.memory.generation != memory.generation {
+        if isRunning, log.isOn { unsafe logWritten(chain) }
+        if isPacked { unsafe leavePacked(chain) }
+        if unsafe chain.pointee.memory.generation != memory.generation {
             unsettled &-= 1
             refresh()
         }
         guard isRunning else { return }
         if inflightSplit != nil || inflightPacked != nil {
-            batch[batchCount] = isPacked ? chain.pointee.record : chain.pointee.id
+            unsafe batch[batchCount] = unsafe isPacked ? chain.pointee.record : chain.pointee.id
             batchCount &+= 1
         }
         let position = nextUsed
-        if isPacked { writeUsedPacked(chain, written) } else { writeUsedSplit(chain.pointee.id, written) }
+        if isPacked { unsafe writeUsedPacked(chain, written) } else { unsafe writeUsedSplit(chain.pointee.id, written) }
         if logRing { logUsed(position) }
     }
 
@@ -167,24 +167,24 @@ public struct Virtqueue: ~Copyable {
     @inline(__always)
     public func chain(_ slot: Int) -> UnsafeMutablePointer<DescriptorChain> {
         precondition(slot >= 0 && slot < size, "no such slot")
-        return chains + slot
+        return unsafe chains + slot
     }
 
     @inline(never) mutating func returnList(_ chain: UnsafeMutablePointer<DescriptorChain>) {
-        pool.free.give(chain.pointee.longList)
-        chain.pointee.longList = -1
+        unsafe pool.free.give(chain.pointee.longList)
+        unsafe chain.pointee.longList = -1
     }
 
     /// Marks a chain as in flight: the same for both kinds of ring.
     @inline(__always) mutating func enter(_ chain: UnsafeMutablePointer<DescriptorChain>, id: UInt16) {
-        chain.pointee.id = id
-        chain.pointee.isInFlight = true
+        unsafe chain.pointee.id = id
+        unsafe chain.pointee.isInFlight = true
         inFlight &+= 1
-        if chain.pointee.fault != .none { refused &+= 1 }
+        if unsafe chain.pointee.fault != .none { refused &+= 1 }
     }
 
     @inline(__always) func shortList(_ slot: Int) -> UnsafeMutablePointer<iovec> {
-        shortLists + slot &* ChainLimits.shortList
+        unsafe shortLists + slot &* ChainLimits.shortList
     }
 
     /// The ring cannot be read any further: this queue alone stops taking requests.

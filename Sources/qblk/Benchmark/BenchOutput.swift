@@ -8,7 +8,7 @@ import SystemPackage
 import LinuxIO
 
 extension BenchReport {
-    var lastErrorText: String { String(cString: strerror(lastError)) }
+    var lastErrorText: String { unsafe String(cString: strerror(lastError)) }
 
     func text(_ target: FilePath) -> String {
         var lines = ["\(target): \(way), \(work)"]

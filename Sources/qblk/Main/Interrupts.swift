@@ -18,13 +18,13 @@ enum Interrupts {
         let flag = flag
         _ = received.load(ordering: .relaxed)
         var action = sigaction()
-        action.__sigaction_handler.sa_handler = { signal in
+        unsafe action.__sigaction_handler.sa_handler = { signal in
             Interrupts.received.store(signal, ordering: .relaxed)
             Interrupts.flag.set()
         }
         action.sa_flags = Int32(bitPattern: UInt32(SA_RESETHAND))
         for signal in [SIGINT, SIGTERM, SIGHUP] where signal == SIGTERM || !SignalFD.isIgnored(signal) {
-            sigaction(signal, &action, nil)
+            unsafe sigaction(signal, &action, nil)
         }
         return flag
     }
@@ -43,9 +43,9 @@ enum Interrupts {
         guard signal != 0 else { return }
         Glibc.signal(signal, SIG_DFL)
         var set = sigset_t()
-        sigemptyset(&set)
-        sigaddset(&set, signal)
-        pthread_sigmask(SIG_UNBLOCK, &set, nil)
+        unsafe sigemptyset(&set)
+        unsafe sigaddset(&set, signal)
+        unsafe pthread_sigmask(SIG_UNBLOCK, &set, nil)
         raise(signal)
     }
 }

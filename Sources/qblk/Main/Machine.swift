@@ -112,7 +112,7 @@ struct Machine {
     }
 
     private static func openError(_ path: String) -> Int32? {
-        let fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK)
+        let fd = unsafe open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK)
         guard fd >= 0 else { return errno }
         close(fd)
         return nil

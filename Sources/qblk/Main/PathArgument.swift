@@ -11,8 +11,8 @@ extension CommandLine {
     /// The words of the command line, the program's name first, as text that stands for their bytes.
     static var words: [String] {
         (0..<Int(argc)).compactMap { index in
-            unsafeArgv[index].map { word in
-                ArgumentText.encode(Array(UnsafeRawBufferPointer(start: word, count: strlen(word))))
+            unsafe unsafeArgv[index].map { word in
+                unsafe ArgumentText.encode(Array(UnsafeRawBufferPointer(start: word, count: strlen(word))))
             }
         }
     }

@@ -22,11 +22,11 @@ struct Output {
     mutating func flush() throws {
         var rest = buffer[...]
         while !rest.isEmpty {
-            let count = rest.withUnsafeBytes { Glibc.write(STDOUT_FILENO, $0.baseAddress, $0.count) }
+            let count = unsafe rest.withUnsafeBytes { unsafe Glibc.write(STDOUT_FILENO, $0.baseAddress, $0.count) }
             if count < 0 {
                 if errno == EINTR { continue }
                 if errno == EPIPE { throw BrokenPipe() }
-                throw Failure("standard output cannot be written: \(String(cString: strerror(errno)))")
+                throw Failure(unsafe "standard output cannot be written: \(String(cString: strerror(errno)))")
             }
             rest = rest.dropFirst(count)
         }

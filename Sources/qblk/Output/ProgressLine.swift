@@ -20,9 +20,9 @@ final class ProgressLine {
         self.stream = stream
         Self.isAsked.store(false, ordering: .relaxed)
         var action = sigaction()
-        action.__sigaction_handler.sa_handler = { _ in ProgressLine.isAsked.store(true, ordering: .relaxed) }
+        unsafe action.__sigaction_handler.sa_handler = { _ in ProgressLine.isAsked.store(true, ordering: .relaxed) }
         action.sa_flags = Int32(SA_RESTART)
-        sigaction(SIGUSR1, &action, nil)
+        unsafe sigaction(SIGUSR1, &action, nil)
     }
 
     /// Shows the first and the last call, and those that moved the line by more than one percent.
@@ -55,5 +55,7 @@ final class ProgressLine {
     }
 
     /// A line that cannot be printed is no error of the command.
-    private func say(_ text: String, on stream: Int32) { _ = text.withCString { write(stream, $0, strlen($0)) } }
+    private func say(_ text: String, on stream: Int32) {
+        _ = unsafe text.withCString { unsafe write(stream, $0, strlen($0)) }
+    }
 }

@@ -278,7 +278,7 @@ struct ServeCommand: ParsableCommand {
         var entry = pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0)
         while !server.isOver {
             // Looked at from time to time: inherited connections end without a signal.
-            guard Glibc.poll(&entry, 1, 500) > 0 else { continue }
+            guard unsafe Glibc.poll(&entry, 1, 500) > 0 else { continue }
             while let (signal, _) = signals.next() {
                 guard signal == SIGHUP else { return }
                 server.refreshSizes()

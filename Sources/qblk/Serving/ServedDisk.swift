@@ -116,7 +116,7 @@ struct ServedDisk {
         let number = fd ?? -1
         var listens: Int32 = 0
         var size = socklen_t(MemoryLayout<Int32>.size)
-        guard getsockopt(number, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 else {
+        guard unsafe getsockopt(number, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 else {
             throw ImageError(.system, "descriptor \(number) is no socket: \(errorText(errno))", path: image)
         }
         _ = fcntl(number, F_SETFD, FD_CLOEXEC)
