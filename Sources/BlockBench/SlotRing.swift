@@ -36,26 +36,6 @@ import Virtqueue
     /// The last status that was not OK.
     private(set) var lastStatus: UInt8 = 0
 
-    /// Offsets in the frame of a slot, in bytes: its indirect table, its header, its status.
-    private enum RequestFrame {
-        static let table = 0
-        static let header = 48
-        static let status = 64
-        static let bytes = 128
-    }
-
-    /// Entries of a ring for `depth` requests, a power of two.
-    static func size(depth: Int, isIndirect: Bool) -> Int {
-        var size = 128
-        while size < depth * (isIndirect ? 1 : 3) { size *= 2 }
-        return size
-    }
-    /// Bytes of guest memory that the ring and its buffers take at most.
-    static func bytes(depth: Int, blockBytes: Int, size: Int) -> Int {
-        size * 16 + RingLayout.availBytes(size: size) + RingLayout.usedBytes(size: size) + depth * RequestFrame.bytes
-            + depth * blockBytes + 4 * 4096
-    }
-
     /// Nil when the memory has no room.
     init?(_ memory: DriverMemory, depth: Int, blockBytes: Int, features: RingFeatures, size: Int) {
         isPacked = features.contains(.packed)

@@ -290,13 +290,11 @@ extension RequestEngine {
 
     // MARK: waiting for resources
 
-    /// Puts the request at the end of the line for transfers and buffers. Always false, for
-    /// `return waitForResources(request)`.
+    /// Puts the request at the end of the line for transfers and buffers. Always false, to be returned.
     @discardableResult func waitForResources(_ request: RequestIndex) -> Bool {
         counters.resourceWaits &+= 1
         requests[request].state = .waitingForResources
         waitingForResources.push(request, in: requests)
         return false
     }
-
 }

@@ -1,24 +1,6 @@
 // What writes wait for that needs I/O on the image's tables. The planner does none: it notes here what is missing, and the
 // helper thread takes the list, does it (`QCOW2Writer.satisfy`), or says why it could not.
 
-extension QCOW2Writer {
-    /// What the helper thread must do before a write can go on.
-    public enum Prerequisite: Hashable, Sendable {
-        /// Make, or copy, the L2 table of an L1 entry (its index).
-        case table(Int)
-        /// Load a refcount block (its index in the refcount table).
-        case block(Int)
-        /// Make the file longer.
-        case room
-        /// Mark the header and bitmaps before the first write.
-        case preparation
-        /// Mark the image corrupt.
-        case corruption
-        /// Write changes back, so that L2 slices may leave memory.
-        case writeBack
-    }
-}
-
 /// The prerequisites of the writes that wait. Used under the writer's lock.
 struct Prerequisites {
     private var list: [QCOW2Writer.Prerequisite] = []

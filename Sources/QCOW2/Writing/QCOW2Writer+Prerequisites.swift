@@ -11,6 +11,22 @@ import Synchronization
 #endif
 
 extension QCOW2Writer {
+    /// What the helper thread must do before a write can go on.
+    public enum Prerequisite: Hashable, Sendable {
+        /// Make, or copy, the L2 table of an L1 entry (its index).
+        case table(Int)
+        /// Load a refcount block (its index in the refcount table).
+        case block(Int)
+        /// Make the file longer.
+        case room
+        /// Mark the header and bitmaps before the first write.
+        case preparation
+        /// Mark the image corrupt.
+        case corruption
+        /// Write changes back, so that L2 slices may leave memory.
+        case writeBack
+    }
+
     /// Does what `begin` wanted. By one thread at a time, the one that also calls `writeBack`.
     public func satisfy(_ prerequisite: Prerequisite, _ storage: some ResizableStorage) throws(ImageError) {
         switch prerequisite {
