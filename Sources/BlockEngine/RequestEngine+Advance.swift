@@ -15,8 +15,11 @@ extension RequestEngine {
 
     /// The one loop in which requests advance, so that none advances within another.
     ///
+    /// Writes that wait for a place go on as long as there is one. They have a line of their own: a place is held by writes
+    /// whose old bytes are read by requests that may wait for resources, and these must not wait for that place.
+    ///
     /// `resumesWaiting`: something came back. Then the first that waits for resources goes on, and the next, until one
-    /// has to wait again. One that does goes to the end of the line: it got its turn.
+    /// has to wait for resources again. One that does goes to the end of the line: it got its turn.
     @inline(never) func advanceReady(resumesWaiting: Bool) {
         var resumes = resumesWaiting
         while true {
@@ -29,9 +32,9 @@ extension RequestEngine {
                 }
                 continue
             }
-            if hasFreedPlace {
-                hasFreedPlace = false
-                resumes = true
+            if mayBeginAllocating, let allocations {
+                advance(allocations.waitingForPlace.pop(from: requests))
+                continue
             }
             guard resumes, !waitingForResources.isEmpty, transfers.canTake else { break }
             let waiting = waitingForResources.pop(from: requests)
@@ -40,6 +43,9 @@ extension RequestEngine {
         }
         if let allocations { endPoll(allocations) }
     }
+
+    /// Whether a write that waits for a place has one.
+    var mayBeginAllocating: Bool { allocations.map { $0.canBegin && !$0.waitingForPlace.isEmpty } ?? false }
 
     /// Goes on with a request from its cursor.
     private func advance(_ request: RequestIndex) {
@@ -278,14 +284,6 @@ extension RequestEngine {
         guard !requests[request].owner.exists else { return oldBytesRead(requests[request].owner, by: request) }
         requests[request].state = .finished
         finished.push(request, in: requests)
-    }
-
-    /// Takes in a flush, or the end of a change that must be durable before it is answered.
-    func flush(_ request: RequestIndex) {
-        guard chain.isWritable, !ignoresFlushes else { return finish(request) }
-        requests[request].state = .syncing
-        if let allocations, allocations.writer.flushesMapping { return flushMapping(request, allocations) }
-        if flushes.add(request, in: requests) { startSync() }
     }
 
     // MARK: waiting for resources

@@ -38,7 +38,8 @@ extension RequestEngine {
             fail(request, EIO)
             return true
         }
-        guard allocations.canBegin, transfers.lists.available > 0 else { return waitForResources(request) }
+        guard allocations.canBegin else { return waitForPlace(request, allocations) }
+        guard transfers.lists.available > 0 else { return waitForResources(request) }
         let inCluster = requests[request].cursor & UInt64(allocations.clusterSize - 1)
         let isStraight = !zeros && goesStraight(request, at: requests[request].cursor, length)
         let wanted = isStraight ? length : min(length, UInt64(allocations.clusterSize) - inCluster)
@@ -134,7 +135,7 @@ extension RequestEngine {
         requests[reader].isExact = true
         requests[reader].owner = index
         requests[reader].cursor = requests[reader].start
-        // It goes ahead of those that wait for resources: they may wait for the place of the write that it is for.
+        // It goes ahead of those that wait for resources: a write that holds clusters is to end soon.
         makeReady(reader, .resumed)
     }
 
@@ -154,6 +155,10 @@ extension RequestEngine {
     ) {
         let memory = requests[allocations.request(of: index)].memory
         if pageCache.writeNow(memory, at: at, length, host, isNew: true) { return link(index, 0) }
+        guard !pageCache.cut.isCut else {
+            failCut(allocations.request(of: index))
+            return link(index, EIO)
+        }
         let transfer = takeReserved(index, allocations)
         unsafe fill(transfer, memory.base != nil ? .plain : .vector, plainFile, at: at, length: length, host: host)
         if unsafe memory.base == nil { transfers.records[transfer].list = transfers.lists.take() }
@@ -173,7 +178,6 @@ extension RequestEngine {
         guard let allocations else { return }
         let request = allocations.request(of: index)
         let mayBeAwaited = allocations.link(index, isWritten: error == 0)
-        hasFreedPlace = true
         if error != 0 { fail(request, error) }
         requests[request].transfers &-= 1
         if requests[request].transfers == 0, requests[request].state == .draining { finish(request) }
@@ -225,49 +229,26 @@ extension RequestEngine {
 
     // MARK: waiting for others
 
-    /// Always false, for `return waitForWakeup(request)`.
+    /// Always false, to be returned.
+    private func waitForPlace(_ request: RequestIndex, _ allocations: AllocatingWrites) -> Bool {
+        counters.resourceWaits &+= 1
+        requests[request].state = .waitingForPlace
+        allocations.waitingForPlace.push(request, in: requests)
+        return false
+    }
+
+    /// Always false, to be returned.
     func waitForWakeup(_ request: RequestIndex, _ allocations: AllocatingWrites) -> Bool {
-        requests[request].state = .waitingForResources
+        requests[request].state = .waitingForWakeup
         allocations.waiting.push(request, in: requests)
         armPoll(allocations)
         return false
     }
 
-    private func armPoll(_ allocations: AllocatingWrites) {
+    func armPoll(_ allocations: AllocatingWrites) {
         guard !allocations.isPollArmed else { return }
         allocations.isPollArmed = true
         sendPoll()
-    }
-
-    func onWakeup() {
-        guard let allocations else { return }
-        allocations.isPollArmed = false
-        allocations.isPollEnding = false
-        allocations.client.wakeup.take()
-        allocations.writer.stopWaiting(allocations.client)
-        finishFlushes(allocations)
-        wakeWaiting(allocations)
-        advanceReady(resumesWaiting: false)
-        if allocations.hasWaiters {
-            allocations.writer.startWaiting(allocations.client)
-            armPoll(allocations)
-            // A flush that ended in between has not rung.
-            finishFlushes(allocations)
-        }
-        endPoll(allocations)
-    }
-
-    /// Every request that waits for others advances; one that must wait on goes to the end of the line.
-    private func wakeWaiting(_ allocations: AllocatingWrites) {
-        var line = allocations.waiting.takeAll()
-        while !line.isEmpty { makeReady(line.pop(from: requests), .resumed) }
-    }
-
-    /// When no request waits the eventfd's poll must end: the engine may be dropped.
-    func endPoll(_ allocations: AllocatingWrites) {
-        guard allocations.isPollArmed, !allocations.isPollEnding, !allocations.hasWaiters else { return }
-        allocations.isPollEnding = true
-        allocations.client.wakeup.signal()
     }
 
     // MARK: flushing the mapping
@@ -278,19 +259,5 @@ extension RequestEngine {
         requests[request].flushTicket = allocations.writer.requestFlush()
         allocations.flushing.push(request, in: requests)
         armPoll(allocations)
-    }
-
-    private func finishFlushes(_ allocations: AllocatingWrites) {
-        var line = allocations.flushing.takeAll()
-        while !line.isEmpty {
-            let request = line.pop(from: requests)
-            guard let error = allocations.writer.result(of: requests[request].flushTicket) else {
-                allocations.flushing.push(request, in: requests)
-                continue
-            }
-            counters.syncs &+= 1
-            if error != 0 { fail(request, error) }
-            answer(request)
-        }
     }
 }

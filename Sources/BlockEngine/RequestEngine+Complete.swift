@@ -184,6 +184,14 @@ extension RequestEngine {
         }
     }
 
+    /// Takes in a flush, or the end of a change that must be durable before it is answered.
+    func flush(_ request: RequestIndex) {
+        guard chain.isWritable, !ignoresFlushes else { return finish(request) }
+        requests[request].state = .syncing
+        if let allocations, allocations.writer.flushesMapping { return flushMapping(request, allocations) }
+        if flushes.add(request, in: requests) { startSync() }
+    }
+
     func completeSync(_ result: Int32) {
         if result == -EINTR || result == -EAGAIN { return sendSync() }
         let isBuffered = !transfers.files[plainFile].isDirect
@@ -193,6 +201,54 @@ extension RequestEngine {
         if startsNext { startSync() }
         while !answered.isEmpty {
             let request = answered.pop(from: requests)
+            if error != 0 { fail(request, error) }
+            answer(request)
+        }
+    }
+
+    // MARK: wake-ups
+
+    /// The eventfd was signalled: another worker or the writer's helper has done something.
+    func onWakeup() {
+        guard let allocations else { return }
+        allocations.isPollArmed = false
+        allocations.isPollEnding = false
+        allocations.client.wakeup.take()
+        allocations.writer.stopWaiting(allocations.client)
+        finishFlushes(allocations)
+        wakeWaiting(allocations)
+        advanceReady(resumesWaiting: false)
+        if allocations.hasWaiters {
+            allocations.writer.startWaiting(allocations.client)
+            armPoll(allocations)
+            // A flush that ended in between has not rung.
+            finishFlushes(allocations)
+        }
+        endPoll(allocations)
+    }
+
+    /// Every request that waits for others advances; one that must wait on goes to the end of the line.
+    func wakeWaiting(_ allocations: AllocatingWrites) {
+        var line = allocations.waiting.takeAll()
+        while !line.isEmpty { makeReady(line.pop(from: requests), .resumed) }
+    }
+
+    /// When no request waits the eventfd's poll must end: the engine may be dropped.
+    func endPoll(_ allocations: AllocatingWrites) {
+        guard allocations.isPollArmed, !allocations.isPollEnding, !allocations.hasWaiters else { return }
+        allocations.isPollEnding = true
+        allocations.client.wakeup.signal()
+    }
+
+    private func finishFlushes(_ allocations: AllocatingWrites) {
+        var line = allocations.flushing.takeAll()
+        while !line.isEmpty {
+            let request = line.pop(from: requests)
+            guard let error = allocations.writer.result(of: requests[request].flushTicket) else {
+                allocations.flushing.push(request, in: requests)
+                continue
+            }
+            counters.syncs &+= 1
             if error != 0 { fail(request, error) }
             answer(request)
         }

@@ -53,10 +53,9 @@ public final class RequestEngine {
     /// Requests that advance next.
     var ready = IndexQueue<Request>()
     var finished = IndexQueue<Request>()
-    /// Requests that wait for a transfer or a buffer, first come first served.
+    /// Requests that wait for a transfer or a buffer, first come first served. What they wait for is free once nothing is in
+    /// flight, so that the first of them always goes on.
     var waitingForResources = IndexQueue<Request>()
-    /// An allocating write ended without a completion of its own: a request that waits for its place may go on.
-    var hasFreedPlace = false
 
     /// Writes are on the medium before they are answered.
     public var writeThrough = false {
@@ -190,7 +189,7 @@ public final class RequestEngine {
         case CompletionTag.wakeup: onWakeup()
         default: completeStream(ClusterLoadIndex(raw: index), result)
         }
-        if !ready.isEmpty || !waitingForResources.isEmpty { advanceReady(resumesWaiting: true) }
+        if !ready.isEmpty || !waitingForResources.isEmpty || mayBeginAllocating { advanceReady(resumesWaiting: true) }
     }
 }
 

@@ -17,8 +17,12 @@ import Glibc
         case advancing
         /// Waits for a mapping table that is being read.
         case needsTable
-        /// Waits for transfers or buffers that others hold.
+        /// Waits for transfers or buffers, all of which are free once nothing is in flight.
         case waitingForResources
+        /// A write that allocates: waits until another of this engine ends, for so many at a time have room.
+        case waitingForPlace
+        /// Waits for what another worker or the writer's helper does.
+        case waitingForWakeup
         /// Waits for the file to be flushed.
         case syncing
         /// Everything is issued (or an error ended the advance); it finishes with its last transfer.

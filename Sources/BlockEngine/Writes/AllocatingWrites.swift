@@ -57,6 +57,8 @@ final class AllocatingWrites {
     private let chain: ImageChain
     private let records: RecordTable<AllocatingRequest>
     private var free: FreeList<AllocationIndex>
+    /// Requests that wait until another write of this engine ends.
+    var waitingForPlace = IndexQueue<Request>()
     /// Requests that wait until something changes elsewhere, and those whose flush is under way.
     var waiting = IndexQueue<Request>()
     var flushing = IndexQueue<Request>()
