@@ -88,7 +88,9 @@ public final class RequestEngine {
     /// and compressed clusters: those are made when first needed, and kept.
     ///
     /// - Parameters:
-    ///   - slots: how many requests can be in flight; their numbers are `0..<slots`.
+    ///   - chain: the image, which must stay open as long as the engine.
+    ///   - ring: the ring of this thread, which the engine shares with its owner.
+    ///   - count: how many requests can be in flight; their numbers are `0..<slots`.
     ///   - maxIovecs: how many ranges of memory one request can have at most.
     ///   - decodedCacheBytes: how much memory decoded clusters may take (at least one is always kept).
     ///   - number: tells this engine's completions from those of others on the same ring; see `number(of:)`.

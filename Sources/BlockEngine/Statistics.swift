@@ -35,5 +35,6 @@ public struct Statistics: Sendable, BitwiseCopyable {
     /// Reads sent again: short, interrupted, or refused for now.
     public var retries: UInt64 = 0
 
+    /// All counts 0.
     public init() {}
 }

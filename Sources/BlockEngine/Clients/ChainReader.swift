@@ -17,6 +17,8 @@ public final class ChainReader {
     var stash: [RequestEngine.Finished] = []
     var pipelined = 0
 
+    /// A reader of `chain` with up to `depth` pipelined reads in flight, which keeps up to `decodedCacheBytes` bytes of decoded
+    /// clusters. Throws when there is no ring, or no memory.
     public init(_ chain: ImageChain, depth: Int = 16, decodedCacheBytes: Int = 8 << 20) throws(ImageError) {
         ring = try Ring.make(entries: UInt32(clamping: min(max(depth * 2, 8), 4096)))
         // One slot more, for blocking reads.

@@ -16,15 +16,19 @@ import LinuxIO
 public struct ExtentWalker {
     /// What the walk found next. Steps lie end to end: together they cover the range.
     public enum Step: Equatable, Sendable {
+        /// A range of one kind, with its place in a file where it has one.
         case extent(Extent)
+        /// A range whose mapping is damaged.
         case damaged(MapDamage)
 
+        /// Where the step begins on the disk.
         public var guest: GuestOffset {
             switch self {
             case .extent(let extent): extent.guest
             case .damaged(let damage): damage.guest
             }
         }
+        /// Bytes of the disk that it covers.
         public var length: UInt64 {
             switch self {
             case .extent(let extent): extent.length

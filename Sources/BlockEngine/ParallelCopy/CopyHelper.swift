@@ -20,6 +20,8 @@ import LinuxIO
     /// - Parameters:
     ///   - maxIovecs: how many ranges of memory a copy has at most.
     ///   - looks: how long the thread looks for the next copy before it sleeps, in nanoseconds.
+    ///   - least: the shortest copy that is shared, in bytes.
+    ///   - chunkBytes: how much a thread copies before it looks where the other one is, in bytes; 4096 at least.
     public init?(maxIovecs: Int, looks: Int64, least: Int = 256 << 10, chunkBytes: Int = 32 << 10) {
         guard ThreadFlags.processors > 1, maxIovecs > 0, least > 0, chunkBytes >= 4096, let work = CopyWorkQueue()
         else {
