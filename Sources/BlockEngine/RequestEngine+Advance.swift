@@ -19,7 +19,7 @@ extension RequestEngine {
     /// whose old bytes are read by requests that may wait for resources, and these must not wait for that place.
     ///
     /// `resumesWaiting`: something came back. Then the first that waits for resources goes on, and the next, until one
-    /// has to wait for resources again. One that does goes to the end of the line: it got its turn.
+    /// has to wait for resources again. One that does goes to the end of the line, so that the others come first.
     @inline(never) func advanceReady(resumesWaiting: Bool) {
         var resumes = resumesWaiting
         while true {

@@ -59,9 +59,7 @@ extension RequestEngine {
             return true
         case .inPlace: return true
         case .busy, .wants: return waitForWakeup(request, allocations)
-        case .needs(var table):
-            table.file = chain.layers[0].metadataFile
-            return !awaitTable(table, request)
+        case .needs(let table): return !awaitOwnTable(table, request)
         case .failed(let error):
             fail(request, error)
             return true
@@ -202,9 +200,7 @@ extension RequestEngine {
             return true
         case .write(let count): return writeZeros(request, count)
         case .busy, .wants: return waitForWakeup(request, allocations)
-        case .needs(var table):
-            table.file = chain.layers[0].metadataFile
-            return !awaitTable(table, request)
+        case .needs(let table): return !awaitOwnTable(table, request)
         case .failed(let error):
             fail(request, error)
             return true
@@ -228,6 +224,13 @@ extension RequestEngine {
     }
 
     // MARK: waiting for others
+
+    /// As `awaitTable`, for a table of the image that is written: its writer does not know the chain's numbers of files.
+    private func awaitOwnTable(_ table: TableRead, _ request: RequestIndex) -> Bool {
+        var table = table
+        table.file = chain.layers[0].metadataFile
+        return awaitTable(table, request)
+    }
 
     /// Always false, to be returned.
     private func waitForPlace(_ request: RequestIndex, _ allocations: AllocatingWrites) -> Bool {

@@ -32,7 +32,7 @@ final class WrittenDisk {
     var model: [UInt64: UInt64] = [:]
     /// Something was refused: what is left may leak.
     var hasFailed = false
-    /// Planted for the rig: bytes of a write that a write-back overtook may go astray.
+    /// A planted bug: bytes of a write that a write-back overtook may go astray.
     var goesAstray = false
 
     /// Nil for what would not be opened for writing.
